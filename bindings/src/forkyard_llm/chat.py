@@ -1,0 +1,87 @@
+"""Chat: messages to a prompt by the engine's own template function, and the OpenAI-shaped dictionaries back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .completion import Completion, Delta
+from .engines.base import ChatMessage
+from .errors import UnsupportedOption, UsageError
+
+__all__ = ["chat_body", "chat_chunks", "read_messages"]
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
+    """OpenAI-shaped messages as the engines take them: role and text.
+
+    Raises:
+        UsageError: a message without role or content, or no message at all.
+        UnsupportedOption: content other than text (images, audio, tool calls).
+    """
+    if not messages:
+        msg = "create_chat_completion needs at least one message"
+        raise UsageError(msg)
+    return [_read_message(index, message) for index, message in enumerate(messages)]
+
+
+def _read_message(index: int, message: Mapping[str, Any]) -> ChatMessage:
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not role:
+        msg = f"message {index} has no role"
+        raise UsageError(msg)
+    if message.get("tool_calls") or role == "tool":
+        msg = f"message {index} is about tool calls, which the C API's templates cannot express; use forkyard-llm serve"
+        raise UnsupportedOption(msg)
+    if isinstance(content, str):
+        text = content
+    elif isinstance(content, Sequence):
+        text = "".join(_read_part(index, part) for part in content)
+    else:
+        msg = f"message {index} has no content (a text, or a list of text parts)"
+        raise UsageError(msg)
+    if "\0" in role + text:
+        msg = f"message {index} contains a NUL character, which the C API's templates cannot carry"
+        raise UsageError(msg)
+    return ChatMessage(role, text)
+
+
+def _read_part(index: int, part: object) -> str:
+    if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        msg = f"message {index} has a part of type {kind!r}; only text parts are supported here"
+        raise UnsupportedOption(msg)
+    return str(part["text"])
+
+
+def chat_body(request: Completion, text: str, finish_reason: str, usage: Mapping[str, int]) -> dict[str, Any]:
+    """The dictionary of a whole chat completion."""
+    message = {"role": "assistant", "content": text}
+    return {
+        "id": request.id,
+        "object": "chat.completion",
+        "created": request.created,
+        "model": request.model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
+        "usage": dict(usage),
+    }
+
+
+def chat_chunks(request: Completion, deltas: Iterator[Delta]) -> Iterator[dict[str, Any]]:
+    """A streamed chat completion: the role first, then the text, then an empty delta with the finish reason."""
+
+    def chunk(delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+        return {
+            "id": request.id,
+            "object": "chat.completion.chunk",
+            "created": request.created,
+            "model": request.model,
+            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+        }
+
+    yield chunk({"role": "assistant"}, None)
+    for delta in deltas:
+        if delta.text:
+            yield chunk({"content": delta.text}, None)
+        if delta.finish_reason:
+            yield chunk({}, delta.finish_reason)

@@ -1,0 +1,375 @@
+"""The `forkyard-llm` command: generate, serve, models, doctor; arguments in, text or JSON out, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from . import __version__, selection
+from .errors import ForkyardLlmError, UsageError
+from .fetching import shown_progress
+from .log import configure
+from .models import get, known_models, local_path, resolve
+
+__all__ = ["cli", "main"]
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    an error nobody foresaw
+  2    wrong usage
+  3    no payload is installed (doctor: none is usable)
+  4    payloads are installed, none can be used here
+  5    a payload is damaged or does not fit its description
+  6    the model file is missing or damaged
+  7    the engine failed
+  8    the engine lacks an option that was asked for
+  9    a model could not be downloaded or stored
+  130  interrupted (Ctrl-C)
+"""
+
+_NAME = "forkyard-llm"
+_COMPLETION_ENV = "_FORKYARD_LLM_COMPLETE"  # how click's shell completion calls
+
+_error_console = Console(stderr=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: run the command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; its exit code. Errors go to stderr and, with --json, to stdout as one object."""
+    words = list(arguments)
+    as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
+    try:
+        if _COMPLETION_ENV in os.environ:
+            cli.main(args=words, prog_name=_NAME)
+        # Not cli.main: that has its own ideas of what Ctrl-C and a closed pipe should print and exit with.
+        with cli.make_context(_NAME, words) as context:
+            result = cli.invoke(context)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+    except ForkyardLlmError as error:
+        return _failed(error.as_json(), str(error), error.exit_code, as_json)
+    except click.ClickException as error:
+        if as_json:
+            body = {"type": "UsageError", "message": error.format_message(), "exit_code": error.exit_code}
+            _print_json({"error": body})
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        _error_console.print("\ninterrupted" if _error_console.is_terminal else "interrupted")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output went away, as in `forkyard-llm generate ... | head -1`: nobody is left to
+        # tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _failed(body: dict[str, Any], message: str, code: int, as_json: bool) -> int:
+    if as_json:
+        _print_json(body)
+    _error_console.print("[red]error:[/red]", end=" ")
+    _error_console.print(message, markup=False, soft_wrap=True)
+    return code
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (errors too).")
+engine_option = click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, llama.cpp, ik_llama.cpp or a payload.",
+)
+variant_option = click.option(
+    "--variant", metavar="NAME", help="Only payloads of this variant (avx2, avx512 ...)."
+)
+model_option = click.option(
+    "-m", "--model", required=True, metavar="NAME_OR_PATH", help="A .gguf file, or a name of `models list`."
+)
+offline_option = click.option("--offline", is_flag=True, help="Never download; use what is there.")
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="forkyard-llm")
+@click.option(
+    "-v", "--verbose", count=True, help="Say what is being done; twice: everything, the engine's log too."
+)
+@click.pass_context
+def cli(context: click.Context, verbose: int) -> None:
+    """Run patched llama.cpp and ik_llama.cpp builds, on the one this CPU can execute."""
+    context.obj = verbose
+    configure(verbose, _error_console)
+
+
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@click.option(
+    "-p", "--prompt", help="The text to continue; without it, standard input (less one final newline)."
+)
+@click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("-c", "--context", "context_size", type=click.IntRange(min=1), help="Context size in tokens.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: the physical cores.")
+@click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token.")
+@click.option("--top-k", type=int, help="Sample from the K likeliest tokens only; 0: all.")
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P."
+)
+@click.option(
+    "--min-p", type=click.FloatRange(0, 1), help="... from those at least P times as likely as the best."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same text.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text appears; may be repeated.")
+@engine_option
+@variant_option
+@offline_option
+@json_option
+@click.pass_obj
+def generate(
+    verbose: int,
+    /,
+    model: str,
+    prompt: str | None,
+    max_tokens: int,
+    context_size: int | None,
+    threads: int | None,
+    stop: tuple[str, ...],
+    engine: str,
+    variant: str | None,
+    offline: bool,
+    as_json: bool,
+    **sampling: float | None,
+) -> None:
+    """Continue a prompt, writing the text as it comes."""
+    from .generate import GenerateOptions, measured, streamed
+
+    if prompt is None:
+        prompt = _prompt_from_stdin()
+    if "temp" in sampling:
+        sampling["temperature"] = sampling.pop("temp")
+    with shown_progress(_error_console) as progress:
+        path = resolve(model, offline=offline, progress=progress)
+    options = GenerateOptions(
+        model=path,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        engine=engine,
+        variant=variant,
+        context=context_size,
+        threads=threads,
+        sampling={name: value for name, value in sampling.items() if value is not None},
+        stop=stop,
+        verbose=verbose > 1,
+    )
+    if as_json:
+        _print_json(measured(options))
+    else:
+        streamed(options, _write_now)
+        click.echo()
+
+
+def _prompt_from_stdin() -> str:
+    if sys.stdin.isatty():
+        msg = "no prompt: give one with -p, or on standard input"
+        raise UsageError(msg)
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"the prompt on standard input is not UTF-8: {error}"
+        raise UsageError(msg) from error
+    return text.removesuffix("\n")
+
+
+def _write_now(text: str) -> None:
+    # Bytes, not characters: a terminal whose locale is not UTF-8 must not end the generation.
+    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+    sys.stdout.buffer.flush()
+
+
+@cli.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": False})
+@model_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one."
+)
+@engine_option
+@variant_option
+@click.option(
+    "--startup-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS"
+)
+@click.option(
+    "--max-restarts", type=click.IntRange(min=0), default=5, show_default=True, help="After crashes in a row."
+)
+@click.option(
+    "--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Default: a new one in the cache."
+)
+@offline_option
+@json_option
+@click.argument("server_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER-ARGS...]")
+def serve(
+    model: str,
+    host: str,
+    port: int,
+    engine: str,
+    variant: str | None,
+    startup_timeout: float,
+    max_restarts: int,
+    log_file: Path | None,
+    offline: bool,
+    as_json: bool,
+    server_args: tuple[str, ...],
+) -> int:
+    """Serve a model over HTTP with the payload's own llama-server, restarted when it crashes.
+
+    Runs until Ctrl-C or SIGTERM. The server cannot outlive this command. Everything after `--` goes to
+    llama-server.
+    """
+    from .serve import Ready, ServeOptions, Supervisor, is_loopback
+
+    payload = selection.select(engine, variant)
+    with shown_progress(_error_console) as progress:
+        path = resolve(model, offline=offline, progress=progress)
+    options = ServeOptions(
+        model=path,
+        host=host,
+        port=port,
+        extra=server_args,
+        startup_timeout=startup_timeout,
+        max_restarts=max_restarts,
+        log_file=log_file,
+    )
+    supervisor = Supervisor(payload, options)
+    if not is_loopback(host):
+        _error_console.print(
+            f"[yellow]warning:[/yellow] {host} can be reached from other machines, and llama-server asks"
+            " nobody who they are; give it a key (-- --api-key KEY) or listen on 127.0.0.1",
+            soft_wrap=True,
+        )
+
+    def announce(ready: Ready) -> None:
+        if as_json:
+            _print_json(
+                {
+                    "url": ready.url,
+                    "pid": ready.pid,
+                    "model": str(path),
+                    "payload": payload.distribution,
+                    "engine": payload.engine,
+                    "log": str(ready.log_file),
+                    "restarts": ready.restarts,
+                    "startup_s": round(ready.seconds, 3),
+                }
+            )
+        else:
+            again = " again" if ready.restarts else ""
+            click.echo(f"serving {path.name} with {payload.distribution}{again} at {ready.url}")
+            click.echo(f"log: {ready.log_file}; Ctrl-C ends it")
+        sys.stdout.flush()
+
+    if not as_json:
+        _error_console.print(f"starting {payload.distribution} ...")
+    supervisor.run(announce)
+    return 0
+
+
+@cli.group(epilog=EXIT_CODES)
+def models() -> None:
+    """The small models that can be had by name."""
+
+
+@models.command(name="list", epilog=EXIT_CODES)
+@json_option
+def list_models(as_json: bool) -> None:
+    """What there is, and what is already here."""
+    entries: list[dict[str, Any]] = []
+    for name, model in sorted(known_models().items()):
+        path = local_path(name)
+        entries.append(
+            {
+                "name": name,
+                "title": model.title,
+                "architecture": model.architecture,
+                "bytes": model.size,
+                "licence": model.licence,
+                "note": model.note,
+                "sha256": model.sha256,
+                "path": None if path is None else str(path),
+            }
+        )
+    if as_json:
+        _print_json({"models": entries})
+        return
+    for entry in entries:
+        click.echo(f"{entry['name']:14} {entry['title']}, {entry['bytes'] / 1e6:.0f} MB, {entry['licence']}")
+        click.echo(f"{'':14} {entry['path'] or 'not here yet'}")
+        if entry["note"]:
+            click.echo(f"{'':14} {entry['note']}")
+
+
+@models.command(name="get", epilog=EXIT_CODES)
+@click.argument("name")
+@offline_option
+@json_option
+def get_model(name: str, offline: bool, as_json: bool) -> None:
+    """Download a known model, verify it and print its path."""
+    model = known_models().get(name)
+    if model is not None and model.note:
+        _error_console.print(f"[yellow]licence:[/yellow] {model.note}", soft_wrap=True)
+    with shown_progress(_error_console) as progress:
+        path = get(name, offline=offline, progress=progress)
+    if as_json:
+        known = known_models()[name]
+        _print_json({"name": name, "path": str(path), "sha256": known.sha256, "bytes": known.size})
+    else:
+        click.echo(str(path))
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.option(
+    "--cached", is_flag=True, help="Believe remembered verdicts instead of probing every payload anew."
+)
+@json_option
+def doctor(cached: bool, as_json: bool) -> int:
+    """Say which payloads are here, which one is used, and why the others are not.
+
+    Exits with 0 when something is usable, with 3 when nothing is.
+    """
+    from .doctor import examine, show
+
+    with _waiting("examining payloads"):
+        report = examine(refresh=not cached)
+    if as_json:
+        _print_json(report.facts)
+    else:
+        show(report, Console(highlight=False))
+    return 0 if report.usable else 3
+
+
+@contextlib.contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    if not _error_console.is_terminal:
+        yield
+        return
+    with _error_console.status(f"{what} ..."):
+        yield

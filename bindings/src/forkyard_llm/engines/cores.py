@@ -1,0 +1,32 @@
+"""How many physical cores this process may use: the default number of threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["physical_cores"]
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def physical_cores(cpus: Iterable[int] | None = None, topology: Path = _TOPOLOGY) -> int:
+    """Physical cores among ``cpus`` (default: this process's affinity mask); at least 1.
+
+    Two logical CPUs are one core when Linux gives them the same package and core id
+    (Documentation/ABI/stable/sysfs-devices-system-cpu). A CPU whose topology cannot be read counts as a core.
+    """
+    if cpus is None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        cpus = affinity(0) if affinity is not None else range(os.cpu_count() or 1)
+    cores = {_core(cpu, topology) for cpu in cpus}
+    return max(1, len(cores))
+
+
+def _core(cpu: int, topology: Path) -> tuple[int, ...]:
+    folder = topology / f"cpu{cpu}" / "topology"
+    try:
+        return int((folder / "physical_package_id").read_text()), int((folder / "core_id").read_text())
+    except (OSError, ValueError):
+        return (-1, -1, cpu)

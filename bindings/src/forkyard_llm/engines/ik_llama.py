@@ -1,0 +1,201 @@
+"""The adapter for payloads of the ik_llama.cpp family."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Literal
+
+from ..errors import EngineError
+from ..sampling import SamplingParams
+from .base import Buffer, Engine, Handle, Params, Perf, Sampler, Session
+from .options import ModelOptions
+
+__all__ = ["IkLlamaEngine"]
+
+
+class IkLlamaEngine(Engine):
+    """ik_llama.cpp: the KV cache belongs to the context, positions are given, sampling works on a candidate array."""
+
+    family = "ik_llama.cpp"
+
+    def _register_backends(self) -> None:
+        """Nothing to do: this family's backends are compiled in."""
+
+    def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
+        keep = super()._fill_model_params(params, options)
+        params.use_mmap = options.use_mmap
+        params.use_mlock = options.use_mlock
+        if options.flash_attn is not None:
+            params.flash_attn = options.flash_attn
+        for name, value in (("type_k", options.type_k), ("type_v", options.type_v)):
+            if value is not None:
+                setattr(params, name, self.cache_type(name, value))
+        return keep
+
+    def _fill_context_params(self, params: Params, options: ModelOptions) -> None:
+        super()._fill_context_params(params, options)
+        if options.flash_attn is not None:
+            params.flash_attn = options.flash_attn
+
+    def _free_model(self, model: Handle) -> None:
+        self.api.llama_free_model(model)
+
+    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
+        return IkLlamaSession(self, model, context, options)
+
+
+class IkLlamaSession(Session):
+    """One ik_llama.cpp model and context."""
+
+    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
+        super().__init__(engine, model, context, options)
+        self._one_token = (ctypes.c_int32 * 1)()
+        self._one_batch = self._api.llama_batch_get_one(self._one_token, 1, 0, 0)
+        self._candidates: Candidates | None = None
+
+    def candidates(self) -> Candidates:
+        """The one candidate array of this session, made when first needed: 12 bytes per token of the vocabulary."""
+        if self._candidates is None:
+            self._candidates = Candidates(self.engine.abi, self.n_vocab)
+        return self._candidates
+
+    def _tokenize(
+        self, vocab: Handle, text: bytes, length: int, tokens: Buffer, size: int, add: bool, parse: bool
+    ) -> int:
+        return int(self._api.llama_vocab_tokenize(vocab, text, length, tokens, size, add, parse))
+
+    def _token_to_piece(self, vocab: Handle, token: int, buffer: Buffer, size: int, lstrip: int, special: bool) -> int:
+        return int(self._api.llama_token_to_piece_vocab(vocab, token, buffer, size, lstrip, special))
+
+    def _decode_batch(self, tokens: Sequence[int], position: int) -> None:
+        given = (ctypes.c_int32 * len(tokens))(*tokens)
+        batch = self._api.llama_batch_get_one(given, len(tokens), position, 0)
+        self._check_decoded(self._api.llama_decode(self._context, batch), position)
+
+    def decode_one(self, token: int, position: int) -> None:
+        self._one_token[0] = token
+        self._one_batch.all_pos_0 = position
+        code = self._api.llama_decode(self._context, self._one_batch)
+        if code:
+            self._check_decoded(code, position)
+
+    def _release(self) -> None:
+        self._candidates = None
+
+    def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
+        return _CandidateSampler(self, params, history)
+
+    def forget(self) -> None:
+        self._api.llama_kv_cache_clear(self._context)
+
+    def truncate(self, position: int) -> bool:
+        return bool(self._api.llama_kv_cache_seq_rm(self._context, 0, position, -1))
+
+    def perf(self) -> Perf:
+        data = self._api.llama_get_timings(self._context)
+        return Perf(data.t_load_ms, data.n_p_eval, data.t_p_eval_ms, data.n_eval, data.t_eval_ms)
+
+    def reset_perf(self) -> None:
+        self._api.llama_reset_timings(self._context)
+
+
+class Candidates:
+    """The array of (id, logit, p) the engine's sampling functions work on, refilled for every token.
+
+    ik_llama.cpp has no C function that fills it from the logits. A strided memoryview assignment does it at C speed;
+    a Python loop over a vocabulary of 50,000 would cost more than the token itself.
+    """
+
+    def __init__(self, abi: ModuleType, n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+        self._bytes = 12 * n_vocab
+        self._data = (abi.llama_token_data * n_vocab)()
+        self._logits = _plain_view(self._data, "f")[1::3]
+        _plain_view(self._data, "i")[0::3] = _plain_view((ctypes.c_int32 * n_vocab)(*range(n_vocab)), "i")
+        # The engine's functions sort and cut the array in place: this copy holds ids in their own order.
+        self._ordered = (abi.llama_token_data * n_vocab)()
+        ctypes.memmove(self._ordered, self._data, self._bytes)
+        self._row_type = ctypes.c_float * n_vocab
+        self._moved = False
+        self.array = abi.llama_token_data_array()
+        self.array.data = self._data
+        self.reference = ctypes.byref(self.array)
+
+    def fill(self, logits: Handle, *, will_move: bool) -> None:
+        """Set every logit from the engine's row and put all tokens back.
+
+        Args:
+            will_move: whether what follows may reorder the array, so that the next fill has to restore the ids.
+        """
+        if self._moved:
+            ctypes.memmove(self._data, self._ordered, self._bytes)
+        self._logits[:] = _plain_view(self._row_type.from_address(ctypes.addressof(logits.contents)), "f")
+        self._moved = will_move
+        self.array.size = self._n_vocab
+        self.array.selected = -1
+        self.array.sorted = False
+
+    def bias(self, token: int, bias: float) -> None:
+        """Add ``bias`` to a token's logit; only between :meth:`fill` and the first sampling function."""
+        self._data[token].logit += bias
+
+
+def _plain_view(array: ctypes.Array[Any], code: Literal["f", "i"]) -> memoryview[Any]:
+    """``array`` as a flat view of 4-byte values; ctypes' own views cannot be assigned to one another."""
+    return memoryview(array).cast("B").cast(code)
+
+
+class _CandidateSampler(Sampler):
+    """The engine's sampling functions called one after another, in the order llama.cpp's chain has."""
+
+    def __init__(self, session: IkLlamaSession, params: SamplingParams, history: Sequence[int]) -> None:
+        session.check_tokens(tuple(params.logit_bias))
+        self._api = session._api
+        self._context = session._context
+        self._candidates = session.candidates()
+        self._params = params
+        self._recent: deque[int] = deque(history, maxlen=params.penalty_last_n if params.penalizes else 0)
+        if not params.greedy:
+            self._api.llama_set_rng_seed(self._context, params.resolved_seed())
+
+    def sample(self) -> int:
+        api, context, params, candidates = self._api, self._context, self._params, self._candidates
+        logits = api.llama_get_logits_ith(context, -1)
+        if not logits:
+            msg = "ik_llama.cpp has no logits to sample from"
+            raise EngineError(msg)
+        if logits[0] != logits[0]:
+            # The engine's own sampling would end the process on this.
+            msg = "the model computed NaN logits; the model file or the chosen KV cache types do not work together"
+            raise EngineError(msg)
+        candidates.fill(logits, will_move=not params.greedy)
+        array = candidates.reference
+        for token, bias in params.logit_bias.items():
+            candidates.bias(token, bias)
+        if params.penalizes and self._recent:
+            recent = (ctypes.c_int32 * len(self._recent))(*self._recent)
+            api.llama_sample_repetition_penalties(
+                context,
+                array,
+                recent,
+                len(recent),
+                params.repeat_penalty,
+                params.frequency_penalty,
+                params.presence_penalty,
+            )
+        if params.greedy:
+            token = int(api.llama_sample_token_greedy(context, array))
+        else:
+            api.llama_sample_top_k(context, array, params.top_k, 1)
+            api.llama_sample_top_p(context, array, params.top_p, 1)
+            api.llama_sample_min_p(context, array, params.min_p, 1)
+            api.llama_sample_temp(context, array, params.temperature)
+            token = int(api.llama_sample_token(context, array))
+        self._recent.append(token)
+        return token
+
+    def close(self) -> None:
+        """Nothing to free: the candidate array belongs to the session."""

@@ -1,0 +1,193 @@
+"""The adapter for payloads of the llama.cpp family."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import EngineError, UsageError
+from ..sampling import SamplingParams
+from .base import Buffer, Engine, Handle, Params, Perf, Sampler, Session
+from .options import ModelOptions
+
+__all__ = ["LlamaCppEngine"]
+
+
+class LlamaCppEngine(Engine):
+    """llama.cpp: vocabulary functions take the vocabulary, the KV cache is a memory object, sampling is a chain."""
+
+    family = "llama.cpp"
+
+    def _register_backends(self) -> None:
+        # Only a payload built with loadable backends has none yet. By path: the engine's own search also looks into the
+        # working directory, and would run whatever library lies there.
+        if self.api.ggml_backend_reg_count() == 0:
+            folder = self.payload.library("llama").parent
+            self.api.ggml_backend_load_all_from_path(str(folder).encode())
+
+    def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
+        keep = super()._fill_model_params(params, options)
+        mode = self._load_mode(options)
+        if mode is not None:
+            params.load_mode = self._enum("llama_load_mode", f"LLAMA_LOAD_MODE_{mode}", "use_mmap/use_mlock/direct_io")
+        return keep
+
+    @staticmethod
+    def _load_mode(options: ModelOptions) -> str | None:
+        if options.engine_options.get("direct_io"):
+            if options.use_mlock:
+                msg = "direct_io and use_mlock exclude each other: llama.cpp has one loading mode"
+                raise UsageError(msg)
+            return "DIRECT_IO"
+        if options.use_mmap:
+            return "MMAP_MLOCK" if options.use_mlock else None
+        return "MLOCK" if options.use_mlock else "NONE"
+
+    def _fill_context_params(self, params: Params, options: ModelOptions) -> None:
+        super()._fill_context_params(params, options)
+        params.no_perf = False
+        if options.flash_attn is not None:
+            name = "ENABLED" if options.flash_attn else "DISABLED"
+            params.flash_attn_type = self._enum("llama_flash_attn_type", f"LLAMA_FLASH_ATTN_TYPE_{name}", "flash_attn")
+
+    def _free_model(self, model: Handle) -> None:
+        self.api.llama_model_free(model)
+
+    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
+        return LlamaCppSession(self, model, context, options)
+
+
+class LlamaCppSession(Session):
+    """One llama.cpp model and context."""
+
+    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
+        super().__init__(engine, model, context, options)
+        self._memory = self._api.llama_get_memory(context) if context else None
+        self._one_token = (ctypes.c_int32 * 1)()
+        self._one_batch = self._api.llama_batch_get_one(self._one_token, 1)
+        self._threadpools = self._attach_threadpools(options) if context else []
+
+    def _attach_threadpools(self, options: ModelOptions) -> list[Any]:
+        """Give the context threads that live as long as it does.
+
+        Without them an engine built without OpenMP starts and joins threads for every single token.
+        """
+        api = self._api
+        if "ggml_threadpool_new" in api.missing:
+            return []
+        counts = [options.n_threads]
+        if options.n_threads_batch != options.n_threads:
+            counts.append(options.n_threads_batch)
+        pools: list[Any] = []
+        for count in counts:
+            params = api.ggml_threadpool_params_default(count)
+            # Only one pool works at a time; the engine resumes a paused one when it needs it.
+            params.paused = bool(pools)
+            pool = api.ggml_threadpool_new(ctypes.byref(params))
+            if not pool:
+                for made in pools:
+                    api.ggml_threadpool_free(made)
+                msg = f"llama.cpp could not start {count} threads; try a smaller n_threads"
+                raise EngineError(msg)
+            pools.append(pool)
+        api.llama_attach_threadpool(self._context, pools[0], pools[1] if len(pools) > 1 else None)
+        return pools
+
+    def _release(self) -> None:
+        pools, self._threadpools = self._threadpools, []
+        for pool in pools:
+            self._api.ggml_threadpool_free(pool)
+
+    def _tokenize(
+        self, vocab: Handle, text: bytes, length: int, tokens: Buffer, size: int, add: bool, parse: bool
+    ) -> int:
+        return int(self._api.llama_tokenize(vocab, text, length, tokens, size, add, parse))
+
+    def _token_to_piece(self, vocab: Handle, token: int, buffer: Buffer, size: int, lstrip: int, special: bool) -> int:
+        return int(self._api.llama_token_to_piece(vocab, token, buffer, size, lstrip, special))
+
+    def _decode_batch(self, tokens: Sequence[int], position: int) -> None:
+        given = (ctypes.c_int32 * len(tokens))(*tokens)
+        batch = self._api.llama_batch_get_one(given, len(tokens))
+        self._check_decoded(self._api.llama_decode(self._context, batch), position)
+
+    def decode_one(self, token: int, position: int) -> None:
+        self._one_token[0] = token
+        code = self._api.llama_decode(self._context, self._one_batch)
+        if code:
+            self._check_decoded(code, position)
+
+    def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
+        return _ChainSampler(self, params, history)
+
+    def forget(self) -> None:
+        self._api.llama_memory_clear(self._memory, False)
+
+    def truncate(self, position: int) -> bool:
+        return bool(self._api.llama_memory_seq_rm(self._memory, 0, position, -1))
+
+    def perf(self) -> Perf:
+        data = self._api.llama_perf_context(self._context)
+        return Perf(data.t_load_ms, data.n_p_eval, data.t_p_eval_ms, data.n_eval, data.t_eval_ms)
+
+    def reset_perf(self) -> None:
+        self._api.llama_perf_context_reset(self._context)
+
+
+class _ChainSampler(Sampler):
+    """A sampler chain: one C call per token."""
+
+    def __init__(self, session: LlamaCppSession, params: SamplingParams, history: Sequence[int]) -> None:
+        self._api = session._api
+        self._context = session._context
+        self._sample = self._api.llama_sampler_sample
+        self._chain = self._api.llama_sampler_chain_init(self._api.llama_sampler_chain_default_params())
+        try:
+            self._fill(session, params)
+            if params.penalizes:
+                for token in history[-params.penalty_last_n :]:
+                    self._api.llama_sampler_accept(self._chain, token)
+        except BaseException:
+            self.close()
+            raise
+
+    def _fill(self, session: LlamaCppSession, params: SamplingParams) -> None:
+        api = self._api
+        if params.logit_bias:
+            session.check_tokens(tuple(params.logit_bias))
+            biases = (session.engine.abi.llama_logit_bias * len(params.logit_bias))(*params.logit_bias.items())
+            self._add(api.llama_sampler_init_logit_bias(session.n_vocab, len(biases), biases))
+        if params.penalizes:
+            self._add(
+                api.llama_sampler_init_penalties(
+                    session.n_vocab,
+                    params.penalty_last_n,
+                    params.repeat_penalty,
+                    params.frequency_penalty,
+                    params.presence_penalty,
+                )
+            )
+        if params.greedy:
+            self._add(api.llama_sampler_init_greedy())
+            return
+        self._add(api.llama_sampler_init_top_k(params.top_k))
+        self._add(api.llama_sampler_init_top_p(params.top_p, 1))
+        self._add(api.llama_sampler_init_min_p(params.min_p, 1))
+        self._add(api.llama_sampler_init_temp(params.temperature))
+        self._add(api.llama_sampler_init_dist(params.resolved_seed()))
+
+    def _add(self, sampler: Handle) -> None:
+        if not sampler:
+            msg = "llama.cpp could not make a sampler"
+            raise EngineError(msg)
+        # The chain owns it from here on and frees it with itself.
+        self._api.llama_sampler_chain_add(self._chain, sampler)
+
+    def sample(self) -> int:
+        return int(self._sample(self._chain, self._context, -1))
+
+    def close(self) -> None:
+        chain, self._chain = self._chain, None
+        if chain:
+            self._api.llama_sampler_free(chain)

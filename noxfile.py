@@ -1,0 +1,115 @@
+"""The front door: ``nox -s build-<variant>``, ``nox -s tests``. Thin: every session calls the forkyard command.
+
+All sessions share one virtual environment in ``.nox/forkyard``. It is installed when pyproject.toml changes and not
+looked at otherwise, which is what keeps a build with nothing to do under three seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+SHARED = ROOT / ".nox" / "forkyard"
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["tests"]
+nox.options.stop_on_first_error = True
+
+
+def _environment(session: nox.Session, extra: str = "") -> Path:
+    """The shared environment with forkyard (and the ``extra`` tools) installed; returns its bin folder."""
+    if sys.version_info < (3, 11):
+        session.error(f"forkyard needs Python 3.11 or newer; nox runs on {sys.version.split()[0]} ({sys.executable})")
+    SHARED.parent.mkdir(exist_ok=True)
+    with (SHARED.parent / "forkyard.lock").open("w") as lock:
+        # Two nox runs may start at once; the second waits until the first has installed.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = SHARED / "installed"
+        wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
+        have = stamp.read_text().split() if stamp.is_file() else []
+        if have[:1] != [wanted]:
+            session.log("setting up the environment in .nox/forkyard (once)")
+            venv.create(SHARED, with_pip=True, clear=True)
+            have = [wanted]
+        if not stamp.is_file() or extra not in have[1:]:
+            what = f"{ROOT}[{extra}]" if extra else str(ROOT)
+            command = [str(SHARED / "bin" / "python"), "-m", "pip", "install", "--quiet", "--editable", what]
+            if subprocess.run(command, check=False).returncode != 0:
+                session.error("pip could not install forkyard's dependencies; its message above says why")
+            stamp.write_text("\n".join([*dict.fromkeys([*have, "", extra])]).replace("\n\n", "\n") + "\n")
+    return SHARED / "bin"
+
+
+def _variants() -> list[str]:
+    return list(tomllib.loads((ROOT / "recipes" / "variants.toml").read_text(encoding="utf-8"))["variants"])
+
+
+def _define_build(variant: str) -> None:
+    @nox.session(name=f"build-{variant}", default=False)
+    def build(session: nox.Session) -> None:
+        folder = _environment(session)
+        session.run(str(folder / "forkyard"), "build", variant, *session.posargs, external=True)
+
+    build.__doc__ = f"Build the {variant} wheels of both engines into dist/ (-- llama.cpp for one of them)."
+
+
+for _variant in _variants():
+    _define_build(_variant)
+
+
+@nox.session(default=False)
+def plan(session: nox.Session) -> None:
+    """Show what a build would do: nox -s plan -- avx512."""
+    session.run(str(_environment(session) / "forkyard"), "plan", *session.posargs, external=True)
+
+
+@nox.session(default=False)
+def doctor(session: nox.Session) -> None:
+    """Say what this machine lacks for building, and how to install it."""
+    session.run(str(_environment(session) / "forkyard"), "doctor", *session.posargs, external=True, success_codes=[0, 7])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types, locks and schemas."""
+    folder = _environment(session, "dev")
+    session.run(str(folder / "ruff"), "check", ".", external=True)
+    session.run(str(folder / "ruff"), "format", "--check", ".", external=True)
+    session.run(str(folder / "mypy"), external=True)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Fast tests, no network, no compiler runs of an engine."""
+    folder = _environment(session, "dev")
+    session.run(str(folder / "python"), "-m", "pytest", "tests/unit", *session.posargs, external=True)
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Build both engines for this machine's best ISA, install the wheels into a fresh environment, generate text."""
+    folder = _environment(session, "dev")
+    session.run(str(folder / "python"), "-m", "pytest", "tests/integration", *session.posargs, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything CI runs: lint, unit, integration."""
+    lint(session)
+    unit(session)
+    integration(session)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """The benchmarks: orchestration against raw cmake and ninja, Python against llama-bench."""
+    folder = _environment(session, "dev")
+    session.run(str(folder / "python"), "-m", "pytest", "tests/benchmarks", *session.posargs, external=True)

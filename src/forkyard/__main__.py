@@ -1,0 +1,5 @@
+"""``python -m forkyard``: the same as the ``forkyard`` command."""
+
+from forkyard.cli import main
+
+main()

@@ -1,0 +1,86 @@
+"""Unpacking source archives that nobody has to trust: chosen members only, nothing outside the target folder."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from forkyard.cache import explained
+from forkyard.errors import SourceError
+
+MAX_BYTES = 4 << 30
+MAX_MEMBERS = 500_000
+
+
+def unpack_below(
+    archive: Path,
+    prefix: PurePosixPath,
+    target: Path,
+    *,
+    wanted: Callable[[PurePosixPath], bool] = lambda _: True,
+    max_bytes: int = MAX_BYTES,
+    max_members: int = MAX_MEMBERS,
+) -> int:
+    """Unpack regular files and symbolic links below ``prefix`` of a tar archive into ``target``.
+
+    The archive's first path component (``name-version/``) is ignored. Names that are absolute or step
+    upwards, devices, and links that leave the folder are errors, not skipped: an honest archive has none.
+
+    Args:
+        wanted: chooses members by their path relative to ``prefix``.
+
+    Returns:
+        the number of files unpacked.
+
+    Raises:
+        SourceError: the archive is damaged, hostile, or has nothing below ``prefix``.
+        StorageError: no space or permission.
+    """
+    count = total = seen = 0
+    try:
+        with explained(f"unpack {archive.name}"), tarfile.open(archive, "r:*") as tar:
+            for member in tar:
+                seen += 1
+                if seen > max_members:
+                    msg = f"{archive.name} has more than {max_members} members"
+                    raise SourceError(msg, where=str(archive), why="no source archive is that large")
+                relative = _below(member.name, prefix, archive)
+                if relative is None or member.isdir() or not wanted(relative):
+                    continue
+                total += member.size
+                if total > max_bytes:
+                    msg = f"{archive.name} unpacks to more than {max_bytes} bytes"
+                    raise SourceError(msg, where=str(archive), why="no source archive is that large")
+                # Python's own "data" filter does the refusing of links and devices.
+                tar.extract(member.replace(name=str(relative), deep=False), target, filter="data")
+                count += 1
+    except tarfile.FilterError as error:
+        msg = f"{archive.name} tries to write outside its folder"
+        raise SourceError(msg, where=str(archive), why=str(error), next_step="do not use this archive") from error
+    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+        msg = f"{archive.name} is damaged"
+        raise SourceError(msg, where=str(archive), why=str(error), next_step="delete it and run again") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # gzip reports bad data as an OSError without an errno.
+        msg = f"{archive.name} is damaged"
+        raise SourceError(msg, where=str(archive), why=str(error), next_step="delete it and run again") from error
+    if count == 0:
+        msg = f"{archive.name} has nothing below {prefix}"
+        raise SourceError(msg, where=str(archive), next_step="check `store` or `folder` of this source in the recipe")
+    return count
+
+
+def _below(name: str, prefix: PurePosixPath, archive: Path) -> PurePosixPath | None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        msg = f"{archive.name} tries to write outside its folder"
+        raise SourceError(msg, where=str(archive), why=f"member {name!r}", next_step="do not use this archive")
+    inner = PurePosixPath(*path.parts[1:])
+    try:
+        relative = inner.relative_to(prefix)
+    except ValueError:
+        return None
+    return relative if relative.parts else None

@@ -1,0 +1,370 @@
+"""Building one payload: from a plan to a wheel in the output folder, or nothing at all.
+
+Every step leaves either what was there before or a complete result. The finished wheel is kept in the cache under
+its key, and the output folder gets a copy by rename, so a killed run is simply run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cmake
+import ninja
+
+from forkyard.abi import write_abi
+from forkyard.cache import Cache, explained, publish, storage_error, write_atomic
+from forkyard.console import Reporter, Step
+from forkyard.errors import BuildError, ForkyardError, StorageError
+from forkyard.gates import check_wheel, limits_for
+from forkyard.locking import check as check_lock
+from forkyard.locks import Held, hold
+from forkyard.manifest import make_manifest
+from forkyard.network import sha256_of
+from forkyard.packing import retag
+from forkyard.plan import Plan, check_obtained
+from forkyard.process import clean_environment, stream
+from forkyard.project import Project, openmp_name, write_project
+from forkyard.sbom import BundledLibrary, make_sbom
+from forkyard.sources import Obtained, obtain
+from forkyard.trees import Checkout, checked_out
+
+BUILD_TIMEOUT_S = 6 * 3600.0
+_NINJA_STATUS = "[forkyard %f %t] "
+_NINJA_LINE = re.compile(r"^\[forkyard (\d+) (\d+)\] (.*)$")
+_UNUSED = re.compile(r"^\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
+_FAILED_LINES = 25
+
+
+@dataclass(frozen=True)
+class Built:
+    """A payload wheel in the output folder."""
+
+    wheel: Path
+    sha256: str
+    key: str
+    fresh: bool
+    """False if nothing had to be done."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each step."""
+    compiled: int = 0
+    """Compile and link steps that ran."""
+    ccache: dict[str, int] | None = None
+    """ccache's hits and misses of this build."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "wheel": str(self.wheel),
+            "sha256": self.sha256,
+            "key": self.key,
+            "fresh": self.fresh,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "steps": self.compiled,
+            "ccache": self.ccache,
+        }
+
+
+def kept_wheel(key: str, cache: Cache) -> Path | None:
+    """The finished wheel of a key in the cache, its digest checked; ``None`` if there is none or it is damaged."""
+    record = cache.root / "wheels" / key / "record.json"
+    try:
+        facts = json.loads(record.read_bytes())
+        wheel = record.parent / str(facts["wheel"])
+        if wheel.parent == record.parent and sha256_of(wheel) == facts["sha256"]:
+            return wheel
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def build(
+    plan: Plan,
+    cache: Cache,
+    out: Path,
+    root: Path,
+    reporter: Reporter,
+    *,
+    source: str | None = None,
+    offline: bool = False,
+    jobs: int | None = None,
+    use_ccache: bool = True,
+    locked: bool = False,
+) -> Built:
+    """Have the plan's wheel in ``out``.
+
+    Args:
+        out: output folder; older wheels of the same distribution are removed from it once the new one is there.
+        root: the project's folder, with ``wheels/`` templates.
+        source, offline: see :func:`forkyard.sources.obtain`.
+        jobs: parallel compiles.
+        use_ccache: use ccache if it is installed.
+        locked: anything that differs from the recipe's lock is an error instead of a warning.
+
+    Raises:
+        ForkyardError: any of its kinds; ``out`` is then as before.
+    """
+    cache.prepare()
+    if (done := _already(plan, cache, out)) is not None:
+        return done
+    seconds: dict[str, float] = {}
+    lock = cache.locks / f"build-{plan.workspace}-{plan.variant.name}.lock"
+    with hold(lock, waiting=lambda who: reporter.note(f"waiting for another build of {plan.distribution} ({who})")) as held:
+        if (done := _already(plan, cache, out)) is not None:
+            return done
+        with _timed(seconds, "source"):
+            obtained = obtain(plan.recipe, cache, reporter, source=source, offline=offline)
+            check_obtained(plan, obtained)
+        with contextlib.ExitStack() as stack:
+            with _timed(seconds, "tree"):
+                checkout = stack.enter_context(
+                    checked_out(plan.recipe, plan.workspace, obtained, plan.stacks, plan.toolchain.sha256, cache, reporter)
+                )
+            check_lock(plan.recipe, obtained, plan.stacks, checkout.patched, reporter, strict=locked)
+            launcher = _ccache(use_ccache)
+            with _timed(seconds, "project"):
+                project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher)
+            with tempfile.TemporaryDirectory(prefix="wheel-", dir=cache.scratch) as scratch:
+                run_ = _Compile(plan, obtained.date, cache, reporter, launcher)
+                with _timed(seconds, "compile"):
+                    raw = run_.run(project, Path(scratch), held, checkout)
+                with _timed(seconds, "pack"), reporter.step("packing"):
+                    wheel = retag(raw, _epoch(obtained.date))
+                with _timed(seconds, "gates"), reporter.step("checking the wheel"):
+                    _gates(plan, wheel, cache, root)
+                digest = _keep(plan, wheel, cache)
+    wheel = publish_wheel(plan, wheel.name, cache, out)
+    return Built(wheel, digest, plan.key, True, seconds, run_.steps, run_.ccache_use())
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - started
+
+
+def _already(plan: Plan, cache: Cache, out: Path) -> Built | None:
+    kept = kept_wheel(plan.key, cache)
+    if kept is None:
+        return None
+    wheel = publish_wheel(plan, kept.name, cache, out)
+    return Built(wheel, sha256_of(wheel), plan.key, False)
+
+
+def publish_wheel(plan: Plan, name: str, cache: Cache, out: Path) -> Path:
+    """Copy a kept wheel to the output folder unless it is there, and remove older ones of its distribution."""
+    kept = cache.root / "wheels" / plan.key / name
+    target = out / name
+    if not (target.is_file() and sha256_of(target) == sha256_of(kept)):
+        publish(kept, target)
+    for other in out.glob(f"{plan.package}-*.whl"):
+        if other.name != name:
+            with explained(f"remove the older {other.name}"):
+                other.unlink()
+    return target
+
+
+def _keep(plan: Plan, wheel: Path, cache: Cache) -> str:
+    folder = cache.root / "wheels" / plan.key
+    publish(wheel, folder / wheel.name)
+    digest = sha256_of(folder / wheel.name)
+    # Written last: a wheel without a record does not exist.
+    write_atomic(folder / "record.json", json.dumps({"wheel": wheel.name, "sha256": digest}).encode())
+    return digest
+
+
+def _ccache(wanted: bool) -> Path | None:
+    found = shutil.which("ccache") if wanted else None
+    return Path(found) if found else None
+
+
+def _prepare(plan: Plan, obtained: Obtained, checkout: Checkout, cache: Cache, root: Path, jobs: int | None, launcher: Path | None) -> Project:
+    folder = cache.build(plan.workspace, plan.variant.name)
+    build = plan.recipe.build
+    abi_sha256 = write_abi(
+        folder,
+        headers=[checkout.folder / path for path in build.headers],
+        include_dirs=[checkout.folder / path for path in build.include_dirs],
+        defines=build.defines,
+    )
+    manifest = make_manifest(plan, obtained, checkout.patched, checkout.tree, abi_sha256)
+    sbom = make_sbom(manifest, bundled=_bundled(plan), source_date_epoch=_epoch(obtained.date))
+    return write_project(
+        plan, obtained, manifest, sbom, folder, checkout.folder, root / "wheels", jobs=jobs or len(os.sched_getaffinity(0)), launcher=launcher
+    )
+
+
+def _bundled(plan: Plan) -> list[BundledLibrary]:
+    name = openmp_name(plan)
+    if name is None or plan.toolchain.openmp is None:
+        return []
+    library = plan.toolchain.openmp
+    license_id = "GPL-3.0-or-later WITH GCC-exception-3.1" if plan.toolchain.family == "gcc" else "Apache-2.0 WITH LLVM-exception"
+    return [BundledLibrary(name, f"{plan.package}/lib/{name}", sha256_of(library), license_id=license_id)]
+
+
+def _epoch(date: str) -> int:
+    """Midnight UTC of a ``YYYY-MM-DD`` day, in seconds since 1970."""
+    day = datetime.date.fromisoformat(date)
+    return int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
+
+
+def _gates(plan: Plan, wheel: Path, cache: Cache, root: Path) -> None:
+    private = [str(cache.root), str(root), str(Path.home())]
+    report = check_wheel(
+        wheel,
+        package=plan.package,
+        limits=limits_for(plan.recipe, plan.variant),
+        forbidden_prefixes=[path for path in private if len(path) > 1],
+    )
+    report.raise_if_failed()
+
+
+class _Compile:
+    """One run of scikit-build-core, watched."""
+
+    def __init__(self, plan: Plan, date: str, cache: Cache, reporter: Reporter, launcher: Path | None) -> None:
+        self._plan, self._date, self._cache, self._reporter, self._launcher = plan, date, cache, reporter, launcher
+        self.steps = 0
+        self._unused: list[str] = []
+        self._in_unused = False
+        self._tail: list[str] = []
+        self._failed: list[str] = []
+        self._wheel = ""
+        self._statistics = cache.scratch / f"ccache-{os.getpid()}.log"
+
+    def run(self, project: Project, out: Path, held: Held, checkout: Checkout) -> Path:
+        """Configure, compile, install and pack; returns the raw wheel.
+
+        Raises:
+            BuildError: with the last error and the log's path.
+        """
+        self._settle(project)
+        log = self._cache.logs / f"{self._plan.workspace}-{self._plan.variant.name}.log"
+        with explained("start the log"):
+            write_atomic(log, b"")
+        self._statistics.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "forkyard.runner", str(project.folder), str(out), str(os.getpid())]
+        title = f"compiling {self._plan.distribution}"
+        with self._reporter.step(title, "steps") as step:
+            status = stream(
+                command,
+                log=log,
+                on_line=lambda line: self._line(line, step),
+                timeout_s=BUILD_TIMEOUT_S,
+                env=self._environment(project),
+                keep_open=[held.fd, checkout.lock_fd],
+            )
+        if self._unused:
+            raise self._unknown_options(log)
+        if status != 0 or not self._wheel:
+            raise self._failure(status, log, out)
+        (project.folder / "configuring").unlink(missing_ok=True)
+        return out / self._wheel
+
+    def _settle(self, project: Project) -> None:
+        """Start CMake's folder afresh if its last configuring was cut off or another compiler made it."""
+        marker, identity = project.folder / "configuring", project.folder / "toolchain"
+        present = identity.read_text() if identity.is_file() else ""
+        with explained("prepare the build folder"):
+            if project.cmake.exists() and (marker.exists() or present != self._plan.toolchain.sha256):
+                shutil.rmtree(project.cmake)
+            write_atomic(identity, self._plan.toolchain.sha256.encode())
+            write_atomic(marker, b"")
+        self._marker = marker
+
+    def _environment(self, project: Project) -> dict[str, str]:
+        folders = [str(project.shim), cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, str(Path(sys.executable).parent)]
+        path = os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
+        extra = {
+            "NINJA_STATUS": _NINJA_STATUS,
+            "SOURCE_DATE_EPOCH": str(_epoch(self._date)),
+            "GIT_CEILING_DIRECTORIES": str(self._cache.root),
+            "PYTHONUNBUFFERED": "1",
+            "CMAKE_COLOR_DIAGNOSTICS": "OFF",
+        }
+        if self._launcher is not None:
+            extra |= {
+                "CCACHE_DIR": os.environ.get("CCACHE_DIR", str(self._cache.ccache)),
+                # Build folders of different variants then look alike, and what does not depend on the ISA is shared.
+                "CCACHE_BASEDIR": str(self._cache.root),
+                "CCACHE_NOHASHDIR": "1",
+                "CCACHE_DEPEND": "1",
+                "CCACHE_STATSLOG": str(self._statistics),
+                "CCACHE_MAXSIZE": os.environ.get("CCACHE_MAXSIZE", "10G"),
+            }
+        return clean_environment(path, extra)
+
+    def _line(self, line: str, step: Step) -> None:
+        match = _NINJA_LINE.match(line)
+        if match:
+            if self._in_unused or self._marker.exists():
+                self._marker.unlink(missing_ok=True)
+            self._in_unused = False
+            self.steps = int(match[1])
+            step.update(int(match[1]), int(match[2]), match[3].rsplit("/", 1)[-1][:40])
+            return
+        if line.startswith("forkyard-wheel: "):
+            self._wheel = line.removeprefix("forkyard-wheel: ")
+        elif "Manually-specified variables were not used by the project" in line:
+            self._in_unused = True
+        elif self._in_unused and (unused := _UNUSED.match(line)):
+            self._unused.append(unused[1])
+        elif self._in_unused and line.strip():
+            self._in_unused = False
+        if line.startswith("FAILED: ") or "error:" in line.lower() or line.startswith("CMake Error"):
+            self._failed.append(line)
+        self._tail = [*self._tail[-_FAILED_LINES:], line]
+
+    def _unknown_options(self, log: Path) -> ForkyardError:
+        names = [name for name in self._unused if not name.startswith("FORKYARD_")]
+        recipe = self._plan.recipe
+        first = names[0] if names else self._unused[0]
+        return BuildError(
+            f"{recipe.name} does not know the CMake option{'s' if len(names) > 1 else ''} {', '.join(names)}",
+            where=recipe.location_of("build", "options", first),
+            why="CMake says that nothing used it; upstream may have renamed or removed it",
+            next_step=f"correct the recipe or variants.toml (log: {log})",
+        )
+
+    def _failure(self, status: int, log: Path, out: Path) -> ForkyardError:
+        text = "\n".join(self._failed + self._tail)
+        if "No space left on device" in text or "ENOSPC" in text:
+            full = storage_error(OSError(28, "No space left on device", str(out)), f"build {self._plan.distribution}")
+            assert full is not None
+            return full
+        if "Read-only file system" in text:
+            return StorageError(f"could not build {self._plan.distribution}", where=str(log), why="the file system is read-only")
+        shown = self._failed[:6] or self._tail[-6:]
+        why = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        return BuildError(
+            f"building {self._plan.distribution} failed",
+            where=f"log: {log}",
+            why=why + "".join(f"\n         {line[:300]}" for line in shown),
+            next_step="look at the log's last error; running again continues where it stopped",
+        )
+
+    def ccache_use(self) -> dict[str, int] | None:
+        """Hits and misses of the build, from ccache's own log."""
+        if self._launcher is None or not self._statistics.is_file():
+            return None
+        words = self._statistics.read_text(errors="replace").split()
+        self._statistics.unlink(missing_ok=True)
+        return {
+            "hits": words.count("direct_cache_hit") + words.count("preprocessed_cache_hit"),
+            "misses": words.count("cache_miss"),
+        }

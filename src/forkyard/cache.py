@@ -1,0 +1,182 @@
+"""Where forkyard keeps what can be made again: one folder, safe to delete, safe to share between runs.
+
+``FORKYARD_CACHE`` overrides the platform's cache folder. Every file in it appears by rename, so a run that
+is killed leaves either the old file or the new one; a half-written file never has its final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from forkyard.errors import StorageError
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC: ("the disk is full", "free some space (`forkyard clean --dry-run` shows what could go), then run again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space or ask for more, then run again"),
+    errno.EROFS: ("the file system is read-only", "set FORKYARD_CACHE to a folder that can be written"),
+    errno.EACCES: ("permission denied", "set FORKYARD_CACHE to a folder you may write, or mend its permissions"),
+    errno.EPERM: ("operation not permitted", "set FORKYARD_CACHE to a folder you may write, or mend its permissions"),
+}
+
+
+def storage_error(error: OSError, doing: str) -> StorageError | None:
+    """The explained form of an ``OSError`` about space or permission; ``None`` for any other kind."""
+    known = _STORAGE_ERRNOS.get(error.errno or 0)
+    if known is None:
+        return None
+    why, next_step = known
+    where = str(error.filename) if error.filename else None
+    return StorageError(f"could not {doing}", where=where, why=why, next_step=next_step)
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn space and permission errors inside the block into :class:`StorageError`.
+
+    Args:
+        doing: what the block does, as in "could not <doing>".
+    """
+    try:
+        yield
+    except OSError as error:
+        known = storage_error(error, doing)
+        if known is None:
+            raise
+        raise known from error
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Paths inside the cache folder. Building one touches nothing on disk."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """The cache named by ``FORKYARD_CACHE``, else the platform's cache folder for forkyard."""
+        chosen = os.environ.get("FORKYARD_CACHE")
+        root = Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("forkyard"))
+        return cls(root.absolute())
+
+    @property
+    def downloads(self) -> Path:
+        """Archives fetched from registries, named by their sha256."""
+        return self.root / "downloads"
+
+    def store(self, family: str) -> Path:
+        """The bare git repository holding every object of an engine family."""
+        return self.root / "store" / f"{family}.git"
+
+    def tree(self, workspace: str) -> Path:
+        """The checked-out patched tree of a recipe."""
+        return self.root / "trees" / workspace
+
+    def tree_index(self, workspace: str) -> Path:
+        """The git index that belongs to :meth:`tree`; kept outside it so the tree holds sources only."""
+        return self.root / "trees" / f".{workspace}.index"
+
+    def build(self, workspace: str, variant: str) -> Path:
+        """Everything made while building one payload."""
+        return self.root / "build" / workspace / variant
+
+    @property
+    def ccache(self) -> Path:
+        """ccache's folder, unless the user's CCACHE_DIR says otherwise."""
+        return self.root / "ccache"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files; their content is only for people."""
+        return self.root / "locks"
+
+    @property
+    def logs(self) -> Path:
+        """Compiler output, one file a build."""
+        return self.root / "logs"
+
+    @property
+    def scratch(self) -> Path:
+        """Unfinished work. Anything here without a live owner may be deleted."""
+        return self.root / "scratch"
+
+    def prepare(self) -> None:
+        """Create the folder and prove that it can be written.
+
+        Raises:
+            StorageError: it cannot, with the reason.
+        """
+        with explained("write to the cache folder"):
+            for folder in (self.root, self.downloads, self.locks, self.logs, self.scratch):
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.scratch):
+                pass
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write ``data`` so that ``path`` is either as before or complete, even through a power cut.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    with explained(f"write {path.name}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, mode)
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+def write_if_changed(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
+    """Write only when the content differs, so that build tools see no change; True if written."""
+    try:
+        if path.read_bytes() == data and (path.stat().st_mode & 0o777) == mode:
+            return False
+    except FileNotFoundError:
+        pass
+    write_atomic(path, data, mode=mode)
+    return True
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy a finished file to its public place in one step, also across file systems."""
+    with explained(f"put {target.name} in place"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".incoming-", dir=target.parent)
+        os.close(handle)
+        try:
+            shutil.copyfile(source, name)
+            with open(name, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of all regular files below ``path`` (0 if it does not exist)."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

@@ -1,0 +1,277 @@
+"""The ``forkyard`` command: parses words, calls the workshop, prints its answer, ends with a documented exit code."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from forkyard import __version__
+from forkyard import doctor as doctoring
+from forkyard.cache import Cache, storage_error
+from forkyard.console import Console
+from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, UsageError
+from forkyard.locking import lock_recipe
+from forkyard.plan import Plan
+from forkyard.recipes import load_variants, recipe_names
+from forkyard.recipes.schema import SCHEMAS, schema_text
+from forkyard.recipes.schema import schema as schema_document
+from forkyard.workshop import Workshop, clean, find_root
+
+_EXIT_CODES = """
+\b
+Exit codes:
+  0  done                     7  compiler or tool missing
+  1  a fault in forkyard      8  the wheel failed a gate
+  2  usage                    9  compiling or packing failed
+  3  recipe, lock or stack   10  disk full, read-only, no permission
+  4  source is not the pin   11  another forkyard held a lock too long
+  5  network               130  interrupted
+  6  a patch does not apply
+"""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _answers(function: _F) -> _F:
+    """Give a command ``--json`` and ``--quiet``, and turn its errors into messages and exit codes."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, **options: Any) -> None:
+        console = Console(as_json=as_json, quiet=quiet)
+        try:
+            status = function(console, *args, **options)
+        except ForkyardError as error:
+            console.failure(error)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            console.warn("interrupted; running the same command again continues")
+            sys.exit(EXIT_INTERRUPTED)
+        except OSError as error:
+            known = storage_error(error, "go on")
+            if known is None:
+                raise
+            console.failure(known)
+            sys.exit(known.exit_code)
+        sys.exit(status or 0)
+
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on standard output."),
+        click.option("--quiet", is_flag=True, help="No progress and no notes."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def _choices(function: _F) -> _F:
+    """The arguments that choose what is planned or built."""
+    for decorate in (
+        click.argument("recipes", nargs=-1),
+        click.option("--variants-file", type=click.Path(path_type=Path), help="A file with variants of your own."),
+        click.option("--stacks", help="Comma-separated stacks instead of the recipe's; `none` for unpatched upstream."),
+        click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: dist in the project)."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _stacks(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    return [] if text == "none" else [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _sources(function: _F) -> _F:
+    for decorate in (
+        click.option("--source", help="Use only this source: git, registry, local, a URL, a clone or an archive."),
+        click.option("--offline", is_flag=True, help="Touch no network."),
+    ):
+        function = decorate(function)
+    return function
+
+
+@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Build patched llama.cpp and ik_llama.cpp as wheels, from pinned upstreams and our own patch stacks.
+
+    RECIPES are names (llama.cpp, ik_llama.cpp) or paths of recipe files of your own; none means all of the project.
+    """
+
+
+@main.command()
+@click.argument("variant")
+@_choices
+@_answers
+def plan(console: Console, variant: str, recipes: tuple[str, ...], variants_file: Path | None, stacks: str | None, out: Path | None) -> None:
+    """Show what would be built, from where, with which flags and key; fetch and build nothing."""
+    shop = Workshop.open(out=out, variants_file=variants_file)
+    plans, left_out = shop.plans(variant, recipes, _stacks(stacks))
+    for line in left_out:
+        console.note(line)
+    document = [item.as_json(shop.cache) for item in plans]
+    console.result({"plans": document, "left_out": left_out}, "\n\n".join(_plan_text(item, shop) for item in plans))
+
+
+def _plan_text(item: Plan, shop: Workshop) -> str:
+    facts = item.as_json(shop.cache)
+    applied = [f"{s['name']} ({', '.join(s['patches']) or 'nothing for this engine'})" for s in facts["stacks"]]
+    lines = [
+        f"{item.distribution}",
+        f"  pin         {item.recipe.pin.commit} ({item.recipe.pin.date or 'date from the commit'})",
+        f"  source      {facts['source']}",
+        *(f"              {number}. {_source_text(source)}" for number, source in enumerate(facts["sources"], 1)),
+        f"  stacks      {'; '.join(applied) or 'none'}",
+        f"  needs CPU   {', '.join(facts['cpu_features'])}",
+        f"  cmake       {' '.join(f'{name}={value}' for name, value in item.options.items())}",
+        f"  C flags     {' '.join(item.c_flags) or '-'}",
+        f"  C++ flags   {' '.join(item.cxx_flags) or '-'}",
+        f"  {item.recipe.build.cpu_target + ' flags':<11} {' '.join(item.cpu_flags) or '-'}",
+        f"  compiler    {item.toolchain.version}, {item.toolchain.libc}",
+        f"  tools       {', '.join(item.recipe.build.tools)}",
+        f"  build key   {item.key}",
+        f"  tree        {facts['folders']['tree']}",
+        f"  build in    {facts['folders']['build']}",
+    ]
+    return "\n".join(lines)
+
+
+def _source_text(source: dict[str, Any]) -> str:
+    if source["kind"] == "registry":
+        return f"registry {source['project']} {source['version']} sha256 {source['sha256']}"
+    return f"{source['kind']} {source.get('url') or source.get('path')}"
+
+
+@main.command()
+@click.argument("variant")
+@_choices
+@_sources
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel compiles (default: the processors this process may use).")
+@click.option("--no-ccache", is_flag=True, help="Do not use ccache even if it is there.")
+@click.option("--locked", is_flag=True, help="Fail if anything differs from the recipe's lock.")
+@_answers
+def build(
+    console: Console,
+    variant: str,
+    recipes: tuple[str, ...],
+    variants_file: Path | None,
+    stacks: str | None,
+    out: Path | None,
+    source: str | None,
+    offline: bool,
+    jobs: int | None,
+    no_ccache: bool,
+    locked: bool,
+) -> None:
+    """Build payload wheels of VARIANT and put them into the output folder, with the bindings."""
+    shop = Workshop.open(out=out, variants_file=variants_file)
+    plans, left_out = shop.plans(variant, recipes, _stacks(stacks))
+    for line in left_out:
+        console.note(line)
+    built = shop.build(plans, console, source=source, offline=offline, jobs=jobs, use_ccache=not no_ccache, locked=locked)
+    lines = []
+    for item in built:
+        how = "built" if item.fresh else "up to date"
+        share = ""
+        if item.ccache and sum(item.ccache.values()):
+            share = f", {item.ccache['hits']} of {sum(item.ccache.values())} compiles from ccache"
+        lines.append(f"{how}: {item.wheel}{share}")
+    wheels = " ".join(f"{shop.out}/{item.wheel.name.split('-')[0]}-*.whl" for item in built)
+    if built:
+        engine = plans[0].recipe.family
+        lines += [
+            "",
+            "try it:",
+            f"  pip install {shop.out}/forkyard_llm-*.whl {wheels}",
+            f'  forkyard-llm generate -m smollm2-135m --engine {engine} -p "The capital of France is" -n 32',
+        ]
+    console.result({"built": [item.as_json() for item in built], "left_out": left_out}, "\n".join(lines))
+
+
+@main.command()
+@_answers
+def status(console: Console) -> None:
+    """Show which payloads are built, which are out of date, and which pins are in the cache."""
+    facts = Workshop.open().status()
+    lines = [f"{row['recipe']:<14} {row['variant']:<14} {row['state']}" for row in facts["payloads"]]
+    lines += ["", *(f"{row['recipe']:<14} pin {row['pin'][:12]}   {row['from'] or 'not fetched'}" for row in facts["sources"])]
+    lines += ["", f"cache  {facts['cache']}", f"output {facts['out']}"]
+    console.result(facts, "\n".join(lines))
+
+
+@main.command()
+@_answers
+def doctor(console: Console) -> int:
+    """Say what this machine lacks for building, and the exact command that installs it."""
+    checks = doctoring.examine(Cache.default())
+    facts = doctoring.as_json(checks, find_root())
+    lines = []
+    for check in checks:
+        lines.append(f"{check.state:<8} {check.name:<9} {check.found}")
+        if check.fix:
+            lines.append(f"{'':<18} -> {check.fix}")
+    console.result(facts, "\n".join(lines))
+    return 0 if facts["ok"] else 7
+
+
+@main.command(name="clean")
+@click.argument("parts", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and what that costs.")
+@_answers
+def clean_command(console: Console, parts: tuple[str, ...], dry_run: bool) -> None:
+    """Delete PARTS of the cache: builds, wheels, sources, ccache, logs (default: builds, wheels, logs)."""
+    rows = clean(Cache.default(), parts, dry_run=dry_run, reporter=console)
+    verb = "would free" if dry_run else "freed"
+    lines = [f"{row['part']:<8} {verb} {row['bytes'] / 2**20:.1f} MiB; costs: {row['costs']}" for row in rows]
+    console.result({"dry_run": dry_run, "parts": rows}, "\n".join(lines))
+
+
+@main.command(name="lock")
+@click.argument("recipes", nargs=-1)
+@click.option("--check", is_flag=True, help="Only compare; exit 3 if a lock is out of date.")
+@click.option("--offline", is_flag=True, help="Touch no network.")
+@_answers
+def lock_command(console: Console, recipes: tuple[str, ...], check: bool, offline: bool) -> None:
+    """Write the lock of each recipe: ids before and after patching, digests of every patch and source."""
+    shop = Workshop.open()
+    rows = []
+    for ref in recipes or recipe_names(shop.root):
+        recipe = shop.recipe(ref)
+        changed = lock_recipe(recipe, shop.root, shop.cache, console, check_only=check, offline=offline)
+        rows.append({"recipe": recipe.name, "lock": str(recipe.lock_path()), "changed": changed})
+    lines = [f"{row['lock']}: {'written' if row['changed'] else 'as it was'}" for row in rows]
+    console.result({"locks": rows}, "\n".join(lines))
+
+
+@main.command()
+@_answers
+def variants(console: Console) -> None:
+    """List the variants, the CPU features each needs, and what each was run on."""
+    known = load_variants(find_root())
+    rows = [
+        {"name": name, "title": item.title, "features": sorted(known.features_of(name)), "rank": item.rank, "hardware": item.hardware}
+        for name, item in sorted(known.variants.items(), key=lambda pair: -pair[1].rank)
+    ]
+    console.result({"variants": rows}, "\n".join(f"{row['name']:<14} {row['title']}; {row['hardware']}" for row in rows))
+
+
+@main.command()
+@click.argument("name", required=False)
+@_answers
+def schema(console: Console, name: str | None) -> None:
+    """Print the JSON schema of recipe files or variants files."""
+    if name is None:
+        console.result({"schemas": list(SCHEMAS)}, "\n".join(SCHEMAS))
+        return
+    if name not in SCHEMAS:
+        msg = f"there is no schema {name!r}"
+        raise UsageError(msg, next_step=f"choose from {', '.join(SCHEMAS)}")
+    console.result(schema_document(name), schema_text(name))
+
+
+if __name__ == "__main__":
+    main()

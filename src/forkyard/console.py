@@ -1,0 +1,179 @@
+"""The one place that prints for people: results on standard output, progress and notes on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.filesize import decimal
+from rich.text import Text
+from rich.progress import Task as RichTask
+
+from forkyard.errors import ForkyardError
+
+_PLAIN_EVERY_S = 15.0
+
+
+class Step(Protocol):
+    """One piece of long work that is under way."""
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        """Report how far it is; ``total`` may become known late."""
+
+
+class Reporter(Protocol):
+    """What code that works for long needs of the console."""
+
+    def step(self, title: str, unit: str = "") -> contextlib.AbstractContextManager[Step]:
+        """Open a piece of work; ``unit`` is ``bytes`` or a plural noun."""
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+
+    def warn(self, text: str) -> None:
+        """Say something the user should look at."""
+
+
+class Silent:
+    """A reporter that says nothing: for libraries and tests."""
+
+    @contextlib.contextmanager
+    def step(self, title: str, unit: str = "") -> Iterator[Step]:
+        """See :class:`Reporter`."""
+        yield self
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        """See :class:`Step`."""
+
+    def note(self, text: str) -> None:
+        """See :class:`Reporter`."""
+
+    def warn(self, text: str) -> None:
+        """See :class:`Reporter`."""
+
+
+class _Amount(ProgressColumn):
+    """done/total in the step's own unit."""
+
+    def render(self, task: RichTask) -> Text:
+        unit = task.fields.get("unit", "")
+        done, total = int(task.completed), task.total
+        if not done and total is None:
+            return Text("")
+        if unit == "bytes":
+            return Text(f"{decimal(done)}/{decimal(int(total)) if total else '?'}")
+        return Text(f"{done}/{int(total) if total else '?'} {unit}".rstrip())
+
+
+class Console:
+    """Printing for the command line.
+
+    Args:
+        as_json: results are one JSON document on standard output.
+        quiet: no progress and no notes; warnings and errors stay.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def step(self, title: str, unit: str = "") -> Iterator[Step]:
+        """See :class:`Reporter`: a live line on a terminal, a line now and then elsewhere."""
+        if self.quiet:
+            yield Silent()
+        elif self._err.is_terminal:
+            columns = (
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                _Amount(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}", style="dim"),
+            )
+            with Progress(*columns, console=self._err, transient=True) as progress:
+                task = progress.add_task(title, total=None, unit=unit, detail="")
+                started = time.monotonic()
+                yield _Live(progress, task)
+            self.note(f"{title}: done in {_seconds(time.monotonic() - started)}")
+        else:
+            plain = _Plain(self, title, unit)
+            yield plain
+            plain.finish()
+
+    def note(self, text: str) -> None:
+        """See :class:`Reporter`."""
+        if not self.quiet:
+            self._err.print(Text(text))
+
+    def warn(self, text: str) -> None:
+        """See :class:`Reporter`."""
+        self._err.print(Text("warning: " + text, style="yellow"))
+
+    def result(self, document: Any, text: str) -> None:
+        """The answer of a command: ``text`` for people, ``document`` with ``--json``."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
+        elif text:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def failure(self, error: ForkyardError) -> None:
+        """An error: for people on standard error, with ``--json`` as the document on standard output."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(error.as_json(), indent=2, sort_keys=True) + "\n")
+            sys.stdout.flush()
+        else:
+            self._err.print(Text("error: ", style="bold red").append(Text(error.describe(), style="")))
+
+
+class _Live:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        self._progress.update(self._task, completed=done, total=total, detail=detail)
+
+
+class _Plain:
+    """Progress for logs: the start, a line every quarter of a minute, the end."""
+
+    def __init__(self, console: Console, title: str, unit: str) -> None:
+        self._console, self._title, self._unit = console, title, unit
+        self._started = self._last = time.monotonic()
+        console.note(f"{title} ...")
+
+    def update(self, done: int, total: int | None = None, detail: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < _PLAIN_EVERY_S:
+            return
+        self._last = now
+        spent = now - self._started
+        amount = f"{decimal(done)}/{decimal(total) if total else '?'}" if self._unit == "bytes" else f"{done}/{total or '?'} {self._unit}"
+        left = f", about {_seconds(spent / done * (total - done))} left" if total and done else ""
+        self._console.note(f"  {self._title}: {amount} in {_seconds(spent)}{left}")
+
+    def finish(self) -> None:
+        self._console.note(f"{self._title}: done in {_seconds(time.monotonic() - self._started)}")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 60 else f"{int(value) // 60} min {int(value) % 60:02d} s"

@@ -1,0 +1,146 @@
+"""What this machine has and lacks for building, with the exact command that installs what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forkyard.cache import Cache
+from forkyard.errors import ForkyardError
+from forkyard.process import run
+from forkyard.toolchain import detect, find_compilers, native_features
+
+_GIT_FLOOR = (2, 30)
+_SPACE_WANTED = 8 << 30
+
+# Package names by package manager; the manager is chosen by /etc/os-release.
+_INSTALL = {
+    "apt": "apt-get install -y {}",
+    "dnf": "dnf install -y {}",
+    "pacman": "pacman -S --needed {}",
+    "zypper": "zypper install -y {}",
+    "apk": "apk add {}",
+}
+_PACKAGES: dict[str, dict[str, str]] = {
+    "compiler": {"apt": "gcc g++", "dnf": "gcc gcc-c++", "pacman": "gcc", "zypper": "gcc gcc-c++", "apk": "build-base"},
+    "git": {"apt": "git", "dnf": "git", "pacman": "git", "zypper": "git", "apk": "git"},
+    "openmp": {"apt": "libgomp1", "dnf": "libgomp", "pacman": "gcc-libs", "zypper": "libgomp1", "apk": "libgomp"},
+    "ccache": {"apt": "ccache", "dnf": "ccache", "pacman": "ccache", "zypper": "ccache", "apk": "ccache"},
+}
+_MANAGERS = (("apt", ("debian", "ubuntu")), ("dnf", ("fedora", "rhel", "centos")), ("pacman", ("arch",)), ("zypper", ("suse",)), ("apk", ("alpine",)))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    state: str
+    """``ok``, ``advice`` (works without) or ``missing`` (cannot build)."""
+    found: str
+    fix: str | None = None
+
+
+def package_manager(os_release: Mapping[str, str]) -> str | None:
+    """The package manager of a system described by its os-release fields."""
+    words = f"{os_release.get('ID', '')} {os_release.get('ID_LIKE', '')}".split()
+    return next((manager for manager, names in _MANAGERS if any(word.startswith(name) for word in words for name in names)), None)
+
+
+def install_command(what: str, manager: str | None) -> str:
+    """The command that installs ``what``; for an unknown system, words."""
+    if manager is None:
+        return f"install {what} with your system's package manager"
+    prefix = "" if os.geteuid() == 0 else "sudo "
+    update = f"{prefix}apt-get update && " if manager == "apt" else ""
+    return update + prefix + _INSTALL[manager].format(_PACKAGES[what][manager])
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
+
+
+def examine(cache: Cache) -> list[Check]:
+    """Look at everything a build needs. Raises nothing for what is missing: that is the answer."""
+    manager = package_manager(_os_release())
+    checks = [_python(), _machine(), _git(manager), *_compiler(cache, manager)]
+    found = shutil.which("ccache")
+    checks.append(
+        Check("ccache", "ok", found)
+        if found
+        else Check("ccache", "advice", "not installed; every variant compiles everything again", install_command("ccache", manager))
+    )
+    checks.append(_cache(cache))
+    return checks
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    if sys.version_info < (3, 11):
+        return Check("python", "missing", version, "install Python 3.11 or newer")
+    return Check("python", "ok", version)
+
+
+def _machine() -> Check:
+    name = f"{platform.system()} {platform.machine()}"
+    if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        return Check("machine", "ok", name)
+    return Check("machine", "missing", f"{name}: payloads are built for Linux on x86-64 only so far")
+
+
+def _git(manager: str | None) -> Check:
+    if shutil.which("git") is None:
+        return Check("git", "missing", "not installed", install_command("git", manager))
+    said = run(["git", "--version"], timeout_s=30).stdout.strip()
+    match = re.search(r"(\d+)\.(\d+)", said)
+    if match and (int(match[1]), int(match[2])) < _GIT_FLOOR:
+        return Check("git", "missing", f"{said}: older than 2.30", install_command("git", manager))
+    return Check("git", "ok", said)
+
+
+def _compiler(cache: Cache, manager: str | None) -> list[Check]:
+    if find_compilers() is None:
+        return [Check("compiler", "missing", "no C and C++ compiler", install_command("compiler", manager))]
+    try:
+        toolchain = detect(cache)
+        features = native_features(toolchain)
+    except ForkyardError as error:
+        return [Check("compiler", "missing", error.what + (f": {error.why}" if error.why else ""), install_command("compiler", manager))]
+    checks = [
+        Check("compiler", "ok", f"{toolchain.version} ({toolchain.target}, {toolchain.libc})"),
+        Check("cpu", "ok", f"can run builds that need: {', '.join(features)}"),
+    ]
+    if toolchain.openmp is None:
+        checks.append(Check("openmp", "missing", "the compiler has no OpenMP library", install_command("openmp", manager)))
+    return checks
+
+
+def _cache(cache: Cache) -> Check:
+    try:
+        cache.prepare()
+    except ForkyardError as error:
+        return Check("cache", "missing", error.describe(), "export FORKYARD_CACHE=/a/folder/you/may/write")
+    free = shutil.disk_usage(cache.root).free
+    text = f"{cache.root} ({free / 2**30:.1f} GiB free)"
+    if free < _SPACE_WANTED:
+        return Check("cache", "advice", f"{text}; both engines with a few variants want about 8 GiB", "free some space or set FORKYARD_CACHE")
+    return Check("cache", "ok", text)
+
+
+def as_json(checks: list[Check], root: Path) -> dict[str, Any]:
+    """For machines."""
+    return {
+        "ok": all(check.state != "missing" for check in checks),
+        "root": str(root),
+        "checks": [{"name": c.name, "state": c.state, "found": c.found, "fix": c.fix} for c in checks],
+    }

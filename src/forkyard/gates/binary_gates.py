@@ -1,0 +1,222 @@
+"""Gates on the wheel's ELF files: sonames, linkage, glibc floor, instructions; and traces of the build."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from auditwheel.architecture import Architecture
+from auditwheel.libc import Libc
+from auditwheel.policy import Policy, WheelPolicies
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from forkyard.gates.contents import WheelContents
+from forkyard.gates.elf import ElfFile, is_elf
+from forkyard.gates.instructions import BASELINE, IsaLimits, code_use
+from forkyard.gates.report import Finding
+
+Elves = Mapping[str, ElfFile]
+"""Path in the wheel -> its ELF file."""
+
+_DATE = re.compile(rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ 0-3]\d 20\d\d")
+_SHOWN = 4
+
+
+def check_sonames(elves: Elves) -> Iterator[Finding]:
+    """Each library has a soname, which is its file's name, and no two files share one."""
+    owners: dict[str, str] = {}
+    for path, elf in elves.items():
+        if elf.interpreter is not None:
+            continue
+        name = PurePosixPath(path).name
+        if elf.soname is None:
+            yield Finding("sonames", path, "has no soname")
+            continue
+        if elf.soname != name:
+            yield Finding("sonames", path, f"has the soname {elf.soname}, by which no file here is found")
+        if elf.soname in owners:
+            yield Finding("sonames", path, f"has the same soname as {owners[elf.soname]}: {elf.soname}")
+        owners.setdefault(elf.soname, path)
+
+
+def check_linkage(elves: Elves, package: str, wheel: WheelContents) -> Iterator[Finding]:
+    """Every needed library is found in the package by way of $ORIGIN, or is one any manylinux system has."""
+    system = _system_libraries(wheel)
+    inside = {PurePosixPath(path).name for path in elves}
+    for path, elf in elves.items():
+        if elf.rpath is not None:
+            yield Finding("linkage", path, f"has an RPATH ({elf.rpath}); RUNPATH is the one to use")
+        if elf.executable_stack:
+            yield Finding("linkage", path, "asks for an executable stack")
+        folders = []
+        for entry in (elf.runpath or "").split(":") if elf.runpath is not None else []:
+            folder = _origin_folder(entry, path)
+            if folder is None or not (folder + "/").startswith(package + "/"):
+                yield Finding("linkage", path, f"looks for libraries in {entry or 'the current folder'!r}")
+            else:
+                folders.append(folder)
+        for needed in elf.needed:
+            if needed in inside:
+                if not any(posixpath.join(folder, needed) in elves for folder in folders):
+                    yield Finding("linkage", path, f"needs {needed}, which its RUNPATH does not lead to")
+            elif needed not in system:
+                yield Finding(
+                    "linkage", path, f"needs {needed}, which is neither in the wheel nor on every system"
+                )
+
+
+def _origin_folder(entry: str, path: str) -> str | None:
+    head, _, rest = entry.partition("/")
+    if head != "$ORIGIN" or rest.startswith("/"):
+        return None
+    return posixpath.normpath(posixpath.join(posixpath.dirname(path), rest))
+
+
+def _policies() -> WheelPolicies:
+    return WheelPolicies(libc=Libc.GLIBC, arch=Architecture.x86_64)
+
+
+def _tag_policies(wheel: WheelContents, policies: WheelPolicies) -> tuple[list[Policy], list[str]]:
+    """Return auditwheel's policies for the wheel's platform tags, and the tags it has none for."""
+    try:
+        tags = sorted({tag.platform for tag in parse_wheel_filename(wheel.name)[3]})
+    except InvalidWheelFilename:
+        return [], []  # the layout gate says so
+    known: list[Policy] = []
+    unknown: list[str] = []
+    for tag in tags:
+        try:
+            known.append(policies.get_policy_by_name(tag))
+        except LookupError:
+            unknown.append(tag)
+    return known, unknown
+
+
+def _system_libraries(wheel: WheelContents) -> frozenset[str]:
+    policies = _policies()
+    known, _ = _tag_policies(wheel, policies)
+    # The plain linux tag lists nothing; what any manylinux system has is all a wheel may rely on.
+    lists = [policy.whitelist for policy in known if policy.whitelist] or [policies.lowest.whitelist]
+    allowed = frozenset.intersection(*lists)
+    return allowed | {"ld-linux-x86-64.so.2"}
+
+
+def platform_needs(elves: Elves) -> tuple[Policy, Mapping[str, set[str]]]:
+    """Return the oldest platform the files run on, and the symbol versions they want of its libraries."""
+    inside = {PurePosixPath(path).name for path in elves}
+    needs: dict[str, set[str]] = {}
+    for elf in elves.values():
+        for library, versions in elf.version_needs.items():
+            if library not in inside:
+                needs.setdefault(library, set()).update(versions)
+    return _policies().versioned_symbols_policy(needs), needs
+
+
+def check_platform(elves: Elves, wheel: WheelContents, facts: dict[str, Any]) -> Iterator[Finding]:
+    """The wheel's platform tag promises no older glibc and libstdc++ than the libraries need.
+
+    Puts ``platform_floor`` (the manylinux tag the libraries need) and ``glibc_floor`` into *facts*.
+    """
+    floor, needs = platform_needs(elves)
+    facts["platform_floor"] = floor.name
+    facts["glibc_floor"] = _highest(needs, "GLIBC_")
+    facts["libstdcxx_floor"] = _highest(needs, "GLIBCXX_")
+    known, unknown = _tag_policies(wheel, _policies())
+    for tag in unknown:
+        yield Finding("platform", wheel.name, f"the platform tag {tag} is not one of Linux on x86-64")
+    for policy in known:
+        if policy.priority > floor.priority:
+            users = ", ".join(_users_of(elves, facts["glibc_floor"])[:_SHOWN])
+            yield Finding(
+                "platform",
+                wheel.name,
+                f"is tagged {policy.name}, but needs {floor.name}"
+                f" (glibc {facts['glibc_floor']}, libstdc++ {facts['libstdcxx_floor']}; {users})",
+            )
+
+
+def _highest(needs: Mapping[str, set[str]], prefix: str) -> str | None:
+    versions = [
+        tuple(int(part) for part in version.removeprefix(prefix).split("."))
+        for wanted in needs.values()
+        for version in wanted
+        if re.fullmatch(re.escape(prefix) + r"\d+(\.\d+)*", version)
+    ]
+    return ".".join(str(part) for part in max(versions)) if versions else None
+
+
+def _users_of(elves: Elves, glibc: str | None) -> list[str]:
+    wanted = f"GLIBC_{glibc}"
+    return sorted(p for p, elf in elves.items() if any(wanted in v for v in elf.version_needs.values()))
+
+
+def check_instructions(
+    elves: Elves, names: Mapping[str, str], limits: IsaLimits, facts: dict[str, Any]
+) -> Iterator[Finding]:
+    """No instruction beyond the variant in any file, and the variant's own instructions in the CPU library.
+
+    *names* maps the path of a library to its CMake target. Puts ``instruction_sets`` (path -> sets beyond the
+    x86-64 baseline) into *facts*.
+    """
+    used: dict[str, list[str]] = {}
+    cpu_sets: set[str] | None = None
+    for path, elf in elves.items():
+        if (elf.machine, elf.bits) != ("EM_X86_64", 64):
+            yield Finding("instructions", path, f"is code for {elf.machine}, {elf.bits} bits")
+            continue
+        use = code_use(elf)
+        used[path] = sorted(set(use.sets) - BASELINE)
+        name = names.get(path, "")
+        if name == limits.cpu_library:
+            cpu_sets = set(use.sets)
+        if use.undecodable is not None:
+            yield Finding("instructions", path, f"holds what is no instruction at {use.undecodable:#x}")
+        guarded = limits.guarded.get(name, frozenset())
+        for unit in used[path]:
+            if unit in limits.allowed:
+                continue
+            if unit in guarded and "CPUID" in use.sets:
+                continue
+            shown = ", ".join(sorted(use.sets[unit])[:_SHOWN])
+            why = "; it may be guarded, but the file holds no CPUID" if unit in guarded else ""
+            yield Finding(
+                "instructions", path, f"uses {unit}, which the variant does not have ({shown}){why}"
+            )
+    facts["instruction_sets"] = used
+    if cpu_sets is None:
+        yield Finding("instructions", limits.cpu_library, "the CPU library is not in the wheel")
+        return
+    for feature, sets in limits.proof.items():
+        if not sets & cpu_sets:
+            yield Finding(
+                "instructions",
+                limits.cpu_library,
+                f"holds no {feature} instruction, which the variant is for: a compile flag did not arrive",
+            )
+
+
+def _path_pattern(prefix: str) -> re.Pattern[bytes]:
+    # "/root" is a path, the end of "doc/root" and the beginning of "/rooted" are not.
+    return re.compile(rb"(?<![\w.-])" + re.escape(prefix.rstrip("/").encode("utf-8")) + rb"(?![\w.-])")
+
+
+def check_traces(wheel: WheelContents, forbidden: Sequence[str]) -> Iterator[Finding]:
+    """No file holds the path of a build folder; no program or library holds the date of its compilation."""
+    patterns = [(prefix, _path_pattern(prefix)) for prefix in forbidden if prefix.strip("/")]
+    for path, data in wheel.files.items():
+        for prefix, pattern in patterns:
+            hit = pattern.search(data)
+            if hit:
+                text = re.split(rb"[\x00-\x1f]", data[hit.start() : hit.end() + 60])[0].decode(
+                    "utf-8", "replace"
+                )
+                yield Finding("traces", path, f"holds a path under {prefix}: {text} (at byte {hit.start()})")
+        match = _DATE.search(data) if is_elf(data) else None
+        if match:
+            date = match.group().decode("ascii")
+            yield Finding(
+                "traces", path, f"holds what looks like its compilation date: {date} (at {match.start()})"
+            )

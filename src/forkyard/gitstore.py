@@ -1,0 +1,498 @@
+"""The one place that runs git: a bare store per engine family, and trees made in and checked out of it.
+
+All plumbing runs on a private index and with the user's git configuration switched off, so that no hook,
+filter, attribute or alias of the machine can change what a tree or commit contains. Only fetching keeps the
+user's configuration, for proxies and credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import git
+
+from forkyard.cache import explained, storage_error
+from forkyard.errors import PatchError, SourceError, ToolchainError
+
+SHORT_S = 120.0
+FETCH_S = 3600.0
+COMMITTER = ("Forkyard", "forkyard@users.noreply.invalid")
+OBJECT_ID = re.compile(r"^[0-9a-f]{40}$")
+
+# Electron's lesson: each flag is there so that the same commit always exports to the same bytes.
+EXPORT_OPTIONS = (
+    "--stdout",
+    "--zero-commit",  # the first line must not name a commit that changes on every rebase
+    "--no-signature",  # git's version is not content
+    "--no-stat",  # the diffstat depends on the terminal and on git's version
+    "--full-index",  # abbreviations depend on how many objects the store holds
+    "--no-numbered",  # a patch does not know how many others there are
+    "--keep-subject",  # the subject is the commit's, without a [PATCH] to strip
+    "--no-renames",  # rename detection depends on configuration and limits
+    "--no-attach",
+    "--no-thread",
+    "--encode-email-headers",
+    "--binary",
+)
+EXPORT_CONFIG = {
+    "core.abbrev": "40",
+    "core.quotePath": "true",
+    "diff.noprefix": "false",
+    "diff.mnemonicPrefix": "false",
+    "diff.algorithm": "myers",
+    "diff.context": "3",
+    "diff.interHunkContext": "0",
+    "diff.indentHeuristic": "true",
+    "diff.renames": "false",
+    "diff.suppressBlankEmpty": "false",
+    "diff.orderFile": "",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a tree listing."""
+
+    mode: str
+    kind: str
+    oid: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who wrote a patch and when; ``date`` in any form git reads."""
+
+    name: str
+    email: str
+    date: str
+
+
+def blob_id(data: bytes) -> str:
+    """git's object id of a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+class GitFailure(Exception):
+    """git ended with an error; ``text`` is what it said. Callers turn it into what it means."""
+
+    _CORRUPT = ("corrupt", "inflate:", "bad object", "hash mismatch", "missing blob", "missing tree", "did not send all", "packfile", "unable to read", "invalid")
+
+    def __init__(self, command: Sequence[str], status: int, text: str) -> None:
+        self.command = tuple(command)
+        self.status = status
+        self.text = text
+        super().__init__(f"git {' '.join(command[:3])}: {text.strip()}")
+
+    @property
+    def corrupt(self) -> bool:
+        """Whether git complained about damaged objects, not about reaching or finding them."""
+        return any(word in self.text for word in self._CORRUPT)
+
+
+class Store:
+    """A bare repository that holds objects; its refs only keep what we made from being collected."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    # -- running git ---------------------------------------------------------------------------------
+
+    def _environment(self, index: Path | None, *, users_config: bool) -> dict[str, str]:
+        env = {
+            "GIT_DIR": str(self.path),
+            "GIT_OBJECT_DIRECTORY": str(self.path / "objects"),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
+            "GIT_INDEX_FILE": str(index if index is not None else self.path / "unused-index"),
+            "GIT_CONFIG_COUNT": "0",
+            "GIT_CONFIG_PARAMETERS": "",
+            "GIT_NAMESPACE": "",
+            "GIT_CEILING_DIRECTORIES": str(self.path.parent),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "TZ": "UTC",
+        }
+        if not users_config:
+            env.update({"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull})
+        return env
+
+    def _git(
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        index: Path | None = None,
+        work_tree: Path | None = None,
+        config: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = SHORT_S,
+        users_config: bool = False,
+    ) -> bytes:
+        """Run git on this store and return its standard output.
+
+        Raises:
+            GitFailure: a non-zero exit.
+            ToolchainError: there is no git.
+        """
+        command = ["git"]
+        for name, value in (config or {}).items():
+            command += ["-c", f"{name}={value}"]
+        if work_tree is not None:
+            command.append(f"--work-tree={work_tree}")
+        command += arguments
+        environment = {**self._environment(index, users_config=users_config), **(env or {})}
+        with contextlib.ExitStack() as stack:
+            source = None
+            if stdin is not None:
+                source = stack.enter_context(tempfile.TemporaryFile())
+                source.write(stdin)
+                source.seek(0)
+            try:
+                status, output, problem = git.Git(str(work_tree or self.path)).execute(
+                    command,
+                    istream=source,
+                    with_extended_output=True,
+                    with_exceptions=False,
+                    stdout_as_string=False,
+                    strip_newline_in_stdout=False,
+                    env=environment,
+                    kill_after_timeout=timeout_s,
+                )
+            except git.GitCommandNotFound as error:
+                msg = "git is not on this machine"
+                raise ToolchainError(msg, next_step="install git; `forkyard doctor` names the command") from error
+        if status != 0:
+            raise GitFailure(arguments, int(status), str(problem))
+        assert isinstance(output, bytes)
+        return output
+
+    def _line(self, *arguments: str, index: Path | None = None, stdin: bytes | None = None) -> str:
+        return self._git(*arguments, index=index, stdin=stdin).decode("ascii").strip()
+
+    # -- the store itself ----------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """Create the repository when it is missing or was only half made."""
+        if (self.path / "forkyard-ready").exists():
+            return
+        with explained("create the object store"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._git("init", "--quiet", "--bare", str(self.path))
+            for name, value in (
+                ("gc.auto", "0"),
+                ("core.logAllRefUpdates", "false"),
+                ("core.autocrlf", "false"),
+                ("core.fsync", "loose-object,pack,pack-metadata,reference"),
+                ("fetch.unpackLimit", "1"),
+            ):
+                self._git("config", name, value)
+            # Overrides every .gitattributes: files come out as the bytes that were hashed.
+            attributes = self.path / "info" / "attributes"
+            attributes.parent.mkdir(exist_ok=True)
+            attributes.write_text("* -text -eol -filter -ident -working-tree-encoding\n")
+            (self.path / "forkyard-ready").touch()
+
+    def has(self, oid: str, kind: str = "") -> bool:
+        """Whether an object (of a kind, as ``commit``) is in the store."""
+        suffix = "^{" + kind + "}" if kind else ""
+        try:
+            self._git("cat-file", "-e", oid + suffix)
+        except GitFailure:
+            return False
+        return True
+
+    def tree_of(self, commit: str) -> str:
+        """Tree id of a commit."""
+        return self._line("rev-parse", "--verify", f"{commit}^{{tree}}")
+
+    def commit_date(self, commit: str) -> str:
+        """Committer date of a commit as ``YYYY-MM-DD`` in UTC."""
+        return self._git(
+            "show", "-s", "--format=%cd", "--date=format-local:%Y-%m-%d", commit
+        ).decode("ascii").strip()
+
+    def commit_count(self, commit: str) -> int:
+        """Commits reachable from ``commit``; 0 when the store is shallow and the count would be wrong."""
+        if (self.path / "shallow").exists():
+            return 0
+        return int(self._line("rev-list", "--count", commit))
+
+    def pin_object(self, oid: str, name: str) -> None:
+        """Keep ``oid`` from ever being collected, under ``refs/forkyard/<name>``."""
+        self._git("update-ref", f"refs/forkyard/{name}", oid)
+
+    def fetch(self, location: str, commit: str, *, progress: Callable[[int, int | None], None] | None = None) -> None:
+        """Fetch one commit (no history) from a URL or path. git names every object it receives by its content.
+
+        Args:
+            progress: told objects received so far, and in all once known.
+
+        Raises:
+            GitFailure: it could not be fetched.
+            StorageError: the disk is full.
+        """
+        command = ["git", "-c", "protocol.ext.allow=never", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"]
+        command += ["fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--depth=1", "--end-of-options", location, commit]
+        said: list[str] = []
+
+        def listen(line: str) -> None:
+            counted = re.match(r"(?:remote: )?(?:Receiving|Counting) objects:\s+\d+% \((\d+)/(\d+)\)", line)
+            if counted is None:
+                said.append(line)
+            elif progress is not None:
+                progress(int(counted[1]), int(counted[2]))
+
+        process = git.Git(str(self.path)).execute(
+            command, as_process=True, universal_newlines=True, env=self._environment(None, users_config=True)
+        )
+        git.cmd.handle_process_output(process, None, listen, decode_streams=False)
+        try:
+            process.wait()
+        except git.GitCommandError as error:
+            text = "\n".join(said) or str(error)
+            if "No space left on device" in text:
+                raise _disk_full(self.path) from error
+            raise GitFailure(command[1:], int(error.status or 1), text) from error
+
+    def allow_any_fetch(self) -> None:
+        """Let :meth:`fetch` from another store take any object of this one."""
+        self._git("config", "uploadpack.allowAnySHA1InWant", "true")
+
+    # -- trees ---------------------------------------------------------------------------------------
+
+    def entries(self, tree: str) -> list[Entry]:
+        """Every file of a tree, in git's order."""
+        listing = self._git("ls-tree", "-r", "-z", "--full-tree", tree).decode("utf-8", "surrogateescape")
+        found = []
+        for record in listing.split("\0"):
+            if record:
+                head, _, path = record.partition("\t")
+                mode, kind, oid = head.split(" ")
+                found.append(Entry(mode, kind, oid, path))
+        return found
+
+    def read_file(self, tree: str, path: str) -> bytes | None:
+        """Content of one file of a tree; ``None`` if it is not there."""
+        try:
+            return self._git("cat-file", "blob", f"{tree}:{path}")
+        except GitFailure:
+            return None
+
+    def add_folder(self, folder: Path, *, skip: Sequence[str] = ()) -> list[Entry]:
+        """Put every file below ``folder`` into the store as it is, byte for byte.
+
+        Args:
+            skip: paths (files or folders) left out.
+
+        Returns:
+            one entry a file.
+        """
+        entries: list[tuple[str, str]] = []
+        links: list[Entry] = []
+        for path in _files_below(folder, skip):
+            full = folder / path
+            info = full.lstat()
+            if stat.S_ISLNK(info.st_mode):
+                target = os.readlink(full).encode("utf-8", "surrogateescape")
+                oid = self._line("hash-object", "-w", "--stdin", stdin=target)
+                links.append(Entry("120000", "blob", oid, path))
+            else:
+                entries.append(("100755" if info.st_mode & stat.S_IXUSR else "100644", path))
+        names = "".join(f"{path}\n" for _, path in entries).encode("utf-8", "surrogateescape")
+        if any("\n" in path for _, path in entries):
+            msg = "a file name contains a line break"
+            raise SourceError(msg, where=str(folder))
+        with explained("write to the object store"):
+            oids = self._git(
+                "hash-object", "-w", "--no-filters", "--stdin-paths", stdin=names, work_tree=folder
+            ).decode("ascii").split()
+        found = [Entry(mode, "blob", oid, path) for (mode, path), oid in zip(entries, oids, strict=True)]
+        return sorted([*found, *links], key=lambda entry: entry.path)
+
+    def write_tree(self, entries: Iterable[Entry]) -> str:
+        """Tree id of a listing; objects it names need not be in the store."""
+        with self.index() as index:
+            text = "".join(f"{entry.mode} {entry.oid}\t{entry.path}\0" for entry in entries)
+            self._git("update-index", "-z", "--index-info", index=index, stdin=text.encode("utf-8", "surrogateescape"))
+            return self._line("write-tree", "--missing-ok", index=index)
+
+    def without(self, tree: str, paths: Iterable[str]) -> str:
+        """Tree id of ``tree`` less some paths."""
+        dropped = set(paths)
+        if not dropped:
+            return tree
+        return self.write_tree(entry for entry in self.entries(tree) if entry.path not in dropped)
+
+    def missing_blobs(self, tree: str) -> list[Entry]:
+        """Files of a tree whose content the store does not hold (submodules are not files)."""
+        entries = [entry for entry in self.entries(tree) if entry.kind == "blob"]
+        listing = "".join(f"{entry.oid}\n" for entry in entries).encode()
+        answers = self._git("cat-file", "--batch-check=%(objectname)", stdin=listing).decode("ascii").splitlines()
+        return [entry for entry, answer in zip(entries, answers, strict=True) if answer.endswith(" missing")]
+
+    @contextlib.contextmanager
+    def index(self, tree: str | None = None) -> Iterator[Path]:
+        """A private index for the length of the block, holding ``tree`` if given."""
+        with tempfile.TemporaryDirectory(prefix="index-", dir=self.path) as folder:
+            path = Path(folder) / "index"
+            if tree is not None:
+                self._git("read-tree", tree, index=path)
+            yield path
+
+    # -- commits -------------------------------------------------------------------------------------
+
+    def commit(self, tree: str, parent: str | None, author: Author, message: bytes) -> str:
+        """Commit a tree so that the id depends on nothing but the arguments."""
+        parents = ["-p", parent] if parent is not None else []
+        env = {
+            "GIT_AUTHOR_NAME": author.name,
+            "GIT_AUTHOR_EMAIL": author.email,
+            "GIT_AUTHOR_DATE": author.date,
+            "GIT_COMMITTER_NAME": COMMITTER[0],
+            "GIT_COMMITTER_EMAIL": COMMITTER[1],
+            "GIT_COMMITTER_DATE": author.date,
+        }
+        config = {"commit.gpgSign": "false", "i18n.commitEncoding": "UTF-8"}
+        return self._git("commit-tree", tree, *parents, stdin=message, env=env, config=config).decode("ascii").strip()
+
+    def mail_info(self, patch: bytes) -> tuple[Author, bytes, bytes]:
+        """Split a mailed patch: its author, the commit message, and the diff.
+
+        Raises:
+            PatchError: it is no mailed patch.
+        """
+        with tempfile.TemporaryDirectory(prefix="mail-", dir=self.path) as folder:
+            message, diff = Path(folder) / "message", Path(folder) / "diff"
+            try:
+                facts = self._git("mailinfo", "-k", "--encoding=UTF-8", str(message), str(diff), stdin=patch)
+            except GitFailure as error:
+                msg = "not a patch as `git format-patch` writes it"
+                raise PatchError(msg, why=error.text.strip()) from error
+            fields = dict(
+                line.split(": ", 1) for line in facts.decode("utf-8", "replace").splitlines() if ": " in line
+            )
+            missing = [name for name in ("Author", "Email", "Subject", "Date") if not fields.get(name)]
+            if missing:
+                msg = "not a patch as `git format-patch` writes it"
+                raise PatchError(msg, why=f"it has no {', '.join(missing)}")
+            body = message.read_bytes()
+            text = fields["Subject"].encode() + b"\n" + (b"\n" + body if body.strip() else b"")
+            return Author(fields["Author"], fields["Email"], fields["Date"]), text, diff.read_bytes()
+
+    def apply_diff(self, index: Path, diff: bytes) -> None:
+        """Apply a diff to an index exactly; git itself never guesses (no fuzz), offsets are the caller's to refuse.
+
+        Raises:
+            GitFailure: it does not apply.
+        """
+        self._git("apply", "--cached", "--whitespace=nowarn", "-", stdin=diff, index=index)
+
+    def add_file(self, index: Path, path: str, data: bytes, *, executable: bool = False) -> str:
+        """Add one file to an index; returns its object id."""
+        oid = self._line("hash-object", "-w", "--no-filters", "--stdin", stdin=data)
+        mode = "100755" if executable else "100644"
+        self._git("update-index", "--add", "--cacheinfo", f"{mode},{oid},{path}", index=index)
+        return oid
+
+    def index_has(self, index: Path, path: str) -> bool:
+        """Whether an index holds a path."""
+        return bool(self._git("ls-files", "-z", "--", f":(literal){path}", index=index))
+
+    def write_index(self, index: Path) -> str:
+        """Tree id of an index."""
+        return self._line("write-tree", "--missing-ok", index=index)
+
+    def export(self, commit: str, *, exclude: Iterable[str] = ()) -> bytes:
+        """A commit as a mailed patch, byte for byte the same wherever it is done, less some whole files."""
+        paths = [f":(exclude,literal){path}" for path in exclude]
+        return self._git("format-patch", "-1", *EXPORT_OPTIONS, commit, "--", ".", *paths, config=EXPORT_CONFIG, work_tree=self.path)
+
+    # -- work trees ----------------------------------------------------------------------------------
+
+    def check_out(self, tree: str, folder: Path, index: Path, *, keep: Sequence[str] = ()) -> None:
+        """Make ``folder`` hold exactly ``tree``, touching only files that differ.
+
+        Anything else in the folder is removed, except the paths in ``keep``. Files that were changed behind
+        our back are put right.
+
+        Raises:
+            StorageError: no space or permission.
+            SourceError: an object is missing or damaged.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = index.with_name(index.name + ".lock")
+        # We hold forkyard's own lock on the tree: a lock file of git's can only be left from a killed run.
+        lock.unlink(missing_ok=True)
+        try:
+            try:
+                self._git("read-tree", "--reset", "-u", tree, index=index, work_tree=folder)
+            except GitFailure as error:
+                if "No space left on device" in error.text:
+                    raise
+                # An index torn by a kill is worth nothing; start from an empty one.
+                index.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
+                self._git("read-tree", "--reset", "-u", tree, index=index, work_tree=folder)
+            kept = [word for path in keep for word in ("-e", "/" + path)]
+            self._git("clean", "-ffdxq", *kept, index=index, work_tree=folder)
+        except GitFailure as error:
+            if "No space left on device" in error.text:
+                raise _disk_full(folder) from error
+            msg = "the patched tree could not be checked out"
+            raise SourceError(
+                msg, where=str(folder), why=error.text.strip(), next_step="run `forkyard clean --sources`, then again"
+            ) from error
+
+    def verify_checkout(self, tree: str, folder: Path) -> int:
+        """Hash every file of a checked-out tree against its object id.
+
+        Returns:
+            the number of files.
+
+        Raises:
+            SourceError: one differs or is missing; names it and both ids.
+        """
+        entries = [entry for entry in self.entries(tree) if entry.kind == "blob"]
+        for entry in entries:
+            path = folder / entry.path
+            try:
+                data = os.readlink(path).encode("utf-8", "surrogateescape") if entry.mode == "120000" else path.read_bytes()
+                found = blob_id(data)
+            except OSError as error:
+                found = error.strerror or "unreadable"
+            if found != entry.oid:
+                msg = f"{entry.path} is not what the commit says"
+                raise SourceError(
+                    msg,
+                    where=str(path),
+                    why=f"expected object {entry.oid}, found {found}",
+                    next_step="run again: the tree is then put right; if it happens again the disk or another program damages files",
+                )
+        return len(entries)
+
+
+def _files_below(folder: Path, skip: Sequence[str]) -> Iterator[str]:
+    skipped = {path.rstrip("/") for path in skip}
+    for current, folders, names in os.walk(folder):
+        base = Path(current).relative_to(folder).as_posix()
+        prefix = "" if base == "." else base + "/"
+        links = [name for name in folders if os.path.islink(os.path.join(current, name))]
+        folders[:] = sorted(name for name in folders if name not in links and prefix + name not in skipped)
+        for name in sorted([*names, *links]):
+            if prefix + name not in skipped:
+                yield prefix + name
+
+
+def _disk_full(where: Path) -> Exception:
+    full = storage_error(OSError(28, "No space left on device", str(where)), "write git objects")
+    assert full is not None
+    return full

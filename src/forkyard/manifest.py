@@ -1,0 +1,74 @@
+"""The manifest of a payload: everything somebody who holds only the wheel can ask about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forkyard.plan import Plan
+from forkyard.recipes import GitSource, RegistrySource
+from forkyard.sources import Obtained
+from forkyard.stacks import PatchedTree
+
+SCHEMA = 1
+
+
+def make_manifest(plan: Plan, obtained: Obtained, patched: PatchedTree, checkout_tree: str, abi_sha256: str) -> dict[str, Any]:
+    """The manifest without ``libraries``, which CMake adds: only it knows which libraries the tools need.
+
+    Nothing in it depends on the machine that builds, so it is part of the reproducible bytes.
+    """
+    stacks = []
+    for stack in plan.stacks:
+        stacks.append(
+            {
+                "name": stack.name,
+                "title": stack.about.title,
+                "capability": stack.about.capability,
+                "patches": [
+                    {"file": patch.name, "sha256": patch.sha256, "subject": patch.subject, "upstream_status": patch.trailers.upstream_status}
+                    for patch in patched.patches
+                    if patch.stack == stack.name
+                ],
+                "files": [{"path": file.path, "sha256": file.sha256} for file in patched.files.get(stack.name, ())],
+            }
+        )
+    return {
+        "schema": SCHEMA,
+        "distribution": plan.distribution,
+        "package": plan.package,
+        "version": plan.version(obtained.date),
+        "engine": plan.recipe.family,
+        "recipe": plan.recipe.name,
+        "title": plan.recipe.title,
+        "variant": plan.variant.name,
+        "pin": {"commit": obtained.commit, "tree": obtained.tree, "date": obtained.date, "build_number": obtained.build_number},
+        "patched": {
+            "commit": patched.commit,
+            "tree": patched.tree,
+            "checkout_tree": checkout_tree,
+            "absent": list(obtained.absent),
+        },
+        "source": _origin(plan),
+        "stacks": stacks,
+        "capabilities": sorted(stack.about.capability for stack in plan.stacks if stack.about.capability),
+        "cpu_features": list(plan.variant.features),
+        "rank": plan.variant.rank,
+        "hardware": plan.variant.hardware,
+        "cmake": plan.options,
+        "compile_flags": {"c": list(plan.c_flags), "cxx": list(plan.cxx_flags), plan.recipe.build.cpu_target: list(plan.cpu_flags)},
+        "toolchain": plan.toolchain.as_json(),
+        "build_tools": plan.inputs["build_tools"],
+        "build_key": plan.key,
+        "abi_sha256": abi_sha256,
+        "tools": {tool: f"bin/{tool}" for tool in plan.recipe.build.tools},
+    }
+
+
+def _origin(plan: Plan) -> dict[str, str]:
+    """Where the pin lives for everybody: not the mirror that happened to deliver it, which leaves no trace in the bytes."""
+    for source in plan.recipe.sources:
+        if isinstance(source, GitSource):
+            return {"kind": "git", "location": source.url}
+    first = plan.recipe.sources[0]
+    location = f"{first.project}=={first.version}" if isinstance(first, RegistrySource) else plan.recipe.name
+    return {"kind": first.kind, "location": location}

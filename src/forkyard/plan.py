@@ -1,0 +1,220 @@
+"""What a build would do, decided completely before anything is done; and its key: same key, same bytes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forkyard.cache import Cache
+from forkyard.errors import RecipeError
+from forkyard.recipes import Recipe, ResolvedVariant, Variants, configure_options, load_absent, resolve
+from forkyard.recipes import RegistrySource
+from forkyard.sources import Obtained, recorded
+from forkyard.stacks import Stack, load_stacks
+from forkyard.toolchain import Toolchain, native_features
+from forkyard.trees import pin_label
+
+KEY_SCHEMA = 1
+# Tools from the registry that take part in a build: their versions are part of the key.
+_BUILD_TOOLS = ("cmake", "ninja", "scikit-build-core", "libclang")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One payload to be built."""
+
+    recipe: Recipe
+    variant: ResolvedVariant
+    stacks: tuple[Stack, ...]
+    toolchain: Toolchain
+    options: dict[str, str]
+    """CMake options for the engine, all of them."""
+    c_flags: tuple[str, ...]
+    cxx_flags: tuple[str, ...]
+    cpu_flags: tuple[str, ...]
+    """Compile flags of the engine's CPU target alone."""
+    workspace: str
+    inputs: dict[str, Any]
+    """Everything the key is computed from."""
+
+    @property
+    def key(self) -> str:
+        """sha256 over everything that can change the wheel's bytes."""
+        return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def slug(self) -> str:
+        """The recipe's name as it appears in distribution names."""
+        return re.sub(r"[._]+", "-", self.recipe.name).lower()
+
+    @property
+    def distribution(self) -> str:
+        """Name of the payload's distribution."""
+        return f"forkyard-{self.slug}-{self.variant.name}"
+
+    @property
+    def package(self) -> str:
+        """Name of the payload's import package: the one folder that holds all its files."""
+        return re.sub(r"[-._]+", "_", self.distribution)
+
+    @property
+    def label(self) -> str:
+        """What the build calls its commit."""
+        return pin_label(self.recipe, self.stacks)
+
+    def version(self, date: str) -> str:
+        """The payload's version: the pin's date, then what makes it unique."""
+        year, month, day = (int(part) for part in date.split("-"))
+        return f"{year}.{month}.{day}+g{self.recipe.pin.commit[:9]}.k{self.key[:12]}"
+
+    def as_json(self, cache: Cache) -> dict[str, Any]:
+        """The plan for people and machines."""
+        obtained = recorded(self.recipe, cache)
+        return {
+            "recipe": self.recipe.name,
+            "recipe_file": str(self.recipe.path),
+            "family": self.recipe.family,
+            "variant": self.variant.name,
+            "distribution": self.distribution,
+            "key": self.key,
+            "pin": self.recipe.pin.model_dump(mode="json"),
+            "source": f"{obtained.kind}: {obtained.location} (in the cache)" if obtained else "to be fetched",
+            "sources": [source.model_dump(mode="json", exclude_none=True) for source in self.recipe.sources],
+            "stacks": [
+                {"name": stack.name, "title": stack.about.title, "patches": [p.name for p in stack.series(self.recipe.family).patches]}
+                for stack in self.stacks
+            ],
+            "cpu_features": list(self.variant.features),
+            "cmake_options": self.options,
+            "c_flags": list(self.c_flags),
+            "cxx_flags": list(self.cxx_flags),
+            "cpu_target": self.recipe.build.cpu_target,
+            "cpu_flags": list(self.cpu_flags),
+            "toolchain": self.toolchain.as_json(),
+            "tools": list(self.recipe.build.tools),
+            "folders": {
+                "tree": str(cache.tree(self.workspace)),
+                "build": str(cache.build(self.workspace, self.variant.name)),
+            },
+        }
+
+
+def workspace_of(recipe: Recipe, root: Path) -> str:
+    """Folder name for a recipe in the cache; recipes outside the project cannot collide with those in it."""
+    if recipe.path.parent.resolve() == (root / "recipes").resolve():
+        return recipe.name
+    return f"{recipe.name}-{hashlib.sha256(str(recipe.path.resolve()).encode()).hexdigest()[:10]}"
+
+
+def make_plan(
+    recipe: Recipe,
+    variants: Variants,
+    variant: str,
+    root: Path,
+    toolchain: Toolchain,
+    *,
+    stacks: Sequence[str] | None = None,
+) -> Plan:
+    """Decide everything about one payload. Reads files and asks the compiler; fetches and builds nothing.
+
+    Args:
+        stacks: instead of the recipe's own.
+
+    Raises:
+        RecipeError: names that lead nowhere, or options that contradict each other.
+        ToolchainError: the compiler does not answer.
+    """
+    host = native_features(toolchain) if variants.get(variant).native else None
+    resolved = resolve(variants, variant, recipe.family, host)
+    chosen = load_stacks(root, recipe.stacks if stacks is None else stacks, recipe.family)
+    options = configure_options(recipe, resolved)
+    if "GGML_OPENMP" in options and options["GGML_OPENMP"] == "ON" and toolchain.openmp is None:
+        msg = "the compiler has no OpenMP library to put into the wheel"
+        raise RecipeError(
+            msg,
+            where=recipe.location_of("build", "options", "GGML_OPENMP"),
+            next_step="install it (`forkyard doctor` names the package), or set GGML_OPENMP = false in the recipe",
+        )
+    cxx_flags = tuple(recipe.build.cxx_flags)
+    if toolchain.family == "gcc":
+        # STB_GNU_UNIQUE symbols are shared across a whole process even between libraries loaded privately,
+        # so two engines with inline statics of one name would use each other's.
+        cxx_flags += ("-fno-gnu-unique",)
+    inputs: dict[str, Any] = {
+        "schema": KEY_SCHEMA,
+        "recipe": {"name": recipe.name, "title": recipe.title, "family": recipe.family, "build": recipe.build.model_dump(mode="json")},
+        "pin": recipe.pin.model_dump(mode="json"),
+        "absent": _absent_digest(recipe),
+        "stacks": [_stack_digest(stack, recipe.family) for stack in chosen],
+        "variant": {
+            "name": resolved.name,
+            "title": resolved.title,
+            "features": list(resolved.features),
+            "rank": resolved.rank,
+            "hardware": resolved.hardware,
+            "flags": list(resolved.flags),
+        },
+        "options": options,
+        "c_flags": list(recipe.build.c_flags),
+        "cxx_flags": list(cxx_flags),
+        "toolchain": {**toolchain.as_json(), "openmp": toolchain.openmp.name if toolchain.openmp else None},
+        # Python's zlib decides how the wheel's entries are compressed.
+        "build_tools": {name: importlib.metadata.version(name) for name in _BUILD_TOOLS} | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
+        "logic": logic_digest(root),
+    }
+    return Plan(
+        recipe, resolved, tuple(chosen), toolchain, options, tuple(recipe.build.c_flags), cxx_flags, tuple(resolved.flags),
+        workspace_of(recipe, root), inputs,
+    )  # fmt: skip
+
+
+def check_obtained(plan: Plan, obtained: Obtained) -> None:
+    """Refuse an obtained pin that is not the plan's."""
+    if obtained.commit != plan.recipe.pin.commit:
+        msg = "the obtained pin is another one than the plan's"
+        raise RecipeError(msg, where=plan.recipe.location_of("pin"))
+
+
+def _absent_digest(recipe: Recipe) -> str:
+    whole = hashlib.sha256()
+    for source in recipe.sources:
+        if isinstance(source, RegistrySource):
+            for entry in load_absent(recipe, source):
+                whole.update(f"{entry.mode} {entry.id} {entry.path}\n".encode())
+    return whole.hexdigest()
+
+
+def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
+    files = sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
+    return {
+        "name": stack.name,
+        "title": stack.about.title,
+        "capability": stack.about.capability,
+        "patches": [[patch.name, patch.sha256] for patch in stack.series(family).patches],
+        "files": [[path.relative_to(stack.src).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files],
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def logic_digest(root: Path) -> str:
+    """Digest of our own code and templates that decide a wheel's content."""
+    here = Path(__file__).parent
+    files = [
+        *(root / "wheels").glob("*.j2"),
+        *(here / "abi").rglob("*"),
+        *(here / name for name in ("project.py", "building.py", "runner.py", "sbom.py", "manifest.py", "packing.py", "trees.py")),
+    ]
+    whole = hashlib.sha256()
+    for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):
+        base = here if path.is_relative_to(here) else root
+        whole.update(f"{path.relative_to(base).as_posix()}\0".encode())
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()

@@ -1,0 +1,144 @@
+"""Writing the small CMake and Python project that turns a patched tree into a payload wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jinja2
+
+from forkyard.cache import write_if_changed
+from forkyard.errors import StorageError
+from forkyard.plan import Plan
+from forkyard.sources import Obtained
+
+
+@dataclass(frozen=True)
+class Project:
+    """A generated project on disk."""
+
+    folder: Path
+    """Holds pyproject.toml and CMakeLists.txt."""
+    shim: Path
+    """Goes first on PATH: answers upstream's questions to git."""
+    cmake: Path
+    """CMake's build folder."""
+
+
+def write_project(
+    plan: Plan,
+    obtained: Obtained,
+    manifest: Mapping[str, Any],
+    sbom: bytes,
+    folder: Path,
+    tree: Path,
+    templates: Path,
+    *,
+    jobs: int | None = None,
+    launcher: Path | None = None,
+) -> Project:
+    """Write the project into ``folder``; files that would not change are left alone, so CMake sees no change.
+
+    ``folder`` already holds ``abi.json``, ``_abi.py`` and ``probe.c``.
+
+    Args:
+        tree: the patched tree.
+        templates: the repository's ``wheels`` folder.
+        jobs: parallel compiles; ``None`` leaves it to ninja.
+        launcher: ccache, if it is to be used.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    cmake = folder / "cmake"
+    values = {
+        "distribution": plan.distribution,
+        "package": plan.package,
+        "version": plan.version(obtained.date),
+        "description": f"{plan.recipe.title} with its libraries and tools, built for {plan.variant.title}",
+        "title": plan.recipe.title,
+        "family": plan.recipe.family,
+        "variant_title": plan.variant.title,
+        "pin": obtained.commit,
+        "date": obtained.date,
+        "label": plan.label,
+        "build_number": obtained.build_number,
+        "stacks": [stack.name for stack in plan.stacks],
+        "features": plan.variant.features,
+        "hardware": plan.variant.hardware,
+        "build_key": plan.key,
+        "abi_sha256": manifest["abi_sha256"],
+        "suffix": f"{plan.slug}-{plan.variant.name}",
+        "tools": plan.recipe.build.tools,
+        "libraries": plan.recipe.build.libraries,
+        "cpu_target": plan.recipe.build.cpu_target,
+        "cpu_flags": plan.cpu_flags,
+        "defines": plan.recipe.build.defines,
+        "include_dirs": plan.recipe.build.include_dirs,
+        "openmp": openmp_name(plan),
+        "licenses": [(path, _license_name(path)) for path in plan.recipe.build.licenses],
+        "build_dir": str(cmake),
+        "cmake_args": _cmake_arguments(plan, tree, cmake, launcher),
+        "jobs": jobs,
+    }
+    # CMake replaces @FORKYARD_LIBRARIES@; any other @ of the manifest is written as JSON's escape for it.
+    text = json.dumps(manifest, indent=1, sort_keys=True).replace("@", "\\u0040")
+    body = text[: text.rindex("\n}")] + ',\n "libraries": {\n@FORKYARD_LIBRARIES@\n }\n}\n'
+    for name in ("CMakeLists.txt", "pyproject.toml", "README.md", "__init__.py"):
+        write_if_changed(folder / name, environment.get_template(f"{name}.j2").render(values).encode())
+    write_if_changed(folder / "manifest.json.in", body.encode())
+    write_if_changed(folder / "sbom.cdx.json", sbom)
+    shim = folder / "shim"
+    write_if_changed(shim / "git", environment.get_template("git.sh.j2").render(values).encode(), mode=0o755)
+    return Project(folder, shim, cmake)
+
+
+def _cmake_arguments(plan: Plan, tree: Path, cmake: Path, launcher: Path | None) -> list[str]:
+    # Upstream's asserts print __FILE__: without the maps every message, and so the bytes, would hold this machine's
+    # paths. ccache shortens paths below its base folder to relative ones before the compiler sees them.
+    relative = os.path.relpath(tree, cmake)
+    maps = [f"-ffile-prefix-map={old}={plan.recipe.name}" for old in (str(tree), relative)]
+    maps.append(f"-ffile-prefix-map={cmake.parent}=payload")
+    arguments = [f"-D{name}={value}" for name, value in plan.options.items()]
+    arguments += [
+        f"-DFORKYARD_TREE={tree}",
+        f"-DCMAKE_C_COMPILER={plan.toolchain.c}",
+        f"-DCMAKE_CXX_COMPILER={plan.toolchain.cxx}",
+        f"-DCMAKE_C_FLAGS={' '.join([*plan.c_flags, *maps])}",
+        f"-DCMAKE_CXX_FLAGS={' '.join([*plan.cxx_flags, *maps])}",
+        "-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--build-id=sha1",
+        "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--build-id=sha1",
+        f"-DCMAKE_C_COMPILER_LAUNCHER={launcher or ''}",
+        f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher or ''}",
+    ]
+    if openmp_name(plan) is not None:
+        arguments.append(f"-DFORKYARD_OPENMP={plan.toolchain.openmp}")
+    for argument in arguments:
+        if re.search(r"[\n\r\0\"]", argument):
+            msg = "a path or option holds a character CMake cannot be given"
+            raise StorageError(msg, where=argument, next_step="choose another cache folder with FORKYARD_CACHE")
+    return arguments
+
+
+def openmp_name(plan: Plan) -> str | None:
+    """File name under which the OpenMP library is carried: its soname."""
+    if plan.options.get("GGML_OPENMP") != "ON" or plan.toolchain.openmp is None:
+        return None
+    return "libgomp.so.1" if plan.toolchain.family == "gcc" else plan.toolchain.openmp.name
+
+
+def _license_name(path: str) -> str:
+    return "-".join(PurePosixPath(path).parts)

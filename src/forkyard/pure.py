@@ -1,0 +1,65 @@
+"""Building the pure-Python bindings wheel, byte for byte the same from the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+import tempfile
+from pathlib import Path
+
+from forkyard.cache import Cache, explained, publish
+from forkyard.console import Reporter
+from forkyard.errors import BuildError
+from forkyard.locks import hold
+from forkyard.process import clean_environment, run
+
+_PROGRAM = "import sys; from hatchling.build import build_wheel; print('forkyard-wheel: ' + build_wheel(sys.argv[1]))"
+# A fixed date: the bindings are not tied to a pin.
+_EPOCH = "1767225600"
+
+
+def bindings_digest(root: Path) -> str:
+    """Digest over everything the bindings wheel is made from."""
+    folder = root / "bindings"
+    whole = hashlib.sha256(f"hatchling {importlib.metadata.version('hatchling')}".encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        relative = path.relative_to(folder)
+        if "__pycache__" in relative.parts or relative.parts[0] == "dist":
+            continue
+        whole.update(f"{relative.as_posix()}\0".encode())
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
+
+
+def build_bindings(root: Path, cache: Cache, out: Path, reporter: Reporter) -> Path:
+    """Have the bindings wheel in ``out``; does nothing if it is there and current.
+
+    Raises:
+        BuildError: the build backend failed.
+    """
+    folder = cache.root / "wheels" / f"bindings-{bindings_digest(root)}"
+    with hold(cache.locks / "bindings.lock"):
+        kept = next(iter(sorted(folder.glob("*.whl"))), None)
+        if kept is None:
+            with reporter.step("packing forkyard-llm"), tempfile.TemporaryDirectory(prefix="bindings-", dir=cache.scratch) as scratch:
+                done = run(
+                    [sys.executable, "-c", _PROGRAM, scratch],
+                    cwd=root / "bindings",
+                    env=clean_environment(extra={"SOURCE_DATE_EPOCH": _EPOCH}),
+                    timeout_s=300,
+                )
+                name = done.stdout.rpartition("forkyard-wheel: ")[2].strip()
+                if done.returncode != 0 or not name:
+                    msg = "the bindings could not be packed"
+                    raise BuildError(msg, where=str(root / "bindings"), why=done.stderr.strip()[-2000:])
+                kept = folder / name
+                publish(Path(scratch) / name, kept)
+        target = out / kept.name
+        if not (target.is_file() and target.read_bytes() == kept.read_bytes()):
+            publish(kept, target)
+        for other in out.glob("forkyard_llm-*.whl"):
+            if other.name != kept.name:
+                with explained(f"remove the older {other.name}"):
+                    other.unlink()
+    return target

@@ -1,0 +1,328 @@
+"""What a variants file may say, and what a variant means for one engine: its CMake options and compile flags.
+
+Three tables, so that each fact is written once:
+
+- ``[features.NAME]``: an instruction set as /proc/cpuinfo names it, with the compiler flags that allow it and
+  the names the disassembler gives its instructions;
+- ``[engines.FAMILY]``: upstream's CMake options, each with the features its ON state lets the compiler use;
+- ``[variants.NAME]``: a set of features.
+
+:func:`resolve` derives the rest: an engine's option is ON exactly if every feature behind it is in the
+variant, and what no option covers becomes an extra flag for the engine's CPU target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StringConstraints
+
+from forkyard.errors import RecipeError
+from forkyard.recipes.model import (
+    Family,
+    InstructionSet,
+    KeyPath,
+    Line,
+    Lines,
+    Name,
+    OptionName,
+    Options,
+    OptionValue,
+    Recipe,
+    Table,
+    locate,
+    to_tuple,
+    unique,
+)
+from forkyard.recipes.suggest import did_you_mean
+from forkyard.recipes.validation import Problem
+
+FeatureName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
+FeatureNames: TypeAlias = Annotated[
+    tuple[FeatureName, ...], BeforeValidator(to_tuple), AfterValidator(unique)
+]
+InstructionSets: TypeAlias = Annotated[
+    tuple[InstructionSet, ...], BeforeValidator(to_tuple), AfterValidator(unique)
+]
+
+
+class Feature(Table):
+    """One CPU feature, named as /proc/cpuinfo names it."""
+
+    flags: Lines = Field(description="gcc and clang flags that let the compiler use it.")
+    instruction_sets: InstructionSets = Field(
+        description="Names iced-x86 gives the CPUID features of its instructions (iced_x86.CpuidFeature)."
+    )
+
+
+class EngineIsa(Table):
+    """How one engine family spells instruction sets."""
+
+    native: OptionName = Field(description="CMake option that makes upstream compile for the build machine.")
+    options: dict[OptionName, FeatureNames] = Field(
+        description="Every ISA option upstream has for x86, with the features its ON state allows."
+    )
+
+
+class VariantEngine(Table):
+    """What differs for one engine family in one variant."""
+
+    unsupported: Line | None = Field(default=None, description="Why this engine has no such variant.")
+    options: Options = Field(
+        default_factory=dict, description="CMake options besides the derived ISA options."
+    )
+    flags: Lines = Field(
+        default=(), description="Compile flags besides the derived ones, for the CPU target."
+    )
+
+
+class Variant(Table):
+    """One build of an engine for one class of CPUs."""
+
+    title: Line = Field(description="One line for people.")
+    kind: Literal["isa"] = Field(description="What the variant is about: an instruction set.")
+    extends: Name | None = Field(default=None, description="Variant whose features this one adds to.")
+    native: bool = Field(
+        default=False, description="Compile for the build machine: its features are the variant's."
+    )
+    features: FeatureNames = Field(
+        default=(), description="CPU features the variant adds; all are required to run."
+    )
+    proof: FeatureNames = Field(
+        default=(),
+        description="Features of which the built CPU library must hold at least one instruction each.",
+    )
+    rank: Annotated[int, Field(ge=0, le=1000)] = Field(
+        description="Higher is preferred when the CPU can run it."
+    )
+    hardware: Line = Field(default="compiled only", description="What the variant was run on.")
+    engines: dict[Family, VariantEngine] = Field(default_factory=dict)
+
+
+class Variants(Table):
+    """The whole of a variants file, or several merged."""
+
+    schema_: Literal[1] = Field(alias="schema", description="Version of this file format.")
+    features: dict[FeatureName, Feature] = Field(default_factory=dict)
+    engines: dict[Family, EngineIsa] = Field(default_factory=dict)
+    variants: dict[Name, Variant] = Field(default_factory=dict)
+
+    _places: Mapping[KeyPath, tuple[Path, int]] = PrivateAttr(default_factory=dict)
+    _path: Path = PrivateAttr(default_factory=lambda: Path("<variants>"))
+
+    def location_of(self, *key: str | int) -> str:
+        """Return ``file:line`` of *key* or of the nearest enclosing table."""
+        place: KeyPath = key
+        while place:
+            if place in self._places:
+                path, line = self._places[place]
+                return f"{path}:{line}"
+            place = place[:-1]
+        return locate(self._path, {}, ())
+
+    def get(self, name: str) -> Variant:
+        """Return the variant called *name*; raises :class:`RecipeError` if there is none."""
+        if name not in self.variants:
+            raise RecipeError(
+                f"there is no variant {name!r}",
+                where=str(self._path),
+                why=f"known variants: {', '.join(sorted(self.variants))}",
+                next_step=did_you_mean(name, self.variants)
+                or "use one of those, or define it in a variants file",
+            )
+        return self.variants[name]
+
+    def features_of(self, name: str) -> frozenset[str]:
+        """Return every feature of variant *name*, inherited ones too; none of the host's for a native one."""
+        features: set[str] = set()
+        step: str | None = name
+        while step is not None:
+            variant = self.get(step)
+            features.update(variant.features)
+            step = variant.extends
+        return frozenset(features)
+
+
+@dataclass(frozen=True)
+class ResolvedVariant:
+    """A variant as one engine is built for it."""
+
+    name: str
+    title: str
+    family: str
+    native: bool
+    features: tuple[str, ...]
+    """Sorted; as /proc/cpuinfo writes them; a CPU must have all of them."""
+    rank: int
+    hardware: str
+    options: Mapping[str, OptionValue]
+    """Every ISA option of the engine, explicitly ON or OFF, its native option, and the variant's own."""
+    flags: tuple[str, ...]
+    """Extra compile flags for the engine's CPU target: what its options do not turn on."""
+    instruction_sets: frozenset[str]
+    """iced-x86 names of what the code may use beside the x86-64 baseline."""
+    proof: Mapping[str, frozenset[str]]
+    """Feature -> iced-x86 names, one instruction of which must be in the CPU library."""
+
+
+def resolve(
+    variants: Variants, name: str, family: str, host_features: Collection[str] | None = None
+) -> ResolvedVariant:
+    """Resolve variant *name* for engine *family*.
+
+    Args:
+        variants: what :func:`forkyard.recipes.load.load_variants` read.
+        name: the variant.
+        family: the engine family.
+        host_features: the build machine's, as /proc/cpuinfo names them; only a native variant needs them.
+
+    Raises:
+        RecipeError: the variant or family is unknown, the engine does not have the variant, or a native
+            variant is asked for without host features.
+    """
+    variant = variants.get(name)
+    if family not in variants.engines:
+        raise RecipeError(
+            f"no ISA options are known for engine family {family!r}",
+            where=variants.location_of("engines"),
+            next_step=did_you_mean(family, variants.engines) or "add an [engines] table for it",
+        )
+    engine = variants.engines[family]
+    own = _own(variant, family)
+    if own.unsupported is not None:
+        raise RecipeError(
+            f"variant {name!r} does not exist for {family}",
+            where=variants.location_of("variants", name, "engines", family, "unsupported"),
+            why=own.unsupported,
+            next_step=f"choose one of: {', '.join(supported(variants, family))}",
+        )
+    features = set(variants.features_of(name))
+    proof_names = variant.proof
+    if variant.native:
+        if host_features is None:
+            raise RecipeError(
+                f"variant {name!r} is compiled for the build machine, whose CPU features were not given",
+                where=variants.location_of("variants", name),
+            )
+        features.update(f for f in host_features if f in variants.features)
+        proof_names = proof_names or _best_proof(variants, family, features)
+    options: dict[str, OptionValue] = {
+        option: set(needed) <= features for option, needed in engine.options.items()
+    }
+    options[engine.native] = variant.native
+    covered = {f for option, needed in engine.options.items() if options[option] for f in needed}
+    # A native build gets everything from the compiler's own detection; flags would only repeat it.
+    extra = [] if variant.native else [f for f in variants.features if f in features and f not in covered]
+    flags = [flag for f in extra for flag in variants.features[f].flags]
+    options.update(own.options)
+    sets = {f: frozenset(variants.features[f].instruction_sets) for f in features}
+    return ResolvedVariant(
+        name=name,
+        title=variant.title,
+        family=family,
+        native=variant.native,
+        features=tuple(sorted(features)),
+        rank=variant.rank,
+        hardware=variant.hardware,
+        options=dict(sorted(options.items())),
+        flags=tuple(dict.fromkeys([*flags, *own.flags])),
+        instruction_sets=frozenset().union(*sets.values()),
+        proof={f: sets[f] for f in proof_names},
+    )
+
+
+def supported(variants: Variants, family: str) -> list[str]:
+    """Return the names of the variants engine *family* has, highest rank first."""
+    names = [name for name, variant in variants.variants.items() if _own(variant, family).unsupported is None]
+    return sorted(names, key=lambda n: (-variants.variants[n].rank, n))
+
+
+def _own(variant: Variant, family: str) -> VariantEngine:
+    return next((own for name, own in variant.engines.items() if name == family), VariantEngine())
+
+
+def configure_options(recipe: Recipe, resolved: ResolvedVariant) -> dict[str, str]:
+    """Return the CMake options of *recipe* built as *resolved*, by name, values as CMake writes them.
+
+    Raises :class:`RecipeError` if the recipe sets an option that belongs to the variant.
+    """
+    both = sorted(set(recipe.build.options) & set(resolved.options))
+    if both:
+        raise RecipeError(
+            f"the recipe sets {', '.join(both)}, which the variant {resolved.name!r} decides",
+            where=recipe.location_of("build", "options", both[0]),
+            next_step="remove it from the recipe; instruction sets and backends belong in a variants file",
+        )
+    merged = {**recipe.build.options, **resolved.options}
+    return {option: cmake_value(merged[option]) for option in sorted(merged)}
+
+
+def cmake_value(value: OptionValue) -> str:
+    """Return *value* as CMake writes it: booleans are ON and OFF."""
+    if isinstance(value, bool):
+        return "ON" if value else "OFF"
+    return str(value)
+
+
+def inconsistencies(variants: Variants) -> list[Problem]:
+    """Return what does not fit together: names that lead nowhere, loops, proofs of absent features."""
+    found: list[Problem] = []
+    known = variants.features
+    for family, engine in variants.engines.items():
+        for option, needed in engine.options.items():
+            key: KeyPath = ("engines", family, "options", option)
+            found += [_unknown_feature((*key, i), f, known) for i, f in enumerate(needed) if f not in known]
+    for name, variant in variants.variants.items():
+        key = ("variants", name)
+        for field, names in (("features", variant.features), ("proof", variant.proof)):
+            found += [
+                _unknown_feature((*key, field, i), f, known) for i, f in enumerate(names) if f not in known
+            ]
+        broken = _broken_chain(variants, name)
+        if broken is not None:
+            hint = did_you_mean(variant.extends or "", variants.variants)
+            found.append(Problem((*key, "extends"), broken, hint))
+            continue
+        if not variant.native:
+            missing = [f for f in variant.proof if f in known and f not in variants.features_of(name)]
+            found += [Problem((*key, "proof"), f"{f!r} is no feature of the variant", None) for f in missing]
+        for family, own in variant.engines.items():
+            isa = variants.engines.get(family)
+            derived = set() if isa is None else {*isa.options, isa.native}
+            place: KeyPath = (*key, "engines", family, "options")
+            found += [
+                Problem((*place, option), f"{option} follows from the features", None)
+                for option in own.options
+                if option in derived
+            ]
+    return found
+
+
+def _unknown_feature(key: KeyPath, name: str, known: Collection[str]) -> Problem:
+    hint = did_you_mean(name, known) or "define it under [features]"
+    return Problem(key, f"no feature {name!r} is defined", hint)
+
+
+def _broken_chain(variants: Variants, name: str) -> str | None:
+    seen = [name]
+    step = variants.variants[name].extends
+    while step is not None:
+        if step not in variants.variants:
+            return f"there is no variant {step!r} to extend"
+        if step in seen:
+            return f"variants extend each other in a loop: {' -> '.join([*seen, step])}"
+        seen.append(step)
+        step = variants.variants[step].extends
+    return None
+
+
+def _best_proof(variants: Variants, family: str, features: Collection[str]) -> tuple[str, ...]:
+    """Return the proof of the best fixed variant a machine with *features* runs: native must reach it too."""
+    for name in supported(variants, family):
+        variant = variants.variants[name]
+        if not variant.native and variants.features_of(name) <= set(features):
+            return variant.proof
+    return ()

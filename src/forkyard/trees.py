@@ -1,0 +1,99 @@
+"""The checked-out patched tree of a recipe: one folder, updated in place, locked while anybody compiles from it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forkyard.cache import Cache, write_atomic
+from forkyard.console import Reporter
+from forkyard.gitstore import Store
+from forkyard.locks import hold
+from forkyard.recipes import Recipe
+from forkyard.sources import Obtained
+from forkyard.stacks import PatchedTree, Stack, apply_stacks
+
+# ik_llama.cpp's build writes this into its source tree; removing it would relink every tool each time.
+_WRITTEN_BY_BUILD = ("common/build-info.cpp",)
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A patched tree on disk."""
+
+    folder: Path
+    patched: PatchedTree
+    tree: str
+    """Tree id of what lies in the folder: the patched tree less what the source did not deliver."""
+    lock_fd: int
+    """Hand this to compilers: while they live, nobody changes the folder."""
+
+
+def patch(recipe: Recipe, obtained: Obtained, stacks: Sequence[Stack], cache: Cache) -> PatchedTree:
+    """Apply the stacks to the obtained pin, in the object store.
+
+    Raises:
+        PatchError: a patch is malformed or does not apply exactly.
+    """
+    store = Store(cache.store(recipe.family))
+    with hold(cache.locks / f"store-{recipe.family}.lock"):
+        patched = apply_stacks(store, recipe.family, obtained.commit, obtained.date, obtained.tree, stacks)
+        store.pin_object(patched.commit, f"patched/{patched.commit}")
+    return patched
+
+
+@contextlib.contextmanager
+def checked_out(
+    recipe: Recipe, workspace: str, obtained: Obtained, stacks: Sequence[Stack], toolchain: str, cache: Cache, reporter: Reporter
+) -> Iterator[Checkout]:
+    """The patched tree in its folder, every file hashed against its object id, unchanged for the length of the block.
+
+    Several builds may use the folder at once; one that needs it changed waits until they are done.
+
+    Args:
+        workspace: name of the folder in the cache.
+        toolchain: identity of the compiler; files a build writes into the tree do not survive a change of it.
+
+    Raises:
+        PatchError, SourceError, StorageError: see :func:`patch` and the object store.
+    """
+    store = Store(cache.store(recipe.family))
+    with reporter.step(f"applying {sum(len(s.series(recipe.family).patches) for s in stacks)} patches to {recipe.name}"):
+        patched = patch(recipe, obtained, stacks, cache)
+        tree = store.without(patched.tree, obtained.absent)
+    folder, index = cache.tree(workspace), cache.tree_index(workspace)
+    stamp = index.with_suffix(".stamp")
+    wanted = json.dumps({"tree": tree, "label": pin_label(recipe, stacks), "toolchain": toolchain}).encode()
+
+    def told(who: str) -> None:
+        reporter.note(f"waiting for {folder.name}'s source tree (held by {who})")
+
+    with hold(cache.locks / f"tree-{workspace}.lock", waiting=told) as held:
+        while True:
+            current = stamp.read_bytes() if stamp.is_file() else b""
+            same_origin = current[current.find(b'"label"') :] == wanted[wanted.find(b'"label"') :]
+            stamp.unlink(missing_ok=True)
+            with reporter.step(f"checking out {recipe.name}"):
+                store.check_out(tree, folder, index, keep=_WRITTEN_BY_BUILD if same_origin else ())
+                store.verify_checkout(tree, folder)
+            write_atomic(stamp, wanted)
+            # Changing an flock is not atomic: somebody who wanted another tree may have come in between.
+            fcntl.flock(held.fd, fcntl.LOCK_SH)
+            if stamp.is_file() and stamp.read_bytes() == wanted:
+                break
+            fcntl.flock(held.fd, fcntl.LOCK_EX)
+        yield Checkout(folder, patched, tree, held.fd)
+
+
+def pin_label(recipe: Recipe, stacks: Sequence[Stack]) -> str:
+    """What a build calls its commit: the pin, marked when patches are on it.
+
+    It does not name the patched commit: a one-line change of a patch would then recompile every file that
+    includes the version header. The manifest names the patched commit.
+    """
+    patched = any(stack.series(recipe.family).patches for stack in stacks)
+    return recipe.pin.commit[:9] + ("-forkyard" if patched else "")

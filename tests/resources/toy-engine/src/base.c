@@ -1,0 +1,1 @@
+const char * ggml_toy_file(void) { return __FILE__; }

@@ -1,0 +1,120 @@
+"""What the doctor finds, as data and as text."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from forkyard_llm import selection
+from forkyard_llm.doctor import Report, examine, show
+from forkyard_llm.payloads import Payload
+from forkyard_llm.selection import Verdict
+
+MakePayload = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard_llm.payloads.metadata.entry_points", lambda **_: ())
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """avx2 works, everything else crashes; the variants probed, in order."""
+    probed: list[str] = []
+
+    def answer(payload: Payload) -> tuple[Verdict, bool]:
+        probed.append(payload.variant)
+        if payload.variant == "avx2":
+            return Verdict(True, "works", {"system_info": "AVX2 = 1", "probe_seconds": 0.1}), True
+        return Verdict(False, "crashed with SIGILL in the probe", {"signal": "SIGILL"}), True
+
+    monkeypatch.setattr(selection, "_probe", answer)
+    return probed
+
+
+def shown(report: Report) -> str:
+    console = Console(file=io.StringIO(), width=40)
+    show(report, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_nothing_installed() -> None:
+    report = examine()
+    assert not report.usable
+    assert report.facts["payloads"] == []
+    assert "nox -s build-" in report.facts["problem"]
+    assert "no payloads installed" in shown(report)
+
+
+def test_the_chosen_one_comes_first_with_every_other_s_reason(
+    make_payload: MakePayload, probe: list[str]
+) -> None:
+    make_payload("forkyard-llama-cpp-alien", rank=99, cpu_features=["avx512_4fmaps"])
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    make_payload("forkyard-llama-cpp-avx2", rank=30, capabilities=["numa-mirror"])
+    make_payload("forkyard-ik-llama-cpp-avx2", rank=30)
+    report = examine()
+    assert report.usable
+    assert [
+        (entry["distribution"], entry["chosen"], entry["usable"]) for entry in report.facts["payloads"]
+    ] == [
+        ("forkyard-llama-cpp-avx2", True, True),
+        ("forkyard-llama-cpp-alien", False, False),
+        ("forkyard-llama-cpp-avx512", False, False),
+        ("forkyard-ik-llama-cpp-avx2", False, True),
+    ]
+    text = shown(report)
+    assert "chosen   forkyard-llama-cpp-avx2 1.0 (llama.cpp, avx2, rank 30)" in text
+    assert "this CPU lacks avx512_4fmaps" in text
+    assert "crashed with SIGILL" in text
+    assert "capabilities: numa-mirror" in text
+    assert json.loads(json.dumps(report.facts)) == report.facts
+
+
+def test_it_probes_anew_unless_told_otherwise(make_payload: MakePayload, probe: list[str]) -> None:
+    make_payload()
+    examine()
+    examine()
+    assert probe == ["avx2", "avx2"]
+    assert examine(refresh=False).facts["payloads"][0]["remembered"]
+    assert probe == ["avx2", "avx2"]
+
+
+def test_broken_folders_and_the_environment_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", str(tmp_path))
+    report = examine()
+    assert report.facts["broken"][0]["distribution"] == str(tmp_path)
+    assert report.facts["environment"]["FORKYARD_LLM_PAYLOAD_PATH"] == str(tmp_path)
+    assert "broken" in shown(report)
+
+
+def test_an_override_by_folder_is_the_chosen_one(
+    make_payload: MakePayload, probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_payload()
+    monkeypatch.delenv("FORKYARD_LLM_PAYLOAD_PATH")
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", str(root))
+    (entry,) = examine().facts["payloads"]
+    assert entry["chosen"]
+
+
+def test_the_machine_is_described() -> None:
+    facts = examine().facts
+    assert facts["system"]["libc"].startswith("glibc")
+    assert facts["cpu"]["features"]
+    assert facts["cache"]["writable"] is True
+    assert {model["name"] for model in facts["models"]} == {"smollm2-135m", "gemma3-270m"}
+
+
+def test_markup_in_a_name_is_only_text(make_payload: MakePayload, probe: list[str]) -> None:
+    make_payload("forkyard-llama-cpp-[red]x")
+    assert "[red]x" in shown(examine())

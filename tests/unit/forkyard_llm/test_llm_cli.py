@@ -1,0 +1,284 @@
+"""The command line: output, JSON, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forkyard_llm import cli
+from forkyard_llm.errors import (
+    AbiMismatch,
+    DownloadError,
+    EngineError,
+    ForkyardLlmError,
+    ModelError,
+    PayloadNotFound,
+    PayloadRejected,
+    Rejection,
+    UnsupportedOption,
+    UsageError,
+)
+
+MakePayload = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard_llm.payloads.metadata.entry_points", lambda **_: ())
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The options `generate` was given; it answers "one two" or raises what is in the list."""
+    seen: list[Any] = []
+    module = types.ModuleType("forkyard_llm.generate")
+
+    def options(**given: Any) -> dict[str, Any]:
+        return given
+
+    def streamed(given: dict[str, Any], emit: Callable[[str], None]) -> None:
+        for item in [*(item for item in seen if not isinstance(item, dict)), "one", " two"]:
+            if isinstance(item, BaseException):
+                raise item
+            emit(item)
+        seen.append(given)
+
+    def measured(given: dict[str, Any]) -> dict[str, Any]:
+        pieces: list[str] = []
+        streamed(given, pieces.append)
+        return {"text": "".join(pieces)}
+
+    module.GenerateOptions = options  # type: ignore[attr-defined]
+    module.streamed = streamed  # type: ignore[attr-defined]
+    module.measured = measured  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "forkyard_llm.generate", module)
+    monkeypatch.setattr(cli, "resolve", lambda name, **_: Path(name))
+    return seen
+
+
+def run(capfdbinary: pytest.CaptureFixture[bytes], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    out, err = capfdbinary.readouterr()
+    return code, out.decode(), err.decode()
+
+
+def test_generate_streams(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code, out, err = run(capfdbinary, "generate", "-m", "m.gguf", "-p", "zero")
+    assert (code, out, err) == (0, "one two\n", "")
+
+
+def test_generate_json_is_one_document(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code, out, _ = run(capfdbinary, "generate", "-m", "m.gguf", "-p", "zero", "--json")
+    assert code == 0
+    assert json.loads(out) == {"text": "one two"}
+
+
+def test_generate_passes_on_only_what_was_said(
+    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    sampling = ["--temp", "0", "--top-k", "5", "--top-p", "0.5", "--min-p", "0.1", "--seed", "3"]
+    others = ["-n", "7", "-c", "99", "-t", "2", "--stop", "A", "--stop", "B"]
+    chosen = ["--engine", "ik_llama.cpp", "--variant", "avx2"]
+    run(capfdbinary, "generate", "-m", "m", "-p", "x", *sampling, *others, *chosen)
+    given = asked[-1]
+    assert given["sampling"] == {"temperature": 0.0, "top_k": 5, "top_p": 0.5, "min_p": 0.1, "seed": 3}
+    assert given["stop"] == ("A", "B")
+    assert (given["max_tokens"], given["context"], given["threads"]) == (7, 99, 2)
+    assert (given["engine"], given["variant"]) == ("ik_llama.cpp", "avx2")
+
+
+def test_generate_without_sampling_options(
+    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run(capfdbinary, "generate", "-m", "m", "-p", "x")
+    assert asked[-1]["sampling"] == {}
+
+
+@pytest.mark.parametrize(
+    ("piped", "prompt"), [("text\n", "text"), ("text", "text"), ("a\n\n", "a\n"), ("é", "é")]
+)
+def test_the_prompt_comes_from_standard_input(
+    asked: list[Any],
+    capfdbinary: pytest.CaptureFixture[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    piped: str,
+    prompt: str,
+) -> None:
+    (tmp_path / "prompt").write_text(piped, encoding="utf-8")
+    with (tmp_path / "prompt").open(encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        run(capfdbinary, "generate", "-m", "m")
+    assert asked[-1]["prompt"] == prompt
+
+
+def test_a_prompt_that_is_no_text(
+    asked: list[Any],
+    capfdbinary: pytest.CaptureFixture[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "prompt").write_bytes(b"\xff")
+    with (tmp_path / "prompt").open() as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        code, _, err = run(capfdbinary, "generate", "-m", "m")
+    assert code == 2
+    assert "not UTF-8" in err
+
+
+def test_no_prompt_on_a_terminal(
+    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    code, _, err = run(capfdbinary, "generate", "-m", "m")
+    assert code == 2
+    assert "give one with -p" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("why"), 2),
+        (PayloadNotFound("why"), 3),
+        (PayloadRejected("why", [Rejection("forkyard-x", "because")]), 4),
+        (AbiMismatch("why"), 5),
+        (ModelError("why", offset=17), 6),
+        (EngineError("why"), 7),
+        (UnsupportedOption("why"), 8),
+        (DownloadError("why"), 9),
+        (ForkyardLlmError("why"), 1),
+    ],
+)
+def test_every_error_has_its_code_and_its_json(
+    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes], error: ForkyardLlmError, code: int
+) -> None:
+    asked.append(error)
+    got, out, err = run(capfdbinary, "generate", "-m", "m", "-p", "x")
+    assert (got, out, err) == (code, "", "error: why\n")
+    got, out, err = run(capfdbinary, "generate", "-m", "m", "-p", "x", "--json")
+    body = json.loads(out)["error"]
+    assert got == body["exit_code"] == code
+    assert body["type"] == type(error).__name__
+    assert body["message"] == "why"
+    if isinstance(error, ModelError):
+        assert body["offset"] == 17
+    if isinstance(error, PayloadRejected):
+        assert body["rejections"] == [{"distribution": "forkyard-x", "reason": "because"}]
+
+
+def test_ctrl_c_ends_with_130_and_keeps_what_was_said(
+    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    asked.extend(["said", KeyboardInterrupt()])
+    code, out, err = run(capfdbinary, "generate", "-m", "m", "-p", "x")
+    assert (code, out, err) == (130, "said", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["generate"], ["nonsense"], ["generate", "-m", "m", "-p", "x", "--temp", "-1"], ["models", "get"]],
+)
+def test_wrong_usage_is_2(capfdbinary: pytest.CaptureFixture[bytes], arguments: list[str]) -> None:
+    code, _, err = run(capfdbinary, *arguments)
+    assert code == 2
+    assert "Usage:" in err
+    code, out, _ = run(capfdbinary, *arguments, "--json")
+    assert json.loads(out)["error"]["exit_code"] == code == 2
+
+
+def test_json_after_the_dashes_is_not_ours(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code, out, err = run(capfdbinary, "serve", "-m", "smollm2-135m", "--offline", "--", "--json")
+    assert (code, out) == (3, "")
+    assert "no payload" in err
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["serve"], ["models"], ["models", "get"], ["doctor"]])
+def test_help_lists_the_exit_codes(capfdbinary: pytest.CaptureFixture[bytes], command: list[str]) -> None:
+    code, out, _ = run(capfdbinary, *command, "--help")
+    assert code == 0
+    for number in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130):
+        assert f"\n    {number} " in out
+
+
+def test_doctor_s_exit_code_says_whether_anything_is_usable(
+    capfdbinary: pytest.CaptureFixture[bytes], make_payload: MakePayload
+) -> None:
+    code, out, _ = run(capfdbinary, "doctor")
+    assert code == 3
+    assert "no payloads installed" in out
+    make_payload()
+    code, out, _ = run(capfdbinary, "doctor", "--json")
+    facts = json.loads(out)
+    assert code == 3
+    assert facts["usable"] is False
+    assert "reinstall it" in facts["payloads"][0]["reason"]
+
+
+def test_models_list(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code, out, _ = run(capfdbinary, "models", "list")
+    assert code == 0
+    assert "smollm2-135m" in out
+    assert "not here yet" in out
+    code, out, _ = run(capfdbinary, "models", "list", "--json")
+    assert {entry["name"] for entry in json.loads(out)["models"]} == {"smollm2-135m", "gemma3-270m"}
+
+
+def test_models_get_prints_the_licence_note_and_obeys_offline(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    code, out, err = run(capfdbinary, "models", "get", "gemma3-270m", "--offline")
+    assert (code, out) == (9, "")
+    assert "Gemma Terms of Use" in err
+    assert "offline" in err
+
+
+def test_models_get_of_an_unknown_name(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    code, _, err = run(capfdbinary, "models", "get", "nothing")
+    assert code == 2
+    assert "known: gemma3-270m, smollm2-135m" in err
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def test_a_reader_that_goes_away_is_no_traceback(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "forkyard_llm", "models", "list"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        code = process.wait(timeout=60)
+        assert process.stderr.read() == ""
+    assert code == 141
+
+
+def test_importing_the_package_loads_no_engine_and_little_else(environment: dict[str, str]) -> None:
+    code = (
+        "import sys, forkyard_llm\n"
+        "heavy = ('rich', 'click', 'archspec', 'filelock')\n"
+        "loaded = [name for name in sys.modules if name.startswith('forkyard_llm.') or name in heavy]\n"
+        "assert loaded == ['forkyard_llm.errors'], loaded\n"
+        "assert 'Llama' in dir(forkyard_llm)\n"
+        "assert forkyard_llm.select.__module__ == 'forkyard_llm.selection'\n"
+        "try:\n"
+        "    forkyard_llm.nothing\n"
+        "except AttributeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout == "module 'forkyard_llm' has no attribute 'nothing'\n"

@@ -1,0 +1,323 @@
+"""Which payload is taken, which are not, why, and that a crashing one only kills its probe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from forkyard_llm import cpu, selection
+from forkyard_llm.errors import PayloadNotFound, PayloadRejected, UsageError
+from forkyard_llm.payloads import Payload, read_payload
+from forkyard_llm.selection import Verdict, judge, select, suggestion, survey
+
+MakePayload = Callable[..., Path]
+
+CRASH = "import os, signal\nos.kill(os.getpid(), signal.{})\n"
+
+
+@pytest.fixture
+def all_work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every probe says yes; the names probed, in order."""
+    probed: list[str] = []
+
+    def probe(payload: Payload) -> tuple[Verdict, bool]:
+        probed.append(payload.distribution)
+        return Verdict(True, "works"), True
+
+    monkeypatch.setattr(selection, "_probe", probe)
+    return probed
+
+
+@pytest.fixture(autouse=True)
+def no_installed_payloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard_llm.payloads.metadata.entry_points", lambda **_: ())
+
+
+def test_the_highest_rank_wins_and_only_it_is_probed(make_payload: MakePayload, all_work: list[str]) -> None:
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    assert select().distribution == "forkyard-llama-cpp-avx512"
+    assert all_work == ["forkyard-llama-cpp-avx512"]
+
+
+def test_auto_prefers_llama_cpp_whatever_the_rank(make_payload: MakePayload, all_work: list[str]) -> None:
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    make_payload("forkyard-ik-llama-cpp-avx512", rank=40)
+    assert select().engine == "llama.cpp"
+    assert select("ik_llama.cpp").engine == "ik_llama.cpp"
+
+
+def test_auto_takes_ik_when_nothing_else_is_there(make_payload: MakePayload, all_work: list[str]) -> None:
+    make_payload("forkyard-ik-llama-cpp-avx512")
+    assert select().engine == "ik_llama.cpp"
+
+
+@pytest.mark.parametrize(
+    "engine", ["ik_llama.cpp", "ik-llama-cpp", "ik_llama_cpp", "forkyard-ik-llama-cpp-avx2"]
+)
+def test_ways_to_name_an_engine(make_payload: MakePayload, all_work: list[str], engine: str) -> None:
+    make_payload("forkyard-llama-cpp-avx2")
+    make_payload("forkyard-ik-llama-cpp-avx2")
+    assert select(engine).distribution == "forkyard-ik-llama-cpp-avx2"
+
+
+def test_a_variant_can_be_asked_for(make_payload: MakePayload, all_work: list[str]) -> None:
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    assert select(variant="avx2").variant == "avx2"
+
+
+def test_a_payload_this_cpu_cannot_run_is_passed_over_without_a_probe(
+    make_payload: MakePayload, all_work: list[str]
+) -> None:
+    make_payload("forkyard-llama-cpp-sse42", rank=10)
+    make_payload("forkyard-llama-cpp-alien", rank=99, cpu_features=["avx512_4fmaps", "avx1024"])
+    assert select().variant == "sse42"
+    assert all_work == ["forkyard-llama-cpp-sse42"]
+
+
+def test_rejection_names_every_candidate_the_reason_and_the_next_step(make_payload: MakePayload) -> None:
+    make_payload("forkyard-llama-cpp-alien", cpu_features=["avx512_4fmaps", "avx1024"])
+    make_payload("forkyard-ik-llama-cpp-alien", cpu_features=["fma4"])
+    with pytest.raises(PayloadRejected) as caught:
+        select()
+    text = str(caught.value)
+    assert "forkyard-llama-cpp-alien: this CPU lacks avx512_4fmaps, avx1024" in text
+    assert "avx1024 is not a CPU feature name" in text
+    assert "forkyard-ik-llama-cpp-alien: this CPU lacks fma4" in text
+    assert "nox -s build-" in text
+    assert [item.distribution for item in caught.value.rejections] == [
+        "forkyard-llama-cpp-alien",
+        "forkyard-ik-llama-cpp-alien",
+    ]
+    assert caught.value.exit_code == 4
+
+
+def test_nothing_installed_says_what_to_build() -> None:
+    with pytest.raises(PayloadNotFound, match="nox -s build-") as caught:
+        select()
+    assert caught.value.exit_code == 3
+
+
+def test_what_is_broken_is_mentioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", str(tmp_path))
+    with pytest.raises(PayloadNotFound, match=r"unusable: .*cannot read .*manifest\.json"):
+        select()
+
+
+def test_an_engine_nobody_knows(make_payload: MakePayload) -> None:
+    make_payload()
+    with pytest.raises(
+        UsageError, match=r"unknown engine 'lama\.cpp'; known: auto, llama\.cpp, ik_llama\.cpp"
+    ):
+        select("lama.cpp")
+
+
+def test_the_suggestion_is_for_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def host(*features: str) -> Callable[[], cpu.HostCpu]:
+        return lambda: cpu.HostCpu("", "", "", "x86_64", frozenset(features))
+
+    monkeypatch.setattr(cpu, "host", host("sse4_2", "avx2", "fma", "f16c", "bmi2"))
+    assert "nox -s build-avx2" in suggestion()
+    monkeypatch.setattr(cpu, "host", host("sse4_2", "avx2", "fma", "f16c"))
+    assert "nox -s build-sse42" in suggestion()
+    assert "pip install forkyard-ik-llama-cpp-avx512" in suggestion("ik_llama.cpp", "avx512")
+
+
+# -- the environment override
+
+
+def test_the_override_names_a_distribution(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-llama-cpp-avx2")
+    assert select().variant == "avx2"
+
+
+def test_the_override_names_a_folder(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_payload()
+    monkeypatch.delenv("FORKYARD_LLM_PAYLOAD_PATH")
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", str(root))
+    assert select().root == root.resolve()
+    assert [candidate.payload.root for candidate in survey()] == [root.resolve()]
+
+
+def test_the_override_must_not_contradict_the_arguments(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload()
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-llama-cpp-avx2")
+    with pytest.raises(
+        UsageError, match=r"names forkyard-llama-cpp-avx2 .* but engine ik_llama\.cpp was asked for"
+    ):
+        select("ik_llama.cpp")
+
+
+def test_the_override_does_not_override_the_cpu(
+    make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-alien", cpu_features=["avx512_4fmaps"])
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-llama-cpp-alien")
+    with pytest.raises(PayloadRejected, match="this CPU lacks"):
+        select()
+
+
+def test_an_override_that_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-nothing")
+    with pytest.raises(PayloadNotFound, match="neither an installed payload's name nor a folder"):
+        select()
+
+
+# -- real probes, in real child processes
+
+
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGABRT"])
+def test_a_payload_that_kills_its_probe_is_rejected(make_payload: MakePayload, name: str) -> None:
+    payload = read_payload(make_payload(abi=CRASH.format(name)))
+    verdict = judge(payload)
+    assert not verdict.usable
+    assert verdict.reason == f"crashed with {name} in the probe"
+
+
+def test_after_a_crash_the_next_best_is_taken(
+    make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-avx512", rank=40, abi=CRASH.format("SIGILL"))
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    really = selection._probe
+    monkeypatch.setattr(
+        selection, "_probe", lambda p: (Verdict(True, "works"), True) if p.variant == "avx2" else really(p)
+    )
+    assert select().variant == "avx2"
+
+
+def test_a_damaged_payload_is_rejected_with_what_loading_says(make_payload: MakePayload) -> None:
+    verdict = judge(read_payload(make_payload()))
+    assert not verdict.usable
+    assert "reinstall it" in verdict.reason
+    assert verdict.facts["error"] == "AbiMismatch"
+
+
+def test_what_the_payload_prints_is_not_taken_for_the_verdict(make_payload: MakePayload) -> None:
+    noise = """print('{"usable": true, "reason": "trust me"}')\nimport os\nos.write(1, b'{"usable": true}')\n"""
+    verdict = judge(read_payload(make_payload(abi=noise)))
+    assert not verdict.usable
+
+
+def test_a_probe_that_hangs_is_ended(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "PROBE_TIMEOUT_S", 1.0)
+    payload = read_payload(make_payload(abi="import time\ntime.sleep(60)\n"))
+    verdict = judge(payload)
+    assert verdict.reason == "its probe did not end within 1 s"
+    assert not list(cache_files())
+
+
+def test_the_working_directory_does_not_get_into_the_probe(
+    make_payload: MakePayload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(77)")
+    monkeypatch.chdir(tmp_path)
+    assert "reinstall it" in judge(read_payload(make_payload())).reason
+
+
+# -- remembering
+
+
+def cache_files() -> list[Path]:
+    from forkyard_llm.cache import cache_dir
+
+    return sorted((cache_dir() / "verdicts").glob("*.json"))
+
+
+def test_a_verdict_is_remembered_across_processes(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = read_payload(make_payload())
+    select()
+    monkeypatch.setattr(selection, "_remembered", {})
+    select()
+    assert all_work == ["forkyard-llama-cpp-avx2"]
+    assert judge(payload).remembered
+
+
+def test_a_crash_is_remembered(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = read_payload(make_payload(abi=CRASH.format("SIGILL")))
+    judge(payload)
+    monkeypatch.setattr(selection, "_remembered", {})
+    monkeypatch.setattr(selection, "_probe", lambda payload: pytest.fail("probed again"))
+    again = judge(payload)
+    assert again.remembered
+    assert again.reason == "crashed with SIGILL in the probe"
+
+
+def test_a_failure_that_may_go_away_is_not_remembered(make_payload: MakePayload) -> None:
+    judge(read_payload(make_payload()))
+    assert cache_files() == []
+
+
+def test_changed_files_are_probed_again(make_payload: MakePayload, all_work: list[str]) -> None:
+    root = make_payload()
+    select()
+    (root / "lib/libllama.so").write_text("other")
+    select()
+    assert len(all_work) == 2
+
+
+def test_another_cpu_is_probed_again(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload()
+    select()
+    monkeypatch.setattr(cpu, "host", lambda: cpu.HostCpu("", "", "other", "x86_64", frozenset({"sse2"})))
+    select()
+    assert len(all_work) == 2
+
+
+def test_refresh_asks_again(make_payload: MakePayload, all_work: list[str]) -> None:
+    payload = read_payload(make_payload())
+    judge(payload)
+    judge(payload, refresh=True)
+    assert len(all_work) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\x00",
+        b"[]",
+        b'{"schema": 1}',
+        b'{"schema": 1, "key": "x", "usable": 1}',
+        b"[" * 100000,
+    ],
+)
+def test_a_damaged_cache_file_is_ignored_and_rewritten(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    make_payload()
+    select()
+    (file,) = cache_files()
+    file.write_bytes(content)
+    monkeypatch.setattr(selection, "_remembered", {})
+    select()
+    assert len(all_work) == 2
+    assert json.loads(file.read_bytes())["usable"] is True
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    make_payload: MakePayload, all_work: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "file" / "cache"))
+    make_payload()
+    select()
+    select()
+    assert len(all_work) == 1  # remembered by this process at least
