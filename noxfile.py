@@ -74,7 +74,9 @@ def plan(session: nox.Session) -> None:
 @nox.session(default=False)
 def doctor(session: nox.Session) -> None:
     """Say what this machine lacks for building, and how to install it."""
-    session.run(str(_environment(session) / "forkyard"), "doctor", *session.posargs, external=True, success_codes=[0, 7])
+    session.run(
+        str(_environment(session) / "forkyard"), "doctor", *session.posargs, external=True, success_codes=[0, 7]
+    )
 
 
 @nox.session

@@ -35,7 +35,7 @@ from forkyard.network import sha256_of
 from forkyard.packing import retag
 from forkyard.plan import Plan, check_obtained
 from forkyard.process import clean_environment, stream
-from forkyard.project import Project, openmp_name, write_project
+from forkyard.project import Project, openmp_license, openmp_name, write_project
 from forkyard.sbom import BundledLibrary, make_sbom
 from forkyard.sources import Obtained, obtain
 from forkyard.trees import Checkout, checked_out
@@ -120,7 +120,9 @@ def build(
         return done
     seconds: dict[str, float] = {}
     lock = cache.locks / f"build-{plan.workspace}-{plan.variant.name}.lock"
-    with hold(lock, waiting=lambda who: reporter.note(f"waiting for another build of {plan.distribution} ({who})")) as held:
+    with hold(
+        lock, waiting=lambda who: reporter.note(f"waiting for another build of {plan.distribution} ({who})")
+    ) as held:
         if (done := _already(plan, cache, out)) is not None:
             return done
         with _timed(seconds, "source"):
@@ -129,7 +131,9 @@ def build(
         with contextlib.ExitStack() as stack:
             with _timed(seconds, "tree"):
                 checkout = stack.enter_context(
-                    checked_out(plan.recipe, plan.workspace, obtained, plan.stacks, plan.toolchain.sha256, cache, reporter)
+                    checked_out(
+                        plan.recipe, plan.workspace, obtained, plan.stacks, plan.toolchain.sha256, cache, reporter
+                    )
                 )
             check_lock(plan.recipe, obtained, plan.stacks, checkout.patched, reporter, strict=locked)
             launcher = _ccache(use_ccache)
@@ -192,7 +196,15 @@ def _ccache(wanted: bool) -> Path | None:
     return Path(found) if found else None
 
 
-def _prepare(plan: Plan, obtained: Obtained, checkout: Checkout, cache: Cache, root: Path, jobs: int | None, launcher: Path | None) -> Project:
+def _prepare(
+    plan: Plan,
+    obtained: Obtained,
+    checkout: Checkout,
+    cache: Cache,
+    root: Path,
+    jobs: int | None,
+    launcher: Path | None,
+) -> Project:
     folder = cache.build(plan.workspace, plan.variant.name)
     build = plan.recipe.build
     abi_sha256 = write_abi(
@@ -204,7 +216,15 @@ def _prepare(plan: Plan, obtained: Obtained, checkout: Checkout, cache: Cache, r
     manifest = make_manifest(plan, obtained, checkout.patched, checkout.tree, abi_sha256)
     sbom = make_sbom(manifest, bundled=_bundled(plan), source_date_epoch=_epoch(obtained.date))
     return write_project(
-        plan, obtained, manifest, sbom, folder, checkout.folder, root / "wheels", jobs=jobs or len(os.sched_getaffinity(0)), launcher=launcher
+        plan,
+        obtained,
+        manifest,
+        sbom,
+        folder,
+        checkout.folder,
+        root / "wheels",
+        jobs=jobs or len(os.sched_getaffinity(0)),
+        launcher=launcher,
     )
 
 
@@ -213,8 +233,7 @@ def _bundled(plan: Plan) -> list[BundledLibrary]:
     if name is None or plan.toolchain.openmp is None:
         return []
     library = plan.toolchain.openmp
-    license_id = "GPL-3.0-or-later WITH GCC-exception-3.1" if plan.toolchain.family == "gcc" else "Apache-2.0 WITH LLVM-exception"
-    return [BundledLibrary(name, f"{plan.package}/lib/{name}", sha256_of(library), license_id=license_id)]
+    return [BundledLibrary(name, f"{plan.package}/lib/{name}", sha256_of(library), license_id=openmp_license(plan))]
 
 
 def _epoch(date: str) -> int:
@@ -326,7 +345,7 @@ class _Compile:
             self._unused.append(unused[1])
         elif self._in_unused and line.strip():
             self._in_unused = False
-        if line.startswith("FAILED: ") or "error:" in line.lower() or line.startswith("CMake Error"):
+        if line.startswith(("FAILED: ", "CMake Error")) or "error:" in line.lower():
             self._failed.append(line)
         self._tail = [*self._tail[-_FAILED_LINES:], line]
 
@@ -348,7 +367,9 @@ class _Compile:
             assert full is not None
             return full
         if "Read-only file system" in text:
-            return StorageError(f"could not build {self._plan.distribution}", where=str(log), why="the file system is read-only")
+            return StorageError(
+                f"could not build {self._plan.distribution}", where=str(log), why="the file system is read-only"
+            )
         shown = self._failed[:6] or self._tail[-6:]
         why = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
         return BuildError(

@@ -20,7 +20,10 @@ import platformdirs
 from forkyard.errors import StorageError
 
 _STORAGE_ERRNOS = {
-    errno.ENOSPC: ("the disk is full", "free some space (`forkyard clean --dry-run` shows what could go), then run again"),
+    errno.ENOSPC: (
+        "the disk is full",
+        "free some space (`forkyard clean --dry-run` shows what could go), then run again",
+    ),
     errno.EDQUOT: ("the disk quota is used up", "free some space or ask for more, then run again"),
     errno.EROFS: ("the file system is read-only", "set FORKYARD_CACHE to a folder that can be written"),
     errno.EACCES: ("permission denied", "set FORKYARD_CACHE to a folder you may write, or mend its permissions"),

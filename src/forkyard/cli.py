@@ -107,7 +107,14 @@ def main() -> None:
 @click.argument("variant")
 @_choices
 @_answers
-def plan(console: Console, variant: str, recipes: tuple[str, ...], variants_file: Path | None, stacks: str | None, out: Path | None) -> None:
+def plan(
+    console: Console,
+    variant: str,
+    recipes: tuple[str, ...],
+    variants_file: Path | None,
+    stacks: str | None,
+    out: Path | None,
+) -> None:
     """Show what would be built, from where, with which flags and key; fetch and build nothing."""
     shop = Workshop.open(out=out, variants_file=variants_file)
     plans, left_out = shop.plans(variant, recipes, _stacks(stacks))
@@ -150,7 +157,9 @@ def _source_text(source: dict[str, Any]) -> str:
 @click.argument("variant")
 @_choices
 @_sources
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel compiles (default: the processors this process may use).")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), help="Parallel compiles (default: the processors this process may use)."
+)
 @click.option("--no-ccache", is_flag=True, help="Do not use ccache even if it is there.")
 @click.option("--locked", is_flag=True, help="Fail if anything differs from the recipe's lock.")
 @_answers
@@ -172,7 +181,9 @@ def build(
     plans, left_out = shop.plans(variant, recipes, _stacks(stacks))
     for line in left_out:
         console.note(line)
-    built = shop.build(plans, console, source=source, offline=offline, jobs=jobs, use_ccache=not no_ccache, locked=locked)
+    built = shop.build(
+        plans, console, source=source, offline=offline, jobs=jobs, use_ccache=not no_ccache, locked=locked
+    )
     lines = []
     for item in built:
         how = "built" if item.fresh else "up to date"
@@ -198,7 +209,10 @@ def status(console: Console) -> None:
     """Show which payloads are built, which are out of date, and which pins are in the cache."""
     facts = Workshop.open().status()
     lines = [f"{row['recipe']:<14} {row['variant']:<14} {row['state']}" for row in facts["payloads"]]
-    lines += ["", *(f"{row['recipe']:<14} pin {row['pin'][:12]}   {row['from'] or 'not fetched'}" for row in facts["sources"])]
+    lines += [
+        "",
+        *(f"{row['recipe']:<14} pin {row['pin'][:12]}   {row['from'] or 'not fetched'}" for row in facts["sources"]),
+    ]
     lines += ["", f"cache  {facts['cache']}", f"output {facts['out']}"]
     console.result(facts, "\n".join(lines))
 
@@ -253,10 +267,18 @@ def variants(console: Console) -> None:
     """List the variants, the CPU features each needs, and what each was run on."""
     known = load_variants(find_root())
     rows = [
-        {"name": name, "title": item.title, "features": sorted(known.features_of(name)), "rank": item.rank, "hardware": item.hardware}
+        {
+            "name": name,
+            "title": item.title,
+            "features": sorted(known.features_of(name)),
+            "rank": item.rank,
+            "hardware": item.hardware,
+        }
         for name, item in sorted(known.variants.items(), key=lambda pair: -pair[1].rank)
     ]
-    console.result({"variants": rows}, "\n".join(f"{row['name']:<14} {row['title']}; {row['hardware']}" for row in rows))
+    console.result(
+        {"variants": rows}, "\n".join(f"{row['name']:<14} {row['title']}; {row['hardware']}" for row in rows)
+    )
 
 
 @main.command()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from rich.console import Console as RichConsole
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
     Progress,
@@ -20,9 +21,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.filesize import decimal
-from rich.text import Text
 from rich.progress import Task as RichTask
+from rich.text import Text
 
 from forkyard.errors import ForkyardError
 
@@ -167,7 +167,11 @@ class _Plain:
             return
         self._last = now
         spent = now - self._started
-        amount = f"{decimal(done)}/{decimal(total) if total else '?'}" if self._unit == "bytes" else f"{done}/{total or '?'} {self._unit}"
+        amount = (
+            f"{decimal(done)}/{decimal(total) if total else '?'}"
+            if self._unit == "bytes"
+            else f"{done}/{total or '?'} {self._unit}"
+        )
         left = f", about {_seconds(spent / done * (total - done))} left" if total and done else ""
         self._console.note(f"  {self._title}: {amount} in {_seconds(spent)}{left}")
 

@@ -34,7 +34,13 @@ _PACKAGES: dict[str, dict[str, str]] = {
     "openmp": {"apt": "libgomp1", "dnf": "libgomp", "pacman": "gcc-libs", "zypper": "libgomp1", "apk": "libgomp"},
     "ccache": {"apt": "ccache", "dnf": "ccache", "pacman": "ccache", "zypper": "ccache", "apk": "ccache"},
 }
-_MANAGERS = (("apt", ("debian", "ubuntu")), ("dnf", ("fedora", "rhel", "centos")), ("pacman", ("arch",)), ("zypper", ("suse",)), ("apk", ("alpine",)))
+_MANAGERS = (
+    ("apt", ("debian", "ubuntu")),
+    ("dnf", ("fedora", "rhel", "centos")),
+    ("pacman", ("arch",)),
+    ("zypper", ("suse",)),
+    ("apk", ("alpine",)),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,10 @@ class Check:
 def package_manager(os_release: Mapping[str, str]) -> str | None:
     """The package manager of a system described by its os-release fields."""
     words = f"{os_release.get('ID', '')} {os_release.get('ID_LIKE', '')}".split()
-    return next((manager for manager, names in _MANAGERS if any(word.startswith(name) for word in words for name in names)), None)
+    return next(
+        (manager for manager, names in _MANAGERS if any(word.startswith(name) for word in words for name in names)),
+        None,
+    )
 
 
 def install_command(what: str, manager: str | None) -> str:
@@ -78,7 +87,12 @@ def examine(cache: Cache) -> list[Check]:
     checks.append(
         Check("ccache", "ok", found)
         if found
-        else Check("ccache", "advice", "not installed; every variant compiles everything again", install_command("ccache", manager))
+        else Check(
+            "ccache",
+            "advice",
+            "not installed; every variant compiles everything again",
+            install_command("ccache", manager),
+        )
     )
     checks.append(_cache(cache))
     return checks
@@ -115,13 +129,22 @@ def _compiler(cache: Cache, manager: str | None) -> list[Check]:
         toolchain = detect(cache)
         features = native_features(toolchain)
     except ForkyardError as error:
-        return [Check("compiler", "missing", error.what + (f": {error.why}" if error.why else ""), install_command("compiler", manager))]
+        return [
+            Check(
+                "compiler",
+                "missing",
+                error.what + (f": {error.why}" if error.why else ""),
+                install_command("compiler", manager),
+            )
+        ]
     checks = [
         Check("compiler", "ok", f"{toolchain.version} ({toolchain.target}, {toolchain.libc})"),
         Check("cpu", "ok", f"can run builds that need: {', '.join(features)}"),
     ]
     if toolchain.openmp is None:
-        checks.append(Check("openmp", "missing", "the compiler has no OpenMP library", install_command("openmp", manager)))
+        checks.append(
+            Check("openmp", "missing", "the compiler has no OpenMP library", install_command("openmp", manager))
+        )
     return checks
 
 
@@ -133,7 +156,12 @@ def _cache(cache: Cache) -> Check:
     free = shutil.disk_usage(cache.root).free
     text = f"{cache.root} ({free / 2**30:.1f} GiB free)"
     if free < _SPACE_WANTED:
-        return Check("cache", "advice", f"{text}; both engines with a few variants want about 8 GiB", "free some space or set FORKYARD_CACHE")
+        return Check(
+            "cache",
+            "advice",
+            f"{text}; both engines with a few variants want about 8 GiB",
+            "free some space or set FORKYARD_CACHE",
+        )
     return Check("cache", "ok", text)
 
 

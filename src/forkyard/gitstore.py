@@ -53,7 +53,6 @@ EXPORT_CONFIG = {
     "diff.indentHeuristic": "true",
     "diff.renames": "false",
     "diff.suppressBlankEmpty": "false",
-    "diff.orderFile": "",
 }
 
 
@@ -84,7 +83,18 @@ def blob_id(data: bytes) -> str:
 class GitFailure(Exception):
     """git ended with an error; ``text`` is what it said. Callers turn it into what it means."""
 
-    _CORRUPT = ("corrupt", "inflate:", "bad object", "hash mismatch", "missing blob", "missing tree", "did not send all", "packfile", "unable to read", "invalid")
+    _CORRUPT = (
+        "corrupt",
+        "inflate:",
+        "bad object",
+        "hash mismatch",
+        "missing blob",
+        "missing tree",
+        "did not send all",
+        "packfile",
+        "unable to read",
+        "invalid",
+    )
 
     def __init__(self, command: Sequence[str], status: int, text: str) -> None:
         self.command = tuple(command)
@@ -191,7 +201,7 @@ class Store:
                 ("gc.auto", "0"),
                 ("core.logAllRefUpdates", "false"),
                 ("core.autocrlf", "false"),
-                ("core.fsync", "loose-object,pack,pack-metadata,reference"),
+                ("core.fsync", "pack,pack-metadata,reference"),
                 ("fetch.unpackLimit", "1"),
             ):
                 self._git("config", name, value)
@@ -216,9 +226,7 @@ class Store:
 
     def commit_date(self, commit: str) -> str:
         """Committer date of a commit as ``YYYY-MM-DD`` in UTC."""
-        return self._git(
-            "show", "-s", "--format=%cd", "--date=format-local:%Y-%m-%d", commit
-        ).decode("ascii").strip()
+        return self._git("show", "-s", "--format=%cd", "--date=format-local:%Y-%m-%d", commit).decode("ascii").strip()
 
     def commit_count(self, commit: str) -> int:
         """Commits reachable from ``commit``; 0 when the store is shallow and the count would be wrong."""
@@ -240,8 +248,25 @@ class Store:
             GitFailure: it could not be fetched.
             StorageError: the disk is full.
         """
-        command = ["git", "-c", "protocol.ext.allow=never", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"]
-        command += ["fetch", "--progress", "--no-tags", "--no-write-fetch-head", "--depth=1", "--end-of-options", location, commit]
+        command = [
+            "git",
+            "-c",
+            "protocol.ext.allow=never",
+            "-c",
+            "http.lowSpeedLimit=1000",
+            "-c",
+            "http.lowSpeedTime=60",
+        ]
+        command += [
+            "fetch",
+            "--progress",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--depth=1",
+            "--end-of-options",
+            location,
+            commit,
+        ]
         said: list[str] = []
 
         def listen(line: str) -> None:
@@ -261,7 +286,7 @@ class Store:
             text = "\n".join(said) or str(error)
             if "No space left on device" in text:
                 raise _disk_full(self.path) from error
-            raise GitFailure(command[1:], int(error.status or 1), text) from error
+            raise GitFailure(command[1:], error.status if isinstance(error.status, int) else 1, text) from error
 
     def allow_any_fetch(self) -> None:
         """Let :meth:`fetch` from another store take any object of this one."""
@@ -312,9 +337,11 @@ class Store:
             msg = "a file name contains a line break"
             raise SourceError(msg, where=str(folder))
         with explained("write to the object store"):
-            oids = self._git(
-                "hash-object", "-w", "--no-filters", "--stdin-paths", stdin=names, work_tree=folder
-            ).decode("ascii").split()
+            oids = (
+                self._git("hash-object", "-w", "--no-filters", "--stdin-paths", stdin=names, work_tree=folder)
+                .decode("ascii")
+                .split()
+            )
         found = [Entry(mode, "blob", oid, path) for (mode, path), oid in zip(entries, oids, strict=True)]
         return sorted([*found, *links], key=lambda entry: entry.path)
 
@@ -377,9 +404,7 @@ class Store:
             except GitFailure as error:
                 msg = "not a patch as `git format-patch` writes it"
                 raise PatchError(msg, why=error.text.strip()) from error
-            fields = dict(
-                line.split(": ", 1) for line in facts.decode("utf-8", "replace").splitlines() if ": " in line
-            )
+            fields = dict(line.split(": ", 1) for line in facts.decode("utf-8", "replace").splitlines() if ": " in line)
             missing = [name for name in ("Author", "Email", "Subject", "Date") if not fields.get(name)]
             if missing:
                 msg = "not a patch as `git format-patch` writes it"
@@ -414,7 +439,9 @@ class Store:
     def export(self, commit: str, *, exclude: Iterable[str] = ()) -> bytes:
         """A commit as a mailed patch, byte for byte the same wherever it is done, less some whole files."""
         paths = [f":(exclude,literal){path}" for path in exclude]
-        return self._git("format-patch", "-1", *EXPORT_OPTIONS, commit, "--", ".", *paths, config=EXPORT_CONFIG, work_tree=self.path)
+        return self._git(
+            "format-patch", "-1", *EXPORT_OPTIONS, commit, "--", ".", *paths, config=EXPORT_CONFIG, work_tree=self.path
+        )
 
     # -- work trees ----------------------------------------------------------------------------------
 
@@ -465,7 +492,11 @@ class Store:
         for entry in entries:
             path = folder / entry.path
             try:
-                data = os.readlink(path).encode("utf-8", "surrogateescape") if entry.mode == "120000" else path.read_bytes()
+                data = (
+                    os.readlink(path).encode("utf-8", "surrogateescape")
+                    if entry.mode == "120000"
+                    else path.read_bytes()
+                )
                 found = blob_id(data)
             except OSError as error:
                 found = error.strerror or "unreadable"
@@ -475,7 +506,7 @@ class Store:
                     msg,
                     where=str(path),
                     why=f"expected object {entry.oid}, found {found}",
-                    next_step="run again: the tree is then put right; if it happens again the disk or another program damages files",
+                    next_step="run again: the tree is then put right; if not, the disk or a program damages files",
                 )
         return len(entries)
 

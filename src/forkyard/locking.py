@@ -15,16 +15,22 @@ from forkyard.stacks import PatchedTree, Stack, load_stacks
 from forkyard.trees import patch
 
 
-def make_lock(recipe: Recipe, obtained: Obtained, stacks: list[Stack] | tuple[Stack, ...], patched: PatchedTree) -> Lock:
+def make_lock(
+    recipe: Recipe, obtained: Obtained, stacks: list[Stack] | tuple[Stack, ...], patched: PatchedTree
+) -> Lock:
     """The lock that describes this result."""
     locked = []
     for stack in stacks:
         series = stack.series(recipe.family)
-        names = {file.source for item in patched.patches if item.stack == stack.name for file in item.trailers.adds_files}
+        names = {
+            file.source for item in patched.patches if item.stack == stack.name for file in item.trailers.adds_files
+        }
         locked.append(
             LockedStack(
                 name=stack.name,
-                patches=tuple(LockedFile(path=f"{recipe.family}/{item.name}", sha256=item.sha256) for item in series.patches),
+                patches=tuple(
+                    LockedFile(path=f"{recipe.family}/{item.name}", sha256=item.sha256) for item in series.patches
+                ),
                 files=tuple(LockedFile(path=f"src/{name}", sha256=_digest(stack, name)) for name in sorted(names)),
             )
         )
@@ -55,7 +61,13 @@ def _source(source: Source) -> LockedSource:
 
 
 def check(
-    recipe: Recipe, obtained: Obtained, stacks: tuple[Stack, ...], patched: PatchedTree, reporter: Reporter, *, strict: bool
+    recipe: Recipe,
+    obtained: Obtained,
+    stacks: tuple[Stack, ...],
+    patched: PatchedTree,
+    reporter: Reporter,
+    *,
+    strict: bool,
 ) -> None:
     """Compare a result with the recipe's lock.
 
@@ -81,14 +93,23 @@ def check(
     why = "\n         ".join(str(difference) for difference in differences)
     if all(difference.key in ("the patched commit", "the patched tree") for difference in differences):
         msg = f"{recipe.name} patched to another commit than the lock says, from the same inputs"
-        raise PatchError(msg, where=str(path), why=why, next_step="please report this with your git version: it must not happen")
+        raise PatchError(
+            msg, where=str(path), why=why, next_step="please report this with your git version: it must not happen"
+        )
     if strict:
         msg = f"{recipe.name} is not as it was locked"
-        raise RecipeError(msg, where=str(path), why=why, next_step=f"run `forkyard lock {recipe.name}` if the change is meant")
-    reporter.warn(f"{recipe.name} is not as it was locked (run `forkyard lock {recipe.name}` if the change is meant):\n         {why}")
+        raise RecipeError(
+            msg, where=str(path), why=why, next_step=f"run `forkyard lock {recipe.name}` if the change is meant"
+        )
+    reporter.warn(
+        f"{recipe.name} is not as it was locked\n         {why}\n"
+        f"  next:  run `forkyard lock {recipe.name}` if the change is meant"
+    )
 
 
-def lock_recipe(recipe: Recipe, root: Path, cache: Cache, reporter: Reporter, *, check_only: bool, offline: bool = False) -> bool:
+def lock_recipe(
+    recipe: Recipe, root: Path, cache: Cache, reporter: Reporter, *, check_only: bool, offline: bool = False
+) -> bool:
     """Write the recipe's lock, or with ``check_only`` compare it.
 
     Returns:

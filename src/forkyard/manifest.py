@@ -12,7 +12,9 @@ from forkyard.stacks import PatchedTree
 SCHEMA = 1
 
 
-def make_manifest(plan: Plan, obtained: Obtained, patched: PatchedTree, checkout_tree: str, abi_sha256: str) -> dict[str, Any]:
+def make_manifest(
+    plan: Plan, obtained: Obtained, patched: PatchedTree, checkout_tree: str, abi_sha256: str
+) -> dict[str, Any]:
     """The manifest without ``libraries``, which CMake adds: only it knows which libraries the tools need.
 
     Nothing in it depends on the machine that builds, so it is part of the reproducible bytes.
@@ -25,7 +27,12 @@ def make_manifest(plan: Plan, obtained: Obtained, patched: PatchedTree, checkout
                 "title": stack.about.title,
                 "capability": stack.about.capability,
                 "patches": [
-                    {"file": patch.name, "sha256": patch.sha256, "subject": patch.subject, "upstream_status": patch.trailers.upstream_status}
+                    {
+                        "file": patch.name,
+                        "sha256": patch.sha256,
+                        "subject": patch.subject,
+                        "upstream_status": patch.trailers.upstream_status,
+                    }
                     for patch in patched.patches
                     if patch.stack == stack.name
                 ],
@@ -41,7 +48,12 @@ def make_manifest(plan: Plan, obtained: Obtained, patched: PatchedTree, checkout
         "recipe": plan.recipe.name,
         "title": plan.recipe.title,
         "variant": plan.variant.name,
-        "pin": {"commit": obtained.commit, "tree": obtained.tree, "date": obtained.date, "build_number": obtained.build_number},
+        "pin": {
+            "commit": obtained.commit,
+            "tree": obtained.tree,
+            "date": obtained.date,
+            "build_number": obtained.build_number,
+        },
         "patched": {
             "commit": patched.commit,
             "tree": patched.tree,
@@ -55,7 +67,11 @@ def make_manifest(plan: Plan, obtained: Obtained, patched: PatchedTree, checkout
         "rank": plan.variant.rank,
         "hardware": plan.variant.hardware,
         "cmake": plan.options,
-        "compile_flags": {"c": list(plan.c_flags), "cxx": list(plan.cxx_flags), plan.recipe.build.cpu_target: list(plan.cpu_flags)},
+        "compile_flags": {
+            "c": list(plan.c_flags),
+            "cxx": list(plan.cxx_flags),
+            plan.recipe.build.cpu_target: list(plan.cpu_flags),
+        },
         "toolchain": plan.toolchain.as_json(),
         "build_tools": plan.inputs["build_tools"],
         "build_key": plan.key,
@@ -65,7 +81,7 @@ def make_manifest(plan: Plan, obtained: Obtained, patched: PatchedTree, checkout
 
 
 def _origin(plan: Plan) -> dict[str, str]:
-    """Where the pin lives for everybody: not the mirror that happened to deliver it, which leaves no trace in the bytes."""
+    """Where the pin lives for everybody, not the mirror that happened to deliver it: that leaves no trace in the bytes."""
     for source in plan.recipe.sources:
         if isinstance(source, GitSource):
             return {"kind": "git", "location": source.url}

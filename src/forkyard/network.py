@@ -103,7 +103,7 @@ def download(
         msg,
         where=without_secrets(url),
         why=last,
-        next_step="check the network and pip's index settings, or name another source with --source, then run again: it continues",
+        next_step="check the network and pip's index settings, or name another --source; running again continues",
     )
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError
-from forkyard.recipes import Recipe, ResolvedVariant, Variants, configure_options, load_absent, resolve
-from forkyard.recipes import RegistrySource
+from forkyard.recipes import Recipe, RegistrySource, ResolvedVariant, Variants, configure_options, load_absent, resolve
 from forkyard.sources import Obtained, recorded
 from forkyard.stacks import Stack, load_stacks
 from forkyard.toolchain import Toolchain, native_features
@@ -89,7 +88,11 @@ class Plan:
             "source": f"{obtained.kind}: {obtained.location} (in the cache)" if obtained else "to be fetched",
             "sources": [source.model_dump(mode="json", exclude_none=True) for source in self.recipe.sources],
             "stacks": [
-                {"name": stack.name, "title": stack.about.title, "patches": [p.name for p in stack.series(self.recipe.family).patches]}
+                {
+                    "name": stack.name,
+                    "title": stack.about.title,
+                    "patches": [p.name for p in stack.series(self.recipe.family).patches],
+                }
                 for stack in self.stacks
             ],
             "cpu_features": list(self.variant.features),
@@ -150,7 +153,12 @@ def make_plan(
         cxx_flags += ("-fno-gnu-unique",)
     inputs: dict[str, Any] = {
         "schema": KEY_SCHEMA,
-        "recipe": {"name": recipe.name, "title": recipe.title, "family": recipe.family, "build": recipe.build.model_dump(mode="json")},
+        "recipe": {
+            "name": recipe.name,
+            "title": recipe.title,
+            "family": recipe.family,
+            "build": recipe.build.model_dump(mode="json"),
+        },
         "pin": recipe.pin.model_dump(mode="json"),
         "absent": _absent_digest(recipe),
         "stacks": [_stack_digest(stack, recipe.family) for stack in chosen],
@@ -167,13 +175,22 @@ def make_plan(
         "cxx_flags": list(cxx_flags),
         "toolchain": {**toolchain.as_json(), "openmp": toolchain.openmp.name if toolchain.openmp else None},
         # Python's zlib decides how the wheel's entries are compressed.
-        "build_tools": {name: importlib.metadata.version(name) for name in _BUILD_TOOLS} | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
+        "build_tools": {name: importlib.metadata.version(name) for name in _BUILD_TOOLS}
+        | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
         "logic": logic_digest(root),
     }
     return Plan(
-        recipe, resolved, tuple(chosen), toolchain, options, tuple(recipe.build.c_flags), cxx_flags, tuple(resolved.flags),
-        workspace_of(recipe, root), inputs,
-    )  # fmt: skip
+        recipe=recipe,
+        variant=resolved,
+        stacks=tuple(chosen),
+        toolchain=toolchain,
+        options=options,
+        c_flags=tuple(recipe.build.c_flags),
+        cxx_flags=cxx_flags,
+        cpu_flags=tuple(resolved.flags),
+        workspace=workspace_of(recipe, root),
+        inputs=inputs,
+    )
 
 
 def check_obtained(plan: Plan, obtained: Obtained) -> None:
@@ -199,7 +216,9 @@ def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
         "title": stack.about.title,
         "capability": stack.about.capability,
         "patches": [[patch.name, patch.sha256] for patch in stack.series(family).patches],
-        "files": [[path.relative_to(stack.src).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files],
+        "files": [
+            [path.relative_to(stack.src).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files
+        ],
     }
 
 
@@ -210,7 +229,10 @@ def logic_digest(root: Path) -> str:
     files = [
         *(root / "wheels").glob("*.j2"),
         *(here / "abi").rglob("*"),
-        *(here / name for name in ("project.py", "building.py", "runner.py", "sbom.py", "manifest.py", "packing.py", "trees.py")),
+        *(
+            here / name
+            for name in ("project.py", "building.py", "runner.py", "sbom.py", "manifest.py", "packing.py", "trees.py")
+        ),
     ]
     whole = hashlib.sha256()
     for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):

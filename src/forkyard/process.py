@@ -69,7 +69,9 @@ def run(
         )
     except FileNotFoundError as error:
         msg = f"{command[0]} is not on this machine"
-        raise ToolchainError(msg, where=show(command), next_step="run `forkyard doctor`: it names the command that installs it") from error
+        raise ToolchainError(
+            msg, where=show(command), next_step="run `forkyard doctor`: it names the command that installs it"
+        ) from error
     except PermissionError as error:
         msg = f"{command[0]} cannot be run"
         raise ToolchainError(msg, where=show(command), why=str(error)) from error
@@ -102,7 +104,8 @@ def stream(
         BuildError: it ran past ``timeout_s`` seconds.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as sink:
+    # Unbuffered: a person may be reading along.
+    with log.open("ab", buffering=0) as sink:
         sink.write(f"$ {show(command)}\n".encode())
         sink.flush()
         try:

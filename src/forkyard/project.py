@@ -61,9 +61,10 @@ def write_project(
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,
+        autoescape=False,  # noqa: S701 - the output is CMake and TOML, not HTML
     )
     cmake = folder / "cmake"
+    bundled = openmp_license(plan)
     values = {
         "distribution": plan.distribution,
         "package": plan.package,
@@ -90,6 +91,7 @@ def write_project(
         "include_dirs": plan.recipe.build.include_dirs,
         "openmp": openmp_name(plan),
         "licenses": [(path, _license_name(path)) for path in plan.recipe.build.licenses],
+        "license": "MIT" if bundled is None else f"MIT AND ({bundled})",
         "build_dir": str(cmake),
         "cmake_args": _cmake_arguments(plan, tree, cmake, launcher),
         "jobs": jobs,
@@ -138,6 +140,15 @@ def openmp_name(plan: Plan) -> str | None:
     if plan.options.get("GGML_OPENMP") != "ON" or plan.toolchain.openmp is None:
         return None
     return "libgomp.so.1" if plan.toolchain.family == "gcc" else plan.toolchain.openmp.name
+
+
+def openmp_license(plan: Plan) -> str | None:
+    """SPDX expression of the carried OpenMP library; ``None`` if there is none."""
+    if openmp_name(plan) is None:
+        return None
+    if plan.toolchain.family == "gcc":
+        return "GPL-3.0-or-later WITH GCC-exception-3.1"
+    return "Apache-2.0 WITH LLVM-exception"
 
 
 def _license_name(path: str) -> str:

@@ -42,7 +42,10 @@ def build_bindings(root: Path, cache: Cache, out: Path, reporter: Reporter) -> P
     with hold(cache.locks / "bindings.lock"):
         kept = next(iter(sorted(folder.glob("*.whl"))), None)
         if kept is None:
-            with reporter.step("packing forkyard-llm"), tempfile.TemporaryDirectory(prefix="bindings-", dir=cache.scratch) as scratch:
+            with (
+                reporter.step("packing forkyard-llm"),
+                tempfile.TemporaryDirectory(prefix="bindings-", dir=cache.scratch) as scratch,
+            ):
                 done = run(
                     [sys.executable, "-c", _PROGRAM, scratch],
                     cwd=root / "bindings",

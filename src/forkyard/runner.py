@@ -20,7 +20,7 @@ def _end_group(signum: int, frame: FrameType | None) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Arrange for this process group's end when process ``parent`` ends (Linux; elsewhere the group only ends with a SIGTERM)."""
+    """Arrange for this process group's end when process ``parent`` ends (on Linux)."""
     signal.signal(signal.SIGTERM, _end_group)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)

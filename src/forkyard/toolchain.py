@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -84,7 +85,9 @@ def detect(cache: Cache) -> Toolchain:
     if found is None:
         named = " and ".join(value for name in ("CC", "CXX") if (value := os.environ.get(name)))
         msg = f"{named} cannot be found" if named else "there is no C and C++ compiler on this machine"
-        raise ToolchainError(msg, next_step="run `forkyard doctor`: it names the command that installs one, or set CC and CXX")
+        raise ToolchainError(
+            msg, next_step="run `forkyard doctor`: it names the command that installs one, or set CC and CXX"
+        )
     c, cxx = found
     version = _first_line(cxx, "--version")
     target = _first_line(cxx, "-dumpmachine")
@@ -108,11 +111,18 @@ def detect(cache: Cache) -> Toolchain:
 def native_features(toolchain: Toolchain) -> tuple[str, ...]:
     """CPU features the compiler uses for this very machine, by their /proc/cpuinfo names."""
     done = run(
-        [str(toolchain.cxx), "-march=native", "-dM", "-E", "-x", "c++", os.devnull], timeout_s=60, env=clean_environment()
+        [str(toolchain.cxx), "-march=native", "-dM", "-E", "-x", "c++", os.devnull],
+        timeout_s=60,
+        env=clean_environment(),
     )
     if done.returncode != 0:
         msg = "the compiler cannot tell this machine's CPU features"
-        raise ToolchainError(msg, where=f"{toolchain.cxx} -march=native", why=done.stderr.strip(), next_step="build a named variant instead of native")
+        raise ToolchainError(
+            msg,
+            where=f"{toolchain.cxx} -march=native",
+            why=done.stderr.strip(),
+            next_step="build a named variant instead of native",
+        )
     defined = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("#define ")}
     return tuple(sorted(feature for macro, feature in _MACROS.items() if macro in defined))
 
@@ -122,7 +132,10 @@ def _first_line(compiler: Path, option: str) -> str:
     if done.returncode != 0 or not done.stdout.strip():
         msg = f"{compiler.name} does not work"
         raise ToolchainError(
-            msg, where=f"{compiler} {option}", why=done.stderr.strip() or f"exit status {done.returncode}", next_step="install a working compiler or set CC and CXX"
+            msg,
+            where=f"{compiler} {option}",
+            why=done.stderr.strip() or f"exit status {done.returncode}",
+            next_step="install a working compiler or set CC and CXX",
         )
     return done.stdout.splitlines()[0].strip()
 
@@ -151,8 +164,7 @@ def _digest(programs: Iterable[Path], cache: Cache) -> str:
             changed = True
         whole.update(f"{path.name} {memory[key]}\n".encode())
     if changed:
-        try:
+        # Only a memory: without it the next run hashes again.
+        with contextlib.suppress(StorageError):
             write_atomic(memory_path, json.dumps(memory, indent=1, sort_keys=True).encode())
-        except StorageError:
-            pass  # only a memory: the next run hashes again
     return whole.hexdigest()

@@ -48,7 +48,13 @@ def patch(recipe: Recipe, obtained: Obtained, stacks: Sequence[Stack], cache: Ca
 
 @contextlib.contextmanager
 def checked_out(
-    recipe: Recipe, workspace: str, obtained: Obtained, stacks: Sequence[Stack], toolchain: str, cache: Cache, reporter: Reporter
+    recipe: Recipe,
+    workspace: str,
+    obtained: Obtained,
+    stacks: Sequence[Stack],
+    toolchain: str,
+    cache: Cache,
+    reporter: Reporter,
 ) -> Iterator[Checkout]:
     """The patched tree in its folder, every file hashed against its object id, unchanged for the length of the block.
 
@@ -62,7 +68,9 @@ def checked_out(
         PatchError, SourceError, StorageError: see :func:`patch` and the object store.
     """
     store = Store(cache.store(recipe.family))
-    with reporter.step(f"applying {sum(len(s.series(recipe.family).patches) for s in stacks)} patches to {recipe.name}"):
+    with reporter.step(
+        f"applying {sum(len(s.series(recipe.family).patches) for s in stacks)} patches to {recipe.name}"
+    ):
         patched = patch(recipe, obtained, stacks, cache)
         tree = store.without(patched.tree, obtained.absent)
     folder, index = cache.tree(workspace), cache.tree_index(workspace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,9 @@ class Workshop:
         """A recipe by name or path, its stacks checked."""
         return load_recipe(ref, self.root, stacks=stack_names(self.root))
 
-    def plans(self, variant: str, refs: Sequence[str], stacks: Sequence[str] | None = None) -> tuple[list[Plan], list[str]]:
+    def plans(
+        self, variant: str, refs: Sequence[str], stacks: Sequence[str] | None = None
+    ) -> tuple[list[Plan], list[str]]:
         """Plans for recipes built as ``variant``; without ``refs`` for every recipe of the project.
 
         Returns:
@@ -112,7 +115,18 @@ class Workshop:
         built = []
         for plan in plans:
             built.append(
-                build(plan, self.cache, self.out, self.root, reporter, source=source, offline=offline, jobs=jobs, use_ccache=use_ccache, locked=locked)
+                build(
+                    plan,
+                    self.cache,
+                    self.out,
+                    self.root,
+                    reporter,
+                    source=source,
+                    offline=offline,
+                    jobs=jobs,
+                    use_ccache=use_ccache,
+                    locked=locked,
+                )
             )
         build_bindings(self.root, self.cache, self.out, reporter)
         return built
@@ -125,7 +139,9 @@ class Workshop:
             for variant in supported(self.variants, recipe.family):
                 plan = make_plan(recipe, self.variants, variant, self.root, self.toolchain)
                 kept = kept_wheel(plan.key, self.cache)
-                older = sorted(path.name for path in self.out.glob(f"{plan.package}-*.whl")) if self.out.is_dir() else []
+                older = (
+                    sorted(path.name for path in self.out.glob(f"{plan.package}-*.whl")) if self.out.is_dir() else []
+                )
                 if kept is not None and kept.name in older:
                     state = "current"
                 elif kept is not None:
@@ -140,7 +156,12 @@ class Workshop:
             recipe = self.recipe(name)
             found = recorded(recipe, self.cache)
             sources.append(
-                {"recipe": name, "pin": recipe.pin.commit, "have": found is not None, "from": f"{found.kind}: {found.location}" if found else None}
+                {
+                    "recipe": name,
+                    "pin": recipe.pin.commit,
+                    "have": found is not None,
+                    "from": f"{found.kind}: {found.location}" if found else None,
+                }
             )
         return {
             "root": str(self.root),
@@ -176,22 +197,27 @@ def clean(cache: Cache, parts: Sequence[str], *, dry_run: bool, reporter: Report
     if unknown:
         msg = f"there is nothing called {unknown[0]!r} to clean"
         raise UsageError(msg, next_step=f"choose from {', '.join(_PARTS)}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in parts or ("builds", "wheels", "logs"):
         folders, cost = _PARTS[name]
         paths = [cache.root / folder for folder in folders]
-        rows.append({"part": name, "folders": [str(path) for path in paths], "bytes": sum(map(folder_size, paths)), "costs": cost})
+        rows.append(
+            {
+                "part": name,
+                "folders": [str(path) for path in paths],
+                "bytes": sum(map(folder_size, paths)),
+                "costs": cost,
+            }
+        )
     if dry_run or not cache.root.exists():
         return rows
-    for lock in sorted(cache.locks.glob("*.lock")) if cache.locks.is_dir() else []:
-        # Taken and let go one by one: a build that starts meanwhile finds its folder missing and makes it again.
-        with hold(lock, timeout_s=3600, waiting=lambda who: reporter.note(f"waiting for {who}")):
-            pass
-    for row in rows:
-        for folder in row["folders"]:
-            path = Path(folder)
+    with contextlib.ExitStack() as locks:
+        # Held all at once, in the order builds take them (build, store, tree): nobody is in the middle of anything.
+        for lock in sorted(cache.locks.glob("*.lock")) if cache.locks.is_dir() else []:
+            locks.enter_context(hold(lock, timeout_s=3600, waiting=lambda who: reporter.note(f"waiting for {who}")))
+        for path in (Path(folder) for row in rows for folder in row["folders"]):
             if path.exists():
-                with explained(f"delete {folder}"):
+                with explained(f"delete {path}"):
                     # Renamed first, so that a killed clean leaves no half-deleted folder under its own name.
                     doomed = path.with_name(f".{path.name}.deleted")
                     if doomed.exists():

@@ -46,11 +46,13 @@ MAX_TENSORS: Final = 1 << 20
 MAX_STRINGS: Final = (
     1 << 24
 )  # in arrays, whole file; the largest vocabularies have about 2^19 tokens and merges
+MAX_VOCABULARY_BYTES: Final = 64 << 20  # the largest have about 3 MB
 MAX_KEY_BYTES: Final = (1 << 16) - 1  # docs/gguf.md
 MAX_TENSOR_NAME_BYTES: Final = 63  # GGML_MAX_NAME less the terminator
 MAX_DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 DEFAULT_ALIGNMENT: Final = 32
 _WINDOW_BYTES: Final = 1 << 20
+_TOKENS: Final = b"tokenizer.ggml.tokens"
 
 _STRING: Final = 8
 _ARRAY: Final = 9
@@ -189,13 +191,13 @@ class _Reader:
                     self._fail(f"general.architecture is {_type_name(kind)}, not string", offset)
                 architecture = self._bytes(MAX_KEY_BYTES, what).decode("utf-8", "backslashreplace")
             else:
-                element, count = self._skip_value(kind, what, offset)
+                element, count = self._skip_value(kind, what, offset, distinct=raw == _TOKENS)
                 if raw.startswith(b"tokenizer.ggml."):
                     self._arrays[raw.decode("utf-8", "backslashreplace")] = (kind, element, count, offset)
         return alignment, architecture
 
-    def _skip_value(self, kind: int, what: str, offset: int) -> tuple[int, int]:
-        """Skip a value; (element type, count) for an array, (-1, 0) for anything else."""
+    def _skip_value(self, kind: int, what: str, offset: int, *, distinct: bool) -> tuple[int, int]:
+        """Skip a value; (element type, count) of an array, else (-1, 0). `distinct`: its strings must be."""
         if kind in _SCALAR_BYTES:
             self._skip(_SCALAR_BYTES[kind], what)
         elif kind == _STRING:
@@ -210,7 +212,10 @@ class _Reader:
                         offset + 8,
                     )
                 self._count(count, MAX_STRINGS, 8, f"strings in {what}", offset + 8)
-                self._skip_strings(count, what)
+                if distinct:
+                    self._distinct_strings(count, what)
+                else:
+                    self._skip_strings(count, what)
             elif element in _SCALAR_BYTES:
                 self._skip(count * _SCALAR_BYTES[element], what)
             else:
@@ -367,6 +372,39 @@ class _Reader:
             if self._base + at > self._size:
                 self._at = before
                 self._truncated(what, "a string of it is longer than the rest of the file")
+
+    def _distinct_strings(self, count: int, what: str) -> None:
+        """Read `count` strings, all different: the engines assert that of a vocabulary's tokens.
+
+        They take a token for a C string, so it ends at its first zero byte. Several empty ones are fine: the
+        engines give each a name of its own.
+        """
+        seen: set[bytes] = set()
+        unpack, start, left, empty = _U64.unpack_from, self._position, count, 0
+        while left:
+            window, at = self._window, self._at
+            limit = len(window) - 8
+            while left and at <= limit:
+                end = at + 8 + unpack(window, at)[0]
+                if end > len(window):
+                    break
+                seen.add(window[at + 8 : end])
+                empty += end == at + 8
+                at = end
+                left -= 1
+            self._at = at
+            if left:  # the next one crosses the end of the window
+                token = self._bytes(_WINDOW_BYTES // 2, f"a string of {what}")
+                seen.add(token)
+                empty += not token
+                left -= 1
+            if self._position - start > MAX_VOCABULARY_BYTES:
+                self._fail(f"{what} is larger than any vocabulary", start)
+        heads = [token.partition(b"\0")[0] for token in seen if b"\0" in token]
+        heads = [head for head in heads if head]
+        twice = len(seen) + max(empty - 1, 0) != count or len(set(heads)) != len(heads)
+        if twice or not seen.isdisjoint(heads):
+            self._fail(f"{what} holds the same token twice", start)
 
     # -- errors ----------------------------------------------------------------------------------------------
 

@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> None:
     # What the engine prints must not mix with the verdict: its standard output becomes our standard error.
     verdict_stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # dying is one of the expected answers
+    # Dying is one of the expected answers: no core file, and no debugger that ggml starts for a backtrace.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["GGML_NO_BACKTRACE"] = "1"
     if len(folders) != 1:
         usage = "usage: python -m forkyard_llm.probing PACKAGE_FOLDER"
         verdict: dict[str, Any] = {"usable": False, "reason": usage}

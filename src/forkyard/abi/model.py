@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, TypeAlias, Union
+from typing import ClassVar, TypeAlias
 
 from forkyard.errors import BuildError
 
 SCHEMA = 1
 """Version of the ``abi.json`` layout; raised when a reader of the old one would misread the new one."""
 
-Json: TypeAlias = Union[str, int, list["Json"], dict[str, "Json"]]
+Json: TypeAlias = "str | int | list[Json] | dict[str, Json]"
 """What :func:`json.dumps` takes, as far as it is needed here."""
 
 SCALARS: Mapping[str, int] = {
@@ -175,8 +175,9 @@ class Abi:
     skipped: tuple[Skipped, ...] = ()
 
     def to_json(self) -> bytes:
-        """Canonical JSON (sorted keys, one space of indent, UTF-8, a final newline): what the ABI's sha256 is taken of."""
-        document = {"schema": SCHEMA, **{member.name: _plain(getattr(self, member.name)) for member in fields(self)}}
+        """Canonical JSON (sorted keys, one space of indent, UTF-8, a final newline): what the sha256 is taken of."""
+        described = {member.name: _plain(getattr(self, member.name)) for member in fields(self)}
+        document = {"schema": SCHEMA, **described}
         return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
     @property

@@ -81,7 +81,10 @@ def obtain(
     """
     cache.prepare()
     store = Store(cache.store(recipe.family))
-    with hold(cache.locks / f"store-{recipe.family}.lock", waiting=lambda who: reporter.note(f"waiting for the object store (held by {who})")):
+    with hold(
+        cache.locks / f"store-{recipe.family}.lock",
+        waiting=lambda who: reporter.note(f"waiting for the object store (held by {who})"),
+    ):
         store.ensure()
         known = recorded(recipe, cache)
         if known is not None and source is None and store.has(known.tree, "tree"):
@@ -108,14 +111,18 @@ def obtain(
 
 
 def _none_left(recipe: Recipe, failures: Sequence[tuple[str, ForkyardError]], *, offline: bool) -> ForkyardError:
-    why = "\n         ".join(f"{shown}: {error.what}{f' ({error.why})' if error.why else ''}" for shown, error in failures)
+    why = "\n         ".join(
+        f"{shown}: {error.what}{f' ({error.why})' if error.why else ''}" for shown, error in failures
+    )
     wrong = next((error for _, error in failures if isinstance(error, SourceError)), None)
     kind = SourceError if wrong is not None else NetworkError
     return kind(
         f"no source delivered {recipe.name} at {recipe.pin.commit}",
         where=recipe.location_of("sources"),
         why=why,
-        next_step="run again without --offline" if offline else "check the network, or give a clone or archive with --source PATH",
+        next_step="run again without --offline"
+        if offline
+        else "check the network, or give a clone or archive with --source PATH",
     )
 
 
@@ -133,7 +140,11 @@ def _candidates(recipe: Recipe, chosen: str | None, cache: Cache) -> list[Source
         of_kind = [source for source in sources if source.kind == chosen]
         if not of_kind:
             msg = f"{recipe.name} has no source of kind {chosen!r}"
-            raise RecipeError(msg, where=recipe.location_of("sources"), next_step="name a URL or a path instead, or add one to the recipe")
+            raise RecipeError(
+                msg,
+                where=recipe.location_of("sources"),
+                next_step="name a URL or a path instead, or add one to the recipe",
+            )
         return list(of_kind)
     path = Path(chosen).expanduser()
     if path.is_file():
@@ -143,7 +154,9 @@ def _candidates(recipe: Recipe, chosen: str | None, cache: Cache) -> list[Source
                 _adopt(path, digest, cache)
                 return [source]
         msg = f"{path.name} is none of the archives {recipe.name} names"
-        raise SourceError(msg, where=str(path), why=f"its sha256 is {digest}", next_step="give the archive the recipe's sources name")
+        raise SourceError(
+            msg, where=str(path), why=f"its sha256 is {digest}", next_step="give the archive the recipe's sources name"
+        )
     if path.is_dir():
         return [LocalSource(kind="local", path=str(path.absolute()))]
     return [GitSource(kind="git", url=chosen)]
@@ -165,7 +178,11 @@ def _from_source(recipe: Recipe, source: Source, store: Store, cache: Cache, rep
     if isinstance(source, RegistrySource):
         with reporter.step(f"downloading {source.project} {source.version}", "bytes") as step:
             archive = fetch_sdist(
-                source.project, source.version, source.sha256, cache.downloads, progress=lambda done, total: step.update(done, total)
+                source.project,
+                source.version,
+                source.sha256,
+                cache.downloads,
+                progress=lambda done, total: step.update(done, total),
             )
         if source.store is not None:
             with _object_store_of(archive, source.store, cache) as repository:
@@ -190,23 +207,37 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
         except GitFailure as error:
             if error.corrupt:
                 msg = f"{shown} delivered damaged objects"
-                raise SourceError(msg, where=location, why=error.text.strip(), next_step="repair or replace that repository") from error
+                raise SourceError(
+                    msg, where=location, why=error.text.strip(), next_step="repair or replace that repository"
+                ) from error
             msg = f"{shown} did not deliver {pin.commit}"
-            raise NetworkError(msg, where=location, why=error.text.strip().splitlines()[-1] if error.text.strip() else None) from error
+            raise NetworkError(
+                msg, where=location, why=error.text.strip().splitlines()[-1] if error.text.strip() else None
+            ) from error
     tree = store.tree_of(pin.commit)
     if pin.tree is not None and tree != pin.tree:
         msg = f"commit {pin.commit} has another tree than the recipe says"
         raise SourceError(
-            msg, where=recipe.location_of("pin", "tree"), why=f"expected tree {pin.tree}, found {tree}", next_step="correct pin.tree in the recipe"
+            msg,
+            where=recipe.location_of("pin", "tree"),
+            why=f"expected tree {pin.tree}, found {tree}",
+            next_step="correct pin.tree in the recipe",
         )
     missing = store.missing_blobs(tree)
     if missing:
         msg = f"{shown} delivered the commit without all of its files"
-        raise SourceError(msg, where=location, why=f"{len(missing)} are missing, the first is {missing[0].path} ({missing[0].oid})")
+        raise SourceError(
+            msg, where=location, why=f"{len(missing)} are missing, the first is {missing[0].path} ({missing[0].oid})"
+        )
     date = store.commit_date(pin.commit)
     if pin.date is not None and pin.date != date:
         msg = f"commit {pin.commit} has another date than the recipe says"
-        raise SourceError(msg, where=recipe.location_of("pin", "date"), why=f"expected {pin.date}, found {date}", next_step="correct pin.date in the recipe")
+        raise SourceError(
+            msg,
+            where=recipe.location_of("pin", "date"),
+            why=f"expected {pin.date}, found {date}",
+            next_step="correct pin.date in the recipe",
+        )
     store.pin_object(pin.commit, f"pins/{pin.commit}")
     return Obtained(pin.commit, tree, date, pin.build_number, kind, shown, ())
 
@@ -219,17 +250,27 @@ def _object_store_of(archive: Path, inside: str, cache: Cache) -> Iterator[Path]
         repository = Path(scratch) / "repository"
         shell = Store(repository)
         shell.ensure()
-        unpack_below(archive, PurePosixPath(inside), repository, wanted=lambda path: path.parts[0] in wanted and "alternates" not in path.parts)
+        unpack_below(
+            archive,
+            PurePosixPath(inside),
+            repository,
+            wanted=lambda path: path.parts[0] in wanted and "alternates" not in path.parts,
+        )
         shell.allow_any_fetch()
         yield repository
 
 
-def _from_folder(recipe: Recipe, source: RegistrySource, archive: Path, store: Store, cache: Cache, reporter: Reporter) -> Obtained:
+def _from_folder(
+    recipe: Recipe, source: RegistrySource, archive: Path, store: Store, cache: Cache, reporter: Reporter
+) -> Obtained:
     assert source.folder is not None
     pin = recipe.pin
     assert pin.tree is not None, "the recipe model demands it for a folder source"
     absent = [Entry(entry.mode, entry.type, entry.id, entry.path) for entry in load_absent(recipe, source)]
-    with tempfile.TemporaryDirectory(prefix="folder-", dir=cache.scratch) as scratch, reporter.step(f"checking {source.project} {source.version}"):
+    with (
+        tempfile.TemporaryDirectory(prefix="folder-", dir=cache.scratch) as scratch,
+        reporter.step(f"checking {source.project} {source.version}"),
+    ):
         folder = Path(scratch)
         unpack_below(archive, PurePosixPath(source.folder), folder)
         instead = {entry.path for entry in absent}
@@ -241,7 +282,12 @@ def _from_folder(recipe: Recipe, source: RegistrySource, archive: Path, store: S
     date = pin.date
     if date is None:
         msg = f"{recipe.name} does not say its pin's date"
-        raise RecipeError(msg, where=recipe.location_of("pin"), why="a plain folder carries no commit to take it from", next_step="add `date` to [pin]")
+        raise RecipeError(
+            msg,
+            where=recipe.location_of("pin"),
+            why="a plain folder carries no commit to take it from",
+            next_step="add `date` to [pin]",
+        )
     missing = tuple(entry.path for entry in store.missing_blobs(tree))
     return Obtained(pin.commit, tree, date, pin.build_number, "registry", _shown(source), missing)
 
@@ -257,5 +303,6 @@ def _wrong_tree(recipe: Recipe, source: RegistrySource, store: Store, expected: 
                 why += f"; {path}: expected {wanted.get(path, 'no such file')}, found {have.get(path, 'no such file')}"
                 break
     msg = f"{_shown(source)} does not hold the pin of {recipe.name}"
-    return SourceError(msg, where=recipe.location_of("pin", "tree"), why=why, next_step="nothing of it was used; try another source")
-
+    return SourceError(
+        msg, where=recipe.location_of("pin", "tree"), why=why, next_step="nothing of it was used; try another source"
+    )

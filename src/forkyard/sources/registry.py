@@ -65,7 +65,9 @@ def parse_pip_settings(listing: str) -> IndexSettings:
 
     off = values.get("no-index", (0, ""))[1].lower() in ("1", "true", "yes", "on")
     indexes = [] if off else [*(words("index-url") or [PYPI_SIMPLE_ENDPOINT]), *words("extra-index-url")]
-    folders = [Path(word.removeprefix("file://")) for word in words("find-links") if "://" not in word.removeprefix("file://")]
+    folders = [
+        Path(word.removeprefix("file://")) for word in words("find-links") if "://" not in word.removeprefix("file://")
+    ]
     return IndexSettings(
         indexes=tuple(url if url.endswith("/") else url + "/" for url in indexes),
         folders=tuple(folders),
@@ -142,9 +144,7 @@ def _find(
     """URL and announced sha256 of the sdist in one index; what went wrong is added to ``problems``."""
     shown = without_secrets(index)
     try:
-        page = PyPISimple(index, session=session).get_project_page(
-            project, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
-        )
+        page = PyPISimple(index, session=session).get_project_page(project, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
     except NoSuchProjectError:
         problems.append(f"{shown} does not know {project}")
         return None, None

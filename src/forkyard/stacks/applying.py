@@ -91,13 +91,18 @@ def _apply(store: Store, parent: str, stack: Stack, patch: Patch) -> tuple[Appli
                     msg,
                     where=where,
                     why=error.text.strip().replace("\n", "\n         "),
-                    next_step="the stack was made for another base: rebase it onto this pin, or take it out of the recipe",
+                    next_step="the stack was made for another base: rebase it, or take it out of the recipe",
                 ) from error
         for file in trailers.adds_files:
             data = stack.whole_file(file.source)
             if store.index_has(index, file.target):
                 msg = f"{stack.name}/{patch.name} would overwrite {file.target}"
-                raise PatchError(msg, where=where, why="the base has a file of that name", next_step="choose another path in its Adds-Files trailer")
+                raise PatchError(
+                    msg,
+                    where=where,
+                    why="the base has a file of that name",
+                    next_step="choose another path in its Adds-Files trailer",
+                )
             executable = bool((stack.src / file.source).stat().st_mode & 0o100)
             store.add_file(index, file.target, data, executable=executable)
             added.append(WholeFile(file.target, hashlib.sha256(data).hexdigest()))
@@ -107,7 +112,8 @@ def _apply(store: Store, parent: str, stack: Stack, patch: Patch) -> tuple[Appli
         raise PatchError(
             f"{stack.name}/{patch.name} does not apply exactly where it says",
             where=where,
-            why="exporting the applied patch gives other bytes; first difference:\n" + _first_difference(patch.data, exported),
+            why="exporting the applied patch gives other bytes; first difference:\n"
+            + _first_difference(patch.data, exported),
             next_step="refresh the patch on this base: offsets, fuzz and hand-edited hunks are not accepted",
         )
     return AppliedPatch(stack.name, patch.name, patch.sha256, text.splitlines()[0], trailers, commit), added

@@ -30,7 +30,9 @@ class StackFile(BaseModel):
     engines: Annotated[tuple[Family, ...], BeforeValidator(to_tuple), Field(min_length=1)]
     requires: Lines = ()
     conflicts: Lines = ()
-    capability: Line | None = Field(default=None, description="What the bindings report when the stack is in a payload.")
+    capability: Line | None = Field(
+        default=None, description="What the bindings report when the stack is in a payload."
+    )
     test: Lines = ()
     measure: str = ""
     answers: Lines = ()
@@ -97,7 +99,12 @@ class Stack:
             lines = listing.read_text(encoding="utf-8").splitlines()
         except OSError as error:
             msg = f"stack {self.name} has no series for {family}"
-            raise PatchError(msg, where=str(listing), why=error.strerror, next_step="list the patches in it, one a line, or take the engine out of stack.toml") from None
+            raise PatchError(
+                msg,
+                where=str(listing),
+                why=error.strerror,
+                next_step="list the patches in it, one a line, or take the engine out of stack.toml",
+            ) from None
         names = [line.split("#", 1)[0].strip() for line in lines]
         patches = []
         for number, name in enumerate(names, start=1):
@@ -107,12 +114,19 @@ class Stack:
             if "/" in name or not path.is_file():
                 near = difflib.get_close_matches(name, [file.name for file in folder.glob("*.patch")], n=1)
                 msg = f"the series names {name}, which is not there"
-                raise PatchError(msg, where=f"{listing}:{number}", next_step=f"did you mean {near[0]}?" if near else None)
+                raise PatchError(
+                    msg, where=f"{listing}:{number}", next_step=f"did you mean {near[0]}?" if near else None
+                )
             patches.append(Patch(name, path, path.read_bytes()))
         unlisted = sorted({file.name for file in folder.glob("*.patch")} - {patch.name for patch in patches})
         if unlisted:
             msg = f"{unlisted[0]} is in no series"
-            raise PatchError(msg, where=str(folder), why="a patch that is not listed would be left out silently", next_step=f"add it to {listing} or delete it")
+            raise PatchError(
+                msg,
+                where=str(folder),
+                why="a patch that is not listed would be left out silently",
+                next_step=f"add it to {listing} or delete it",
+            )
         return Series(self.name, family, tuple(patches))
 
     def whole_file(self, path: str) -> bytes:
@@ -170,13 +184,20 @@ def load_stacks(root: Path, names: Sequence[str], family: str) -> list[Stack]:
     Raises:
         RecipeError: an unknown stack, a requirement that is not chosen, a conflict, or no series for ``family``.
     """
-    stacks = sorted((load_stack(root, name) for name in dict.fromkeys(names)), key=lambda stack: (stack.about.order, stack.name))
+    stacks = sorted(
+        (load_stack(root, name) for name in dict.fromkeys(names)), key=lambda stack: (stack.about.order, stack.name)
+    )
     chosen = {stack.name for stack in stacks}
     for stack in stacks:
         where = str(stack.folder / "stack.toml")
         if family not in stack.about.engines:
             msg = f"stack {stack.name!r} has nothing for {family}"
-            raise RecipeError(msg, where=where, why=f"it is for {', '.join(stack.about.engines)}", next_step="take it out of the recipe's stacks")
+            raise RecipeError(
+                msg,
+                where=where,
+                why=f"it is for {', '.join(stack.about.engines)}",
+                next_step="take it out of the recipe's stacks",
+            )
         for needed in stack.about.requires:
             if needed not in chosen:
                 msg = f"stack {stack.name!r} needs stack {needed!r}"

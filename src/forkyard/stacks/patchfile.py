@@ -55,7 +55,7 @@ def parse_trailers(message: str, where: str) -> Trailers:
             msg,
             where=where,
             why=f"Upstream-Status is {statuses[0]!r}" if statuses else "it has no Upstream-Status trailer",
-            next_step="end the message with `Upstream-Status: Pending` (or Submitted URL, Accepted COMMIT, Denied URL, Inappropriate REASON)",
+            next_step="end the message with `Upstream-Status: Pending` (CONTRIBUTING.md lists the others)",
         )
     added = tuple(_added_file(value, where) for name, value in found if name == "Adds-Files")
     return Trailers(statuses[0], tuple(value for name, value in found if name == "Retire-When"), added)
@@ -68,7 +68,9 @@ def _added_file(value: str, where: str) -> AddedFile:
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts or ".git" in parts:
             msg = "an Adds-Files trailer points outside the tree"
-            raise PatchError(msg, where=where, why=f"{value!r}", next_step="write `Adds-Files: <path in src> -> <path in the tree>`")
+            raise PatchError(
+                msg, where=where, why=f"{value!r}", next_step="write `Adds-Files: <path in src> -> <path in the tree>`"
+            )
     return AddedFile(source, target)
 
 
@@ -129,4 +131,9 @@ def _starts_file(lines: list[bytes], number: int) -> bool:
 
 def _bad_hunk(where: str, start: int, why: str) -> None:
     msg = "a hunk does not hold what its header counts"
-    raise PatchError(msg, where=f"{where}: diff line {start + 1}", why=why, next_step="export the patch again; do not edit hunks by hand")
+    raise PatchError(
+        msg,
+        where=f"{where}: diff line {start + 1}",
+        why=why,
+        next_step="export the patch again; do not edit hunks by hand",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,16 @@ import pytest
 
 ENGINES = ["llama.cpp", "ik_llama.cpp"]
 COMMAND = [sys.executable, "-m", "forkyard_llm"]
+
+
+@pytest.fixture(autouse=True)
+def real_payloads(
+    payloads: dict[str, Path], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Child processes see the payloads built here, and the bindings of the repository."""
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
 
 
 def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

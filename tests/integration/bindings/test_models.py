@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-
 from forkyard_llm.gguf_check import check
 from forkyard_llm.models import known_models
 
@@ -19,8 +17,8 @@ COMMAND = [sys.executable, "-m", "forkyard_llm", "models", "get"]
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
-def test_two_at_once_get_one_verified_file(name: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "FORKYARD_LLM_CACHE": str(tmp_path)}
+def test_two_at_once_get_one_verified_file(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    environment = {**environment, "FORKYARD_LLM_CACHE": str(tmp_path)}
     both = [
         subprocess.Popen([*COMMAND, name, "--json"], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(2)
@@ -39,8 +37,8 @@ def test_two_at_once_get_one_verified_file(name: str, tmp_path: Path) -> None:
     assert offline.stdout == f"{path}\n"
 
 
-def test_a_killed_download_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    environment = {**os.environ, "FORKYARD_LLM_CACHE": str(tmp_path)}
+def test_a_killed_download_leaves_nothing_in_the_way(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment = {**environment, "FORKYARD_LLM_CACHE": str(tmp_path)}
     with subprocess.Popen([*COMMAND, "smollm2-135m"], env=environment, stderr=subprocess.DEVNULL) as process:
         time.sleep(1.0)
         process.kill()
@@ -50,8 +48,8 @@ def test_a_killed_download_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_index_that_cannot_be_reached(tmp_path: Path) -> None:
-    environment = {**os.environ, "FORKYARD_LLM_CACHE": str(tmp_path), "PIP_NO_INDEX": "1"}
+def test_an_index_that_cannot_be_reached(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment = {**environment, "FORKYARD_LLM_CACHE": str(tmp_path), "PIP_NO_INDEX": "1"}
     done = subprocess.run(
         [*COMMAND, "smollm2-135m"], env=environment, capture_output=True, text=True, timeout=300
     )

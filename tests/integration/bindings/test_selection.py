@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-
 from forkyard_llm import selection
 from forkyard_llm.errors import PayloadRejected
 from forkyard_llm.gguf_types import TENSOR_TYPES
@@ -23,7 +23,10 @@ const char * forkyard_probe_build_key(void) { return ""; }
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def real_payloads(payloads: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The payloads built here, and nothing remembered about them."""
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
+    monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
     monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(selection, "_remembered", {})
 

@@ -20,6 +20,16 @@ import pytest
 ENGINES = ["llama.cpp", "ik_llama.cpp"]
 
 
+@pytest.fixture(autouse=True)
+def real_payloads(
+    payloads: dict[str, Path], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Child processes see the payloads built here, and the bindings of the repository."""
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
+
+
 @contextmanager
 def served(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """The supervisor's process and what it announced; ended at the latest when the test is."""

@@ -18,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 from numpy.typing import NDArray
+
+from . import tiny_models
 
 PATCHED = "llama.cpp"
 STOCK = "llama.cpp-stock"
 PROBE = Path(__file__).with_name("kshift_probe.py")
 TIMEOUT = 120.0
 """Seconds for one child; it needs well under one."""
-WRONG = 0.25
-"""Relative error from which keys count as wrong; measured: right at most 0.17, wrong at least 0.7."""
+WRONG = 3.0
+"""How far above the limit an error must be to show a fault; measured: at least 3.4 times, without one at most 0.9."""
 
 Logits = NDArray[np.float64]
 
@@ -74,8 +75,8 @@ FAULTS = (
     Case("kshift-indexer-keys", "indexed-hy-v4", "f16"),
     Case("kshift-bf16", "full-64", "bf16"),
     Case("kshift-bf16", "partial-32-of-64", "bf16"),
-    Case("kshift-yarn-magnitude", "yarn", "f16"),
-    Case("kshift-yarn-magnitude", "yarn", "q8_0"),
+    Case("kshift-yarn-magnitude", "yarn-64x", "f16"),
+    Case("kshift-yarn-magnitude", "yarn-64x", "q8_0"),
 )
 SOUND = (
     Case("none", "full-64", "f16"),
@@ -141,14 +142,17 @@ def exact(case: Case) -> Case:
     return Case(case.patch, case.model, "f16")
 
 
+def limit(engines: Engines, recipe: str, case: Case) -> float:
+    """The largest error a shift may leave: it rounds the keys a second time, which may double the cache type's own."""
+    reference = engines.logits(recipe, exact(case), "fresh")
+    return 2 * error(engines.logits(recipe, case, "fresh"), reference) + 0.02
+
+
 @pytest.mark.parametrize("case", FAULTS + SOUND, ids=str)
 def test_a_shift_costs_no_more_than_the_cache_type(engines: Engines, case: Case) -> None:
     reference = engines.logits(PATCHED, exact(case), "fresh")
-    unshifted = error(engines.logits(PATCHED, case, "fresh"), reference)
-    shifted = error(engines.logits(PATCHED, case, "shifted"), reference)
 
-    # the shift rounds the keys a second time, so it may double the error
-    assert shifted <= 2 * unshifted + 0.02, f"{shifted:.4f} shifted, {unshifted:.4f} without a shift"
+    assert error(engines.logits(PATCHED, case, "shifted"), reference) <= limit(engines, PATCHED, case)
 
 
 @pytest.mark.parametrize("case", FAULTS, ids=str)
@@ -159,7 +163,7 @@ def test_the_pin_has_the_fault(engines: Engines, case: Case) -> None:
     if isinstance(result, Crash):
         assert result.status < 0, f"failed, but not by a signal:\n{result.output}"
     else:
-        assert error(result, reference) > WRONG
+        assert error(result, reference) > WRONG * limit(engines, STOCK, case)
 
 
 @pytest.mark.parametrize("case", SOUND, ids=str)

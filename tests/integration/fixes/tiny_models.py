@@ -250,7 +250,7 @@ MODELS: Mapping[str, Callable[[Path], None]] = {
     "indexed-deepseek32": lambda path: write_indexed(path, "deepseek32"),
     "indexed-glm-dsa": lambda path: write_indexed(path, "glm-dsa"),
     "indexed-hy-v4": lambda path: write_indexed(path, "hy_v4"),
-    "yarn": lambda path: write_dense(path, Attention(2, 2, 64, 64), yarn=4096.0),
+    "yarn-64x": lambda path: write_dense(path, Attention(2, 2, 64, 64), yarn=64.0),
     "block-sparse": write_block_sparse,
 }
 """Every model by name; ``partial-R-of-H`` has RoPE on R of the H values of a head."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from forkyard_llm import selection
 
 MakePayload = Callable[..., Path]

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from forkyard_llm import cpu
 from forkyard_llm.cpu import HostCpu, explain_missing, is_known, missing
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-
 from forkyard_llm import selection
 from forkyard_llm.doctor import Report, examine, show
 from forkyard_llm.payloads import Payload
 from forkyard_llm.selection import Verdict
+from rich.console import Console
 
 MakePayload = Callable[..., Path]
 

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
+from forkyard_llm import gguf_check
 from forkyard_llm.errors import ModelError
 from forkyard_llm.gguf_check import MAX_STRINGS, check
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 U32, STRING, ARRAY, F32, I32, U8 = 4, 8, 9, 6, 5, 0
 FILE_SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -162,6 +162,7 @@ def test_what_is_not_gguf(tmp_path: Path, content: bytes, said: str, offset: int
         ([text(b"k" * 70000) + struct.pack("<II", 4, 1)], "key 0 is 70000 bytes long, at most 65535"),
         ([u32(b"tokenizer.ggml.tokens", 1)], "tokenizer.ggml.tokens is not an array of strings"),
         ([array(b"tokenizer.ggml.tokens", U8, 1, b"x")], "tokenizer.ggml.tokens is not an array of strings"),
+        ([strings(b"tokenizer.ggml.tokens", [b"a", b"b", b"a"])], "holds the same token twice"),
         ([array(b"tokenizer.ggml.merges", U8, 1, b"x")], "tokenizer.ggml.merges is not an array of strings"),
         (
             [strings(b"tokenizer.ggml.tokens", TOKENS), array(b"tokenizer.ggml.scores", F32, 3, b"\0" * 12)],
@@ -244,6 +245,53 @@ def test_counts_and_lengths_that_cannot_be(tmp_path: Path, content: bytes) -> No
 def test_a_string_length_that_wraps_round_is_not_believed(tmp_path: Path) -> None:
     """8 + length is the position again, modulo 2**64: an endless loop to a reader in C."""
     failure(tmp_path, gguf([array(b"x", STRING, 3, struct.pack("<Q", 2**64 - 8) + b"\0" * 64)]))
+
+
+def test_empty_tokens_and_equal_merges_are_no_damage(tmp_path: Path) -> None:
+    values = [
+        strings(b"tokenizer.ggml.tokens", [b"", b"a", b""]),
+        strings(b"tokenizer.ggml.merges", [b"a", b"a"]),
+    ]
+    assert check(write(tmp_path, gguf(values))).keys == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "good"),
+    [
+        ([b"a", b"a\0b"], False),
+        ([b"a\0c", b"a\0b"], False),
+        ([b"ab", b"a\0b"], True),
+        ([b"\0", b"\0b", b""], True),
+    ],
+)
+def test_tokens_end_at_a_zero_byte(tmp_path: Path, words: list[bytes], good: bool) -> None:
+    content = gguf([strings(b"tokenizer.ggml.tokens", words)])
+    if good:
+        check(write(tmp_path, content))
+    else:
+        assert "same token twice" in str(failure(tmp_path, content))
+
+
+def test_empty_tokens_at_a_window_s_end(tmp_path: Path) -> None:
+    """Empty strings of eight bytes each, from every position relative to the window."""
+    for shift in range(9):
+        values = [strings(b"tokenizer.ggml.tokens", [b"x" * shift + b"y", *[b""] * 300_000])]
+        assert check(write(tmp_path, gguf(values))).keys == 1
+
+
+def test_tokens_across_windows_are_read_whole(tmp_path: Path) -> None:
+    """Tokens of every length near a window's end, the last one a repetition of one in an earlier window."""
+    words = [b"%d" % i + b"x" * (i % 251) for i in range(20_000)]
+    assert check(write(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", words)]))).keys == 1
+    assert "same token twice" in str(
+        failure(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", [*words, words[7]])]))
+    )
+
+
+def test_a_vocabulary_larger_than_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_check, "MAX_VOCABULARY_BYTES", 100)
+    said = str(failure(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", [b"a" * 60, b"b" * 60])])))
+    assert "larger than any vocabulary" in said
 
 
 def test_metadata_larger_than_the_window(tmp_path: Path) -> None:

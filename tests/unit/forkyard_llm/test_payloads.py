@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from forkyard_llm.errors import AbiMismatch, PayloadNotFound
 from forkyard_llm.payloads import discover, discover_all, read_payload
+from hypothesis import given
+from hypothesis import strategies as st
 
 MakePayload = Callable[..., Path]
 

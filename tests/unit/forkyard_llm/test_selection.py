@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from forkyard_llm import cpu, selection
 from forkyard_llm.errors import PayloadNotFound, PayloadRejected, UsageError
 from forkyard_llm.payloads import Payload, read_payload
@@ -206,7 +205,7 @@ def test_a_damaged_payload_is_rejected_with_what_loading_says(make_payload: Make
 
 
 def test_what_the_payload_prints_is_not_taken_for_the_verdict(make_payload: MakePayload) -> None:
-    noise = """print('{"usable": true, "reason": "trust me"}')\nimport os\nos.write(1, b'{"usable": true}')\n"""
+    noise = """print('{"usable": true, "reason": "trust"}')\nimport os\nos.write(1, b'{"usable": true}')\n"""
     verdict = judge(read_payload(make_payload(abi=noise)))
     assert not verdict.usable
 

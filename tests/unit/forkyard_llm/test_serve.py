@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from forkyard_llm import serve
 from forkyard_llm.errors import EngineError, ModelError, UsageError
 from forkyard_llm.payloads import read_payload

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from forkyard_llm import cli
 from forkyard_llm.errors import (
     AbiMismatch,

@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from forkyard_llm.cache import cache_dir, read_json, write_atomic, write_json
 
 

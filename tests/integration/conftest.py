@@ -1,0 +1,98 @@
+"""The real thing for integration tests: both engines built by forkyard for this host's best ISA, and a real model."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forkyard_llm import cpu, models
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_TIMEOUT_S = 60 * 60
+# Best first; AVX-512 is what the README builds, the others are for hosts without it.
+VARIANTS = {
+    "avx512": ("avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx2", "fma", "f16c", "bmi2"),
+    "avx2": ("avx2", "fma", "f16c", "bmi2"),
+}
+
+
+def forkyard(*arguments: str, timeout_s: float = BUILD_TIMEOUT_S) -> dict[str, Any]:
+    """Run the forkyard command on this project and return its JSON answer."""
+    command = [sys.executable, "-m", "forkyard", *arguments, "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}: {done.stdout}"
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+@pytest.fixture(scope="session")
+def variant() -> str:
+    """The best of the variants tests build that this host can run."""
+    for name, features in VARIANTS.items():
+        if not cpu.missing(features):
+            return name
+    pytest.fail("this host has no AVX2: neither engine has a variant for it that both support")
+
+
+@pytest.fixture(scope="session")
+def dist(variant: str) -> Path:
+    """The project's dist folder with the payloads of both engines and the bindings, built now if need be."""
+    forkyard("build", variant, "--locked")
+    return ROOT / "dist"
+
+
+@pytest.fixture(scope="session")
+def engine_payload(variant: str, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from ``llama.cpp``, ``ik_llama.cpp`` or ``llama.cpp-stock`` (no stacks) to its package folder."""
+
+    @functools.cache
+    def unpacked(name: str) -> Path:
+        recipe, _, stock = name.partition("-stock")
+        out = dist
+        if name.endswith("-stock"):
+            out = tmp_path_factory.mktemp("stock")
+            forkyard("build", variant, recipe, "--stacks", "none", "--out", str(out))
+        slug = recipe.replace(".", "_")
+        package = f"forkyard_{slug}_{variant.replace('-', '_')}"
+        (wheel,) = out.glob(f"{package}-*.whl")
+        folder = tmp_path_factory.mktemp(name.replace(".", "-"))
+        unpack(wheel, folder)
+        assert stock == ""
+        return folder / package
+
+    return unpacked
+
+
+def unpack(wheel: Path, folder: Path) -> None:
+    """Unpack a wheel with its file modes, as an installer does."""
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            path = Path(archive.extract(info, folder))
+            path.chmod((info.external_attr >> 16) & 0o777)
+
+
+@pytest.fixture(scope="session")
+def payloads(engine_payload: Callable[[str], Path]) -> dict[str, Path]:
+    """Package folder of each engine's payload."""
+    return {engine: engine_payload(engine) for engine in ("llama.cpp", "ik_llama.cpp")}
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct Q4_1, from a registry package, checked by sha256."""
+    return models.get("smollm2-135m")
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """The environment for child processes that import the bindings from the repository."""
+    return {**os.environ, "PYTHONPATH": str(ROOT / "bindings" / "src")}
