@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +14,9 @@ from forkyard.errors import SourceError
 
 MAX_BYTES = 4 << 30
 MAX_MEMBERS = 500_000
+
+# Members that contradict each other: a file where a folder was, a link to itself, a name no file system takes.
+_CONTRADICTIONS = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 def unpack_below(
@@ -58,13 +64,14 @@ def unpack_below(
     except tarfile.FilterError as error:
         msg = f"{archive.name} tries to write outside its folder"
         raise SourceError(msg, where=str(archive), why=str(error), next_step="do not use this archive") from error
-    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, KeyError) as error:
+        # KeyError: a hard link to a member that is not in the archive.
         msg = f"{archive.name} is damaged"
         raise SourceError(msg, where=str(archive), why=str(error), next_step="delete it and run again") from error
     except OSError as error:
-        if error.errno is not None:
+        if error.errno is not None and error.errno not in _CONTRADICTIONS:
             raise
-        # gzip reports bad data as an OSError without an errno.
+        # gzip and bzip2 report bad data as an OSError without an errno.
         msg = f"{archive.name} is damaged"
         raise SourceError(msg, where=str(archive), why=str(error), next_step="delete it and run again") from error
     if count == 0:

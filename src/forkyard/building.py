@@ -43,6 +43,7 @@ from forkyard.trees import Checkout, checked_out
 BUILD_TIMEOUT_S = 6 * 3600.0
 _NINJA_STATUS = "[forkyard %f %t] "
 _NINJA_LINE = re.compile(r"^\[forkyard (\d+) (\d+)\] (.*)$")
+_COMPILE_STEP = re.compile(r"^Building \S+ object (\S+)\.o$")
 _UNUSED = re.compile(r"^\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
 _FAILED_LINES = 25
 
@@ -60,6 +61,8 @@ class Built:
     """Wall time of each step."""
     compiled: int = 0
     """Compile and link steps that ran."""
+    units: tuple[str, ...] = ()
+    """The translation units among them, as paths of their objects in the build folder, sorted."""
     ccache: dict[str, int] | None = None
     """ccache's hits and misses of this build."""
 
@@ -72,6 +75,7 @@ class Built:
             "fresh": self.fresh,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "steps": self.compiled,
+            "compiled": list(self.units),
             "ccache": self.ccache,
         }
 
@@ -149,7 +153,7 @@ def build(
                     _gates(plan, wheel, cache, root)
                 digest = _keep(plan, wheel, cache)
     wheel = publish_wheel(plan, wheel.name, cache, out)
-    return Built(wheel, digest, plan.key, True, seconds, run_.steps, run_.ccache_use())
+    return Built(wheel, digest, plan.key, True, seconds, run_.steps, tuple(sorted(run_.units)), run_.ccache_use())
 
 
 @contextlib.contextmanager
@@ -259,6 +263,7 @@ class _Compile:
     def __init__(self, plan: Plan, date: str, cache: Cache, reporter: Reporter, launcher: Path | None) -> None:
         self._plan, self._date, self._cache, self._reporter, self._launcher = plan, date, cache, reporter, launcher
         self.steps = 0
+        self.units: set[str] = set()
         self._unused: list[str] = []
         self._in_unused = False
         self._tail: list[str] = []
@@ -335,6 +340,8 @@ class _Compile:
                 self._marker.unlink(missing_ok=True)
             self._in_unused = False
             self.steps = int(match[1])
+            if unit := _COMPILE_STEP.match(match[3]):
+                self.units.add(unit[1])
             step.update(int(match[1]), int(match[2]), match[3].rsplit("/", 1)[-1][:40])
             return
         if line.startswith("forkyard-wheel: "):

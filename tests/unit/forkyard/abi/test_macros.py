@@ -47,7 +47,9 @@ def test_aliases_signs_strings_and_parentheses():
 
 
 def test_what_is_no_constant_is_left_out():
-    assert constants([("A", ["B"]), ("B", ["A"]), ("C", ["UNKNOWN"]), ("D", ["1", "+", "2"]), ("E", ["-", '"x"'])]) == {}
+    assert (
+        constants([("A", ["B"]), ("B", ["A"]), ("C", ["UNKNOWN"]), ("D", ["1", "+", "2"]), ("E", ["-", '"x"'])]) == {}
+    )
 
 
 @given(st.dictionaries(st.sampled_from("ABCDEF"), st.lists(st.sampled_from([*"ABCDEF()-1", '"s"']), max_size=5)))

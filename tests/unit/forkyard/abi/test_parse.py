@@ -186,7 +186,7 @@ def test_bitfields_are_refused(describe):
 
 
 def test_a_struct_with_an_inexpressible_member_is_refused(describe):
-    with pytest.raises(AbiError, match="struct wide has a number|struct wide has a type"):
+    with pytest.raises(AbiError, match="struct wide has a"):
         describe(engine="struct wide { long double x; };")
 
 

@@ -1,0 +1,3 @@
+int toy_part_3(int value) {
+    return value + 3;
+}

@@ -1,0 +1,3 @@
+int toy_part_4(int value) {
+    return value + 4;
+}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from forkyard_llm.completion import Completion, Delta, completion_body, completion_chunks, run
+
+END = 99
+
+
+class Letters:
+    """A model whose token n is the letter a + n, and whose token 99 ends the text."""
+
+    def piece(self, token: int) -> bytes:
+        return bytes([ord("a") + token])
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
+def collect(tokens: list[int], max_tokens: int | None = None, stops: tuple[str, ...] = ()) -> tuple[str, Delta]:
+    deltas = list(run(Letters(), iter(tokens), max_tokens, stops))
+    assert all(delta.finish_reason is None for delta in deltas[:-1])
+    return "".join(delta.text for delta in deltas), deltas[-1]
+
+
+def test_an_end_token_stops_and_is_not_counted():
+    text, last = collect([0, 1, END, 2])
+    assert (text, last.finish_reason, last.completion_tokens) == ("ab", "stop", 2)
+
+
+def test_max_tokens_gives_length_and_takes_no_token_too_many():
+    tokens = iter([0, 1, 2])
+    deltas = list(run(Letters(), tokens, 2, ()))
+    assert deltas[-1] == Delta("", "length", 2)
+    assert next(tokens) == 2
+
+
+def test_a_full_context_gives_length():
+    assert collect([0, 1])[1] == Delta("", "length", 2)
+
+
+def test_a_stop_string_stops():
+    text, last = collect([0, 1, 2, 3, 4], None, ("cd",))
+    assert (text, last.finish_reason, last.completion_tokens) == ("ab", "stop", 4)
+
+
+def test_a_stop_string_completed_only_at_the_end_is_a_stop_too():
+    text, last = collect([0, 1], 2, ("b",))
+    assert (text, last.finish_reason) == ("a", "stop")
+
+
+def test_half_a_stop_string_before_the_end_is_text():
+    assert collect([0, 1, 2, END], None, ("cd",))[0] == "abc"
+
+
+def test_chunks_have_the_shape_clients_know():
+    request = Completion("cmpl-1", 5, "m.gguf")
+    chunks = list(completion_chunks(request, iter([Delta("a"), Delta(""), Delta("", "length", 1)]), "prompt "))
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["prompt ", "a", ""]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "length"]
+    assert chunks[1] == completion_body(request, "a", None)
+    assert {key: chunks[0][key] for key in ("id", "object", "created", "model")} == {
+        "id": "cmpl-1",
+        "object": "text_completion",
+        "created": 5,
+        "model": "m.gguf",
+    }
+
+
+def test_requests_have_ids_of_their_own():
+    first, second = Completion.new("cmpl", "m"), Completion.new("cmpl", "m")
+    assert first.id.startswith("cmpl-")
+    assert first.id != second.id

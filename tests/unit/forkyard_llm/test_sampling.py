@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from forkyard_llm.errors import UsageError
+from forkyard_llm.sampling import RANDOM_SEED, SamplingParams, fresh_seed
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"min_p": 2}, "min_p"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"top_k": 2**31}, "top_k"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
+        ({"repeat_penalty": -1}, "repeat_penalty"),
+        ({"frequency_penalty": math.inf}, "frequency_penalty"),
+        ({"presence_penalty": None}, "presence_penalty"),
+        ({"penalty_last_n": -1}, "penalty_last_n"),
+        ({"seed": -2}, "seed"),
+        ({"seed": 2**32}, "seed"),
+        ({"seed": 1.0}, "seed"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias"),
+        ({"logit_bias": {1: math.nan}}, "logit_bias"),
+        ({"logit_bias": {1: math.inf}}, "logit_bias"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_by_name(arguments, name: str):
+    with pytest.raises(UsageError, match=name):
+        SamplingParams(**arguments)
+
+
+def test_edges_are_allowed():
+    params = SamplingParams(temperature=0, top_k=0, top_p=0, min_p=1, logit_bias={3: -math.inf})
+    assert params.greedy
+    assert not params.penalizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "penalizes"),
+    [
+        ({}, False),
+        ({"repeat_penalty": 1.1}, True),
+        ({"frequency_penalty": 0.5}, True),
+        ({"presence_penalty": -0.5}, True),
+        ({"repeat_penalty": 1.1, "penalty_last_n": 0}, False),
+    ],
+)
+def test_penalties_count_only_where_they_do_something(arguments, penalizes: bool):
+    assert SamplingParams(**arguments).penalizes is penalizes
+
+
+@given(st.integers(min_value=0, max_value=RANDOM_SEED - 1))
+def test_a_given_seed_is_kept(seed: int):
+    assert SamplingParams(seed=seed).resolved_seed() == seed
+
+
+@pytest.mark.parametrize("seed", [None, -1, RANDOM_SEED])
+def test_no_seed_means_a_known_fresh_one(seed):
+    seeds = {SamplingParams(seed=seed).resolved_seed() for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(0 <= value < RANDOM_SEED for value in seeds)
+
+
+def test_fresh_seeds_are_never_the_engines_own_word_for_any():
+    assert all(0 <= fresh_seed() < RANDOM_SEED for _ in range(50))
