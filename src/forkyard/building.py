@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ import ninja
 from forkyard.abi import write_abi
 from forkyard.cache import Cache, explained, publish, storage_error, write_atomic
 from forkyard.console import Reporter, Step
-from forkyard.errors import BuildError, ForkyardError, StorageError
+from forkyard.errors import BuildError, ForkyardError
 from forkyard.gates import check_wheel, limits_for
 from forkyard.locking import check as check_lock
 from forkyard.locks import Held, hold
@@ -37,6 +37,7 @@ from forkyard.plan import Plan, check_obtained
 from forkyard.process import clean_environment, stream
 from forkyard.project import Project, openmp_license, openmp_name, write_project
 from forkyard.sbom import BundledLibrary, make_sbom
+from forkyard.scratch import owned_folder
 from forkyard.sources import Obtained, obtain
 from forkyard.trees import Checkout, checked_out
 
@@ -46,6 +47,15 @@ _NINJA_LINE = re.compile(r"^\[forkyard (\d+) (\d+)\] (.*)$")
 _COMPILE_STEP = re.compile(r"^Building \S+ object (\S+)\.o$")
 _UNUSED = re.compile(r"^\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
 _FAILED_LINES = 25
+_STATISTICS = "ccache.log"
+# What compilers, linkers and CMake print when a write failed.
+_STORAGE_WORDS = {
+    "No space left on device": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+    "File size limit exceeded": errno.EFBIG,
+    "File too large": errno.EFBIG,
+}
 
 
 @dataclass(frozen=True)
@@ -143,17 +153,19 @@ def build(
             launcher = _ccache(use_ccache)
             with _timed(seconds, "project"):
                 project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher)
-            with tempfile.TemporaryDirectory(prefix="wheel-", dir=cache.scratch) as scratch:
+            with owned_folder(cache.scratch, "wheel-") as scratch:
                 run_ = _Compile(plan, obtained.date, cache, reporter, launcher)
                 with _timed(seconds, "compile"):
-                    raw = run_.run(project, Path(scratch), held, checkout)
+                    raw = run_.run(project, scratch, held, checkout)
                 with _timed(seconds, "pack"), reporter.step("packing"):
                     wheel = retag(raw, _epoch(obtained.date))
                 with _timed(seconds, "gates"), reporter.step("checking the wheel"):
                     _gates(plan, wheel, cache, root)
                 digest = _keep(plan, wheel, cache)
-    wheel = publish_wheel(plan, wheel.name, cache, out)
-    return Built(wheel, digest, plan.key, True, seconds, run_.steps, tuple(sorted(run_.units)), run_.ccache_use())
+                use = run_.ccache_use(scratch)
+        # Still under the lock: `clean` waits for it before it takes the kept wheel away.
+        wheel = publish_wheel(plan, wheel.name, cache, out)
+    return Built(wheel, digest, plan.key, True, seconds, run_.steps, tuple(sorted(run_.units)), use)
 
 
 @contextlib.contextmanager
@@ -169,8 +181,12 @@ def _already(plan: Plan, cache: Cache, out: Path) -> Built | None:
     kept = kept_wheel(plan.key, cache)
     if kept is None:
         return None
-    wheel = publish_wheel(plan, kept.name, cache, out)
-    return Built(wheel, sha256_of(wheel), plan.key, False)
+    try:
+        wheel = publish_wheel(plan, kept.name, cache, out)
+        return Built(wheel, sha256_of(wheel), plan.key, False)
+    except FileNotFoundError:
+        # Cleaned away at this moment: whoever comes next under the lock makes it again.
+        return None
 
 
 def publish_wheel(plan: Plan, name: str, cache: Cache, out: Path) -> Path:
@@ -182,7 +198,8 @@ def publish_wheel(plan: Plan, name: str, cache: Cache, out: Path) -> Path:
     for other in out.glob(f"{plan.package}-*.whl"):
         if other.name != name:
             with explained(f"remove the older {other.name}"):
-                other.unlink()
+                # Another build may be removing it, too.
+                other.unlink(missing_ok=True)
     return target
 
 
@@ -268,8 +285,9 @@ class _Compile:
         self._in_unused = False
         self._tail: list[str] = []
         self._failed: list[str] = []
+        self._in_cmake_error = False
+        self._log = cache.logs / f"{plan.workspace}-{plan.variant.name}.log"
         self._wheel = ""
-        self._statistics = cache.scratch / f"ccache-{os.getpid()}.log"
 
     def run(self, project: Project, out: Path, held: Held, checkout: Checkout) -> Path:
         """Configure, compile, install and pack; returns the raw wheel.
@@ -278,10 +296,9 @@ class _Compile:
             BuildError: with the last error and the log's path.
         """
         self._settle(project)
-        log = self._cache.logs / f"{self._plan.workspace}-{self._plan.variant.name}.log"
+        log = self._log
         with explained("start the log"):
             write_atomic(log, b"")
-        self._statistics.unlink(missing_ok=True)
         command = [sys.executable, "-m", "forkyard.runner", str(project.folder), str(out), str(os.getpid())]
         title = f"compiling {self._plan.distribution}"
         with self._reporter.step(title, "steps") as step:
@@ -290,11 +307,11 @@ class _Compile:
                 log=log,
                 on_line=lambda line: self._line(line, step),
                 timeout_s=BUILD_TIMEOUT_S,
-                env=self._environment(project),
+                env=self._environment(project, out),
                 keep_open=[held.fd, checkout.lock_fd],
             )
         if self._unused:
-            raise self._unknown_options(log)
+            raise self._unknown_options()
         if status != 0 or not self._wheel:
             raise self._failure(status, log, out)
         (project.folder / "configuring").unlink(missing_ok=True)
@@ -311,7 +328,7 @@ class _Compile:
             write_atomic(marker, b"")
         self._marker = marker
 
-    def _environment(self, project: Project) -> dict[str, str]:
+    def _environment(self, project: Project, scratch: Path) -> dict[str, str]:
         folders = [str(project.shim), cmake.CMAKE_BIN_DIR, ninja.BIN_DIR, str(Path(sys.executable).parent)]
         path = os.pathsep.join([*folders, os.environ.get("PATH", os.defpath)])
         extra = {
@@ -328,7 +345,7 @@ class _Compile:
                 "CCACHE_BASEDIR": str(self._cache.root),
                 "CCACHE_NOHASHDIR": "1",
                 "CCACHE_DEPEND": "1",
-                "CCACHE_STATSLOG": str(self._statistics),
+                "CCACHE_STATSLOG": str(scratch / _STATISTICS),
                 "CCACHE_MAXSIZE": os.environ.get("CCACHE_MAXSIZE", "10G"),
             }
         return clean_environment(path, extra)
@@ -336,6 +353,9 @@ class _Compile:
     def _line(self, line: str, step: Step) -> None:
         match = _NINJA_LINE.match(line)
         if match:
+            if self._unused:
+                # Before anything is compiled, and with the marker left: CMake says it only once for a build folder.
+                raise self._unknown_options()
             if self._in_unused or self._marker.exists():
                 self._marker.unlink(missing_ok=True)
             self._in_unused = False
@@ -352,11 +372,15 @@ class _Compile:
             self._unused.append(unused[1])
         elif self._in_unused and line.strip():
             self._in_unused = False
-        if line.startswith(("FAILED: ", "CMake Error")) or "error:" in line.lower():
+        if line.startswith("CMake Error"):
+            self._in_cmake_error = True
+        elif line and not line.startswith(" "):
+            self._in_cmake_error = False
+        if (self._in_cmake_error and line) or line.startswith("FAILED: ") or "error:" in line.lower():
             self._failed.append(line)
         self._tail = [*self._tail[-_FAILED_LINES:], line]
 
-    def _unknown_options(self, log: Path) -> ForkyardError:
+    def _unknown_options(self) -> ForkyardError:
         names = [name for name in self._unused if not name.startswith("FORKYARD_")]
         recipe = self._plan.recipe
         first = names[0] if names else self._unused[0]
@@ -364,34 +388,34 @@ class _Compile:
             f"{recipe.name} does not know the CMake option{'s' if len(names) > 1 else ''} {', '.join(names)}",
             where=recipe.location_of("build", "options", first),
             why="CMake says that nothing used it; upstream may have renamed or removed it",
-            next_step=f"correct the recipe or variants.toml (log: {log})",
+            next_step=f"correct the recipe or variants.toml (log: {self._log})",
         )
 
     def _failure(self, status: int, log: Path, out: Path) -> ForkyardError:
-        text = "\n".join(self._failed + self._tail)
-        if "No space left on device" in text or "ENOSPC" in text:
-            full = storage_error(OSError(28, "No space left on device", str(out)), f"build {self._plan.distribution}")
-            assert full is not None
-            return full
-        if "Read-only file system" in text:
-            return StorageError(
-                f"could not build {self._plan.distribution}", where=str(log), why="the file system is read-only"
-            )
         shown = self._failed[:6] or self._tail[-6:]
+        text = "\n".join(self._failed + self._tail)
+        doing = f"build {self._plan.distribution}"
+        if (full := self._cache.out_of_room(doing, shown[-1] if shown else f"see {log}")) is not None:
+            return full
+        for words, number in _STORAGE_WORDS.items():
+            known = storage_error(OSError(number, words, str(out)), doing)
+            if words in text and known is not None:
+                return known
         why = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
         return BuildError(
             f"building {self._plan.distribution} failed",
             where=f"log: {log}",
             why=why + "".join(f"\n         {line[:300]}" for line in shown),
-            next_step="look at the log's last error; running again continues where it stopped",
+            next_step="look at the log's last error; running again continues where it stopped, "
+            "and after `forkyard clean builds` it starts afresh",
         )
 
-    def ccache_use(self) -> dict[str, int] | None:
-        """Hits and misses of the build, from ccache's own log."""
-        if self._launcher is None or not self._statistics.is_file():
+    def ccache_use(self, scratch: Path) -> dict[str, int] | None:
+        """Hits and misses of the build, from ccache's own log in the folder given to :meth:`run`."""
+        statistics = scratch / _STATISTICS
+        if self._launcher is None or not statistics.is_file():
             return None
-        words = self._statistics.read_text(errors="replace").split()
-        self._statistics.unlink(missing_ok=True)
+        words = statistics.read_text(errors="replace").split()
         return {
             "hits": words.count("direct_cache_hit") + words.count("preprocessed_cache_hit"),
             "misses": words.count("cache_miss"),

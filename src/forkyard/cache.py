@@ -18,6 +18,7 @@ from pathlib import Path
 import platformdirs
 
 from forkyard.errors import StorageError
+from forkyard.scratch import owned_file
 
 _STORAGE_ERRNOS = {
     errno.ENOSPC: (
@@ -27,6 +28,12 @@ _STORAGE_ERRNOS = {
     errno.EDQUOT: ("the disk quota is used up", "free some space or ask for more, then run again"),
     errno.EROFS: ("the file system is read-only", "set FORKYARD_CACHE to a folder that can be written"),
     errno.EACCES: ("permission denied", "set FORKYARD_CACHE to a folder you may write, or mend its permissions"),
+    errno.EFBIG: (
+        "there is a limit on file sizes",
+        "lift it (`ulimit -f unlimited`) or choose another file system, then run again",
+    ),
+    errno.EEXIST: ("a file is where a folder should be", "set FORKYARD_CACHE to a folder, or move that file away"),
+    errno.ENOTDIR: ("a file is where a folder should be", "set FORKYARD_CACHE to a folder, or move that file away"),
     errno.EPERM: ("operation not permitted", "set FORKYARD_CACHE to a folder you may write, or mend its permissions"),
 }
 
@@ -124,6 +131,29 @@ class Cache:
                 pass
 
 
+    def out_of_room(self, doing: str, because: str) -> StorageError | None:
+        """What keeps a mebibyte from being written here now; ``None`` if nothing does.
+
+        Programs we start seldom say why they could not write. After any of them failed, this tells whether the disk
+        was to blame.
+
+        Args:
+            doing: what was being done, as in "could not <doing>".
+            because: what the failure looked like.
+        """
+        try:
+            with tempfile.TemporaryFile(dir=self.scratch) as probe:
+                probe.write(bytes(1 << 20))
+                probe.flush()
+        except OSError as error:
+            found = storage_error(error, doing)
+            if found is not None:
+                return StorageError(
+                    found.what, where=str(self.root), why=f"{found.why}: {because}", next_step=found.next_step
+                )
+        return None
+
+
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write ``data`` so that ``path`` is either as before or complete, even through a power cut.
 
@@ -159,20 +189,12 @@ def write_if_changed(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
 
 def publish(source: Path, target: Path) -> None:
     """Copy a finished file to its public place in one step, also across file systems."""
-    with explained(f"put {target.name} in place"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".incoming-", dir=target.parent)
-        os.close(handle)
-        try:
-            shutil.copyfile(source, name)
-            with open(name, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+    with explained(f"put {target.name} in place"), owned_file(target.parent, ".incoming-") as incoming:
+        shutil.copyfile(source, incoming)
+        with incoming.open("rb") as stream:
+            os.fsync(stream.fileno())
+        incoming.chmod(0o644)
+        incoming.replace(target)
 
 
 def folder_size(path: Path) -> int:

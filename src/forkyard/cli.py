@@ -14,7 +14,7 @@ from forkyard import __version__
 from forkyard import doctor as doctoring
 from forkyard.cache import Cache, storage_error
 from forkyard.console import Console
-from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, UsageError
+from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, PatchError, SourceError, UsageError
 from forkyard.locking import lock_recipe
 from forkyard.plan import Plan
 from forkyard.recipes import load_variants, recipe_names
@@ -46,8 +46,12 @@ def _answers(function: _F) -> _F:
         try:
             status = function(console, *args, **options)
         except ForkyardError as error:
-            console.failure(error)
-            sys.exit(error.exit_code)
+            shown = error
+            if isinstance(error, SourceError | PatchError):
+                # git does not say that a disk is full in words one could rely on.
+                shown = Cache.default().out_of_room("go on", error.what) or error
+            console.failure(shown)
+            sys.exit(shown.exit_code)
         except KeyboardInterrupt:
             console.warn("interrupted; running the same command again continues")
             sys.exit(EXIT_INTERRUPTED)

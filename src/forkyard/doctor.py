@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from forkyard.cache import Cache
 from forkyard.errors import ForkyardError
+from forkyard.installing import install_command, this_package_manager
 from forkyard.process import run
 from forkyard.toolchain import detect, find_compilers, native_features
 
 _GIT_FLOOR = (2, 30)
 _SPACE_WANTED = 8 << 30
-
-# Package names by package manager; the manager is chosen by /etc/os-release.
-_INSTALL = {
-    "apt": "apt-get install -y {}",
-    "dnf": "dnf install -y {}",
-    "pacman": "pacman -S --needed {}",
-    "zypper": "zypper install -y {}",
-    "apk": "apk add {}",
-}
-_PACKAGES: dict[str, dict[str, str]] = {
-    "compiler": {"apt": "gcc g++", "dnf": "gcc gcc-c++", "pacman": "gcc", "zypper": "gcc gcc-c++", "apk": "build-base"},
-    "git": {"apt": "git", "dnf": "git", "pacman": "git", "zypper": "git", "apk": "git"},
-    "openmp": {"apt": "libgomp1", "dnf": "libgomp", "pacman": "gcc-libs", "zypper": "libgomp1", "apk": "libgomp"},
-    "ccache": {"apt": "ccache", "dnf": "ccache", "pacman": "ccache", "zypper": "ccache", "apk": "ccache"},
-}
-_MANAGERS = (
-    ("apt", ("debian", "ubuntu")),
-    ("dnf", ("fedora", "rhel", "centos")),
-    ("pacman", ("arch",)),
-    ("zypper", ("suse",)),
-    ("apk", ("alpine",)),
-)
 
 
 @dataclass(frozen=True)
@@ -54,34 +31,9 @@ class Check:
     fix: str | None = None
 
 
-def package_manager(os_release: Mapping[str, str]) -> str | None:
-    """The package manager of a system described by its os-release fields."""
-    words = f"{os_release.get('ID', '')} {os_release.get('ID_LIKE', '')}".split()
-    return next(
-        (manager for manager, names in _MANAGERS if any(word.startswith(name) for word in words for name in names)),
-        None,
-    )
-
-
-def install_command(what: str, manager: str | None) -> str:
-    """The command that installs ``what``; for an unknown system, words."""
-    if manager is None:
-        return f"install {what} with your system's package manager"
-    prefix = "" if os.geteuid() == 0 else "sudo "
-    update = f"{prefix}apt-get update && " if manager == "apt" else ""
-    return update + prefix + _INSTALL[manager].format(_PACKAGES[what][manager])
-
-
-def _os_release() -> dict[str, str]:
-    try:
-        return platform.freedesktop_os_release()
-    except OSError:
-        return {}
-
-
 def examine(cache: Cache) -> list[Check]:
     """Look at everything a build needs. Raises nothing for what is missing: that is the answer."""
-    manager = package_manager(_os_release())
+    manager = this_package_manager()
     checks = [_python(), _machine(), _git(manager), *_compiler(cache, manager)]
     found = shutil.which("ccache")
     checks.append(

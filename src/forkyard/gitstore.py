@@ -15,12 +15,13 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import git
 
 from forkyard.cache import explained, storage_error
 from forkyard.errors import PatchError, SourceError, ToolchainError
+from forkyard.locks import held_locks
 
 SHORT_S = 120.0
 FETCH_S = 3600.0
@@ -41,6 +42,10 @@ EXPORT_OPTIONS = (
     "--no-thread",
     "--encode-email-headers",
     "--binary",
+    # Without these a commit of nothing but whole files of ours, which are left out, would export as its parent.
+    "--always",
+    "--full-history",
+    "--sparse",
 )
 EXPORT_CONFIG = {
     "core.abbrev": "40",
@@ -80,7 +85,21 @@ def blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-class GitFailure(Exception):
+# Variables of git's that would move or reshape a repository, and mean nothing to a fetch.
+_RESHAPING = (
+    "GIT_WORK_TREE",
+    "GIT_TEMPLATE_DIR",
+    "GIT_DEFAULT_HASH",
+    "GIT_COMMON_DIR",
+    "GIT_LITERAL_PATHSPECS",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+    "GIT_SHALLOW_FILE",
+)
+
+
+class GitFailure(SourceError):
     """git ended with an error; ``text`` is what it said. Callers turn it into what it means."""
 
     _CORRUPT = (
@@ -100,7 +119,12 @@ class GitFailure(Exception):
         self.command = tuple(command)
         self.status = status
         self.text = text
-        super().__init__(f"git {' '.join(command[:3])}: {text.strip()}")
+        super().__init__(
+            "git could not do its part",
+            where=f"git {' '.join(command[:3])}",
+            why=text.strip(),
+            next_step="if this stays so, the object store is damaged: run `forkyard clean sources`, then again",
+        )
 
     @property
     def corrupt(self) -> bool:
@@ -122,8 +146,6 @@ class Store:
             "GIT_OBJECT_DIRECTORY": str(self.path / "objects"),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
             "GIT_INDEX_FILE": str(index if index is not None else self.path / "unused-index"),
-            "GIT_CONFIG_COUNT": "0",
-            "GIT_CONFIG_PARAMETERS": "",
             "GIT_NAMESPACE": "",
             "GIT_CEILING_DIRECTORIES": str(self.path.parent),
             "GIT_TERMINAL_PROMPT": "0",
@@ -135,6 +157,17 @@ class Store:
         if not users_config:
             env.update({"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull})
         return env
+
+    @staticmethod
+    def _program(environment: Mapping[str, str], *, users_config: bool) -> list[str]:
+        """``git``, less the GIT_* variables of the caller's environment that would reach it."""
+        foreign = [
+            name
+            for name in sorted(os.environ)
+            if name.startswith("GIT_") and name not in environment and (not users_config or name in _RESHAPING)
+        ]
+        # GitPython can add variables but not take any away.
+        return ["env", *(word for name in foreign for word in ("-u", name)), "git"] if foreign else ["git"]
 
     def _git(
         self,
@@ -153,13 +186,13 @@ class Store:
             GitFailure: a non-zero exit.
             ToolchainError: there is no git.
         """
-        command = ["git"]
+        environment = {**self._environment(index, users_config=users_config), **(env or {})}
+        command = self._program(environment, users_config=users_config)
         for name, value in (config or {}).items():
             command += ["-c", f"{name}={value}"]
         if work_tree is not None:
             command.append(f"--work-tree={work_tree}")
         command += arguments
-        environment = {**self._environment(index, users_config=users_config), **(env or {})}
         with contextlib.ExitStack() as stack:
             source = None
             if stdin is not None:
@@ -176,6 +209,7 @@ class Store:
                     strip_newline_in_stdout=False,
                     env=environment,
                     kill_after_timeout=timeout_s,
+                    pass_fds=held_locks(),
                 )
             except git.GitCommandNotFound as error:
                 msg = "git is not on this machine"
@@ -196,7 +230,9 @@ class Store:
             return
         with explained("create the object store"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._git("init", "--quiet", "--bare", str(self.path))
+            self._free("config")
+            self._free("HEAD")
+            self._git("init", "--quiet", "--bare", "--template=", "--object-format=sha1", str(self.path))
             for name, value in (
                 ("gc.auto", "0"),
                 ("core.logAllRefUpdates", "false"),
@@ -236,7 +272,13 @@ class Store:
 
     def pin_object(self, oid: str, name: str) -> None:
         """Keep ``oid`` from ever being collected, under ``refs/forkyard/<name>``."""
+        self._free(f"refs/forkyard/{name}")
         self._git("update-ref", f"refs/forkyard/{name}", oid)
+
+    def _free(self, name: str) -> None:
+        """Delete a lock file of git's: forkyard's own lock is held, so it can only be left from a killed run."""
+        with explained("delete a lock file of a killed git"):
+            (self.path / f"{name}.lock").unlink(missing_ok=True)
 
     def fetch(self, location: str, commit: str, *, progress: Callable[[int, int | None], None] | None = None) -> None:
         """Fetch one commit (no history) from a URL or path. git names every object it receives by its content.
@@ -248,8 +290,10 @@ class Store:
             GitFailure: it could not be fetched.
             StorageError: the disk is full.
         """
+        self._free("shallow")
+        environment = self._environment(None, users_config=True)
         command = [
-            "git",
+            *self._program(environment, users_config=True),
             "-c",
             "protocol.ext.allow=never",
             "-c",
@@ -277,7 +321,11 @@ class Store:
                 progress(int(counted[1]), int(counted[2]))
 
         process = git.Git(str(self.path)).execute(
-            command, as_process=True, universal_newlines=True, env=self._environment(None, users_config=True)
+            command,
+            as_process=True,
+            universal_newlines=True,
+            env=environment,
+            pass_fds=held_locks(),
         )
         git.cmd.handle_process_output(process, None, listen, decode_streams=False)
         try:
@@ -286,7 +334,7 @@ class Store:
             text = "\n".join(said) or str(error)
             if "No space left on device" in text:
                 raise _disk_full(self.path) from error
-            raise GitFailure(command[1:], error.status if isinstance(error.status, int) else 1, text) from error
+            raise GitFailure(["fetch"], error.status if isinstance(error.status, int) else 1, text) from error
 
     def allow_any_fetch(self) -> None:
         """Let :meth:`fetch` from another store take any object of this one."""
@@ -332,7 +380,7 @@ class Store:
                 links.append(Entry("120000", "blob", oid, path))
             else:
                 entries.append(("100755" if info.st_mode & stat.S_IXUSR else "100644", path))
-        names = "".join(f"{path}\n" for _, path in entries).encode("utf-8", "surrogateescape")
+        names = "".join(f"{_quoted(path)}\n" for _, path in entries).encode("utf-8", "surrogateescape")
         if any("\n" in path for _, path in entries):
             msg = "a file name contains a line break"
             raise SourceError(msg, where=str(folder))
@@ -429,8 +477,12 @@ class Store:
         return oid
 
     def index_has(self, index: Path, path: str) -> bool:
-        """Whether an index holds a path."""
-        return bool(self._git("ls-files", "-z", "--", f":(literal){path}", index=index))
+        """Whether an index holds a path, something below it, or a file where one of its folders would be."""
+        above = [str(parent) for parent in PurePosixPath(path).parents if parent.name]
+        if self._git("ls-files", "-z", "--", f":(literal){path}", index=index):
+            return True
+        files = self._git("ls-files", "-z", "--", *(f":(literal){name}" for name in above), index=index) if above else b""
+        return any(name.decode("utf-8", "surrogateescape") in above for name in files.split(b"\0") if name)
 
     def write_index(self, index: Path) -> str:
         """Tree id of an index."""
@@ -476,11 +528,14 @@ class Store:
                 raise _disk_full(folder) from error
             msg = "the patched tree could not be checked out"
             raise SourceError(
-                msg, where=str(folder), why=error.text.strip(), next_step="run `forkyard clean --sources`, then again"
+                msg, where=str(folder), why=error.text.strip(), next_step="run `forkyard clean sources`, then again"
             ) from error
 
-    def verify_checkout(self, tree: str, folder: Path) -> int:
-        """Hash every file of a checked-out tree against its object id.
+    def verify_checkout(self, tree: str, folder: Path, *, keep: Sequence[str] = ()) -> int:
+        """Hash every file of a checked-out tree against its object id, and see that there are no others.
+
+        Args:
+            keep: files that may be there besides.
 
         Returns:
             the number of files.
@@ -497,7 +552,8 @@ class Store:
                     if entry.mode == "120000"
                     else path.read_bytes()
                 )
-                found = blob_id(data)
+                linked = entry.mode != "120000" and path.is_symlink()
+                found = "a symbolic link" if linked else blob_id(data)
             except OSError as error:
                 found = error.strerror or "unreadable"
             if found != entry.oid:
@@ -506,9 +562,20 @@ class Store:
                     msg,
                     where=str(path),
                     why=f"expected object {entry.oid}, found {found}",
-                    next_step="run again: the tree is then put right; if not, the disk or a program damages files",
+                    next_step="run again: the tree is then put right; if not, run `forkyard clean sources` first",
                 )
+        strays = set(_files_below(folder, ())) - {entry.path for entry in entries} - set(keep)
+        if strays:
+            msg = f"{min(strays)} is in the checked-out tree but not in its commit"
+            raise SourceError(msg, where=str(folder / min(strays)), next_step="run again: it is then removed")
         return len(entries)
+
+
+def _quoted(path: str) -> str:
+    """A path as git reads it from a list: one that starts with a quote, or holds what git strips, is C-quoted."""
+    if not path.startswith('"') and "\r" not in path:
+        return path
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\r", "\\r") + '"'
 
 
 def _files_below(folder: Path, skip: Sequence[str]) -> Iterator[str]:

@@ -19,6 +19,15 @@ from forkyard.cache import explained
 from forkyard.errors import BusyError
 
 _POLL_S = 0.2
+_held: set[int] = set()
+
+
+def held_locks() -> tuple[int, ...]:
+    """File descriptors of every lock this process holds.
+
+    A program that writes into what a lock protects must inherit them: it may outlive a forkyard that is killed.
+    """
+    return tuple(_held)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,9 @@ def hold(
         if not shared:
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
+        _held.add(fd)
         yield Held(path, fd)
     finally:
+        _held.discard(fd)
         # Closing our copy drops the lock unless a child still holds the same open file.
         os.close(fd)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from forkyard.plan import Plan
-from forkyard.recipes import GitSource, RegistrySource
+from forkyard.network import without_secrets
+from forkyard.plan import Plan, origin_of
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree
 
@@ -60,7 +60,7 @@ def make_manifest(
             "checkout_tree": checkout_tree,
             "absent": list(obtained.absent),
         },
-        "source": _origin(plan),
+        "source": origin_of(plan.recipe),
         "stacks": stacks,
         "capabilities": sorted(stack.about.capability for stack in plan.stacks if stack.about.capability),
         "cpu_features": list(plan.variant.features),
@@ -78,13 +78,3 @@ def make_manifest(
         "abi_sha256": abi_sha256,
         "tools": {tool: f"bin/{tool}" for tool in plan.recipe.build.tools},
     }
-
-
-def _origin(plan: Plan) -> dict[str, str]:
-    """Where the pin lives for everybody, not the mirror that happened to deliver it: that leaves no trace in the bytes."""
-    for source in plan.recipe.sources:
-        if isinstance(source, GitSource):
-            return {"kind": "git", "location": source.url}
-    first = plan.recipe.sources[0]
-    location = f"{first.project}=={first.version}" if isinstance(first, RegistrySource) else plan.recipe.name
-    return {"kind": first.kind, "location": location}

@@ -15,7 +15,16 @@ from typing import Any
 
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError
-from forkyard.recipes import Recipe, RegistrySource, ResolvedVariant, Variants, configure_options, load_absent, resolve
+from forkyard.recipes import (
+    GitSource,
+    Recipe,
+    RegistrySource,
+    ResolvedVariant,
+    Variants,
+    configure_options,
+    load_absent,
+    resolve,
+)
 from forkyard.sources import Obtained, recorded
 from forkyard.stacks import Stack, load_stacks
 from forkyard.toolchain import Toolchain, native_features
@@ -52,17 +61,17 @@ class Plan:
     @property
     def slug(self) -> str:
         """The recipe's name as it appears in distribution names."""
-        return re.sub(r"[._]+", "-", self.recipe.name).lower()
+        return _normalised(self.recipe.name)
 
     @property
     def distribution(self) -> str:
         """Name of the payload's distribution."""
-        return f"forkyard-{self.slug}-{self.variant.name}"
+        return f"forkyard-{self.slug}-{_normalised(self.variant.name)}"
 
     @property
     def package(self) -> str:
         """Name of the payload's import package: the one folder that holds all its files."""
-        return re.sub(r"[-._]+", "_", self.distribution)
+        return self.distribution.replace("-", "_")
 
     @property
     def label(self) -> str:
@@ -108,6 +117,21 @@ class Plan:
                 "build": str(cache.build(self.workspace, self.variant.name)),
             },
         }
+
+
+def _normalised(name: str) -> str:
+    """A name as package registries compare them: file names of wheels are made from this form."""
+    return re.sub(r"[-._]+", "-", name).strip("-").lower()
+
+
+def origin_of(recipe: Recipe) -> dict[str, str]:
+    """Where the pin lives for everybody, not the mirror that happened to deliver it: that leaves no trace in the bytes."""
+    for source in recipe.sources:
+        if isinstance(source, GitSource):
+            return {"kind": "git", "location": source.url}
+    first = recipe.sources[0]
+    location = f"{first.project}=={first.version}" if isinstance(first, RegistrySource) else recipe.name
+    return {"kind": first.kind, "location": location}
 
 
 def workspace_of(recipe: Recipe, root: Path) -> str:
@@ -160,6 +184,7 @@ def make_plan(
             "build": recipe.build.model_dump(mode="json"),
         },
         "pin": recipe.pin.model_dump(mode="json"),
+        "origin": origin_of(recipe),
         "absent": _absent_digest(recipe),
         "stacks": [_stack_digest(stack, recipe.family) for stack in chosen],
         "variant": {
@@ -217,7 +242,12 @@ def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
         "capability": stack.about.capability,
         "patches": [[patch.name, patch.sha256] for patch in stack.series(family).patches],
         "files": [
-            [path.relative_to(stack.src).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files
+            [
+                path.relative_to(stack.src).as_posix(),
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+                bool(path.stat().st_mode & 0o100),
+            ]
+            for path in files
         ],
     }
 

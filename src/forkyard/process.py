@@ -52,33 +52,42 @@ def run(
 ) -> Finished:
     """Run a short program and return what it said; a non-zero exit is the caller's to judge.
 
+    It gets a process group of its own, which is killed when the time is up or the call is interrupted: a compiler
+    driver must not leave its compiler behind.
+
     Raises:
         ToolchainError: the program does not exist or cannot be started.
         BuildError: it ran past ``timeout_s`` seconds.
     """
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             list(command),
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=cwd,
             env=dict(env) if env is not None else None,
-            timeout=timeout_s,
-            check=False,
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         msg = f"{command[0]} is not on this machine"
         raise ToolchainError(
             msg, where=show(command), next_step="run `forkyard doctor`: it names the command that installs it"
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         msg = f"{command[0]} cannot be run"
         raise ToolchainError(msg, where=show(command), why=str(error)) from error
-    except subprocess.TimeoutExpired as error:
-        msg = f"{command[0]} did not end within {timeout_s:.0f} s"
-        raise BuildError(msg, where=show(command)) from error
-    return Finished(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+    with child:
+        try:
+            output, problem = child.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            _end_group(child)
+            msg = f"{command[0]} did not end within {timeout_s:.0f} s"
+            raise BuildError(msg, where=show(command)) from error
+        except BaseException:
+            _end_group(child)
+            raise
+    return Finished(child.returncode, output.decode("utf-8", "replace"), problem.decode("utf-8", "replace"))
 
 
 def stream(
@@ -131,16 +140,18 @@ def stream(
         timer = threading.Timer(timeout_s, expire)
         timer.daemon = True
         timer.start()
+        assert child.stdout is not None
         try:
-            assert child.stdout is not None
             for raw in child.stdout:
                 sink.write(raw)
                 on_line(raw.decode("utf-8", "replace").rstrip("\n"))
             status = child.wait()
+        except BaseException:
+            _end_group(child)
+            raise
         finally:
             timer.cancel()
-            if child.poll() is None:
-                _end_group(child)
+            child.stdout.close()
     if timed_out.is_set():
         msg = f"{command[0]} did not end within {timeout_s:.0f} s"
         raise BuildError(msg, where=show(command))
@@ -148,12 +159,11 @@ def stream(
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """Ask the child's group to end, then make it."""
-    for signum, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signum)
-        try:
-            child.wait(timeout=wait_s)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    """Ask the child's group to end, then make all of it: a member may have ignored the asking or outlived its leader."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=_GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

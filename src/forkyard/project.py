@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -99,8 +100,12 @@ def write_project(
     # CMake replaces @FORKYARD_LIBRARIES@; any other @ of the manifest is written as JSON's escape for it.
     text = json.dumps(manifest, indent=1, sort_keys=True).replace("@", "\\u0040")
     body = text[: text.rindex("\n}")] + ',\n "libraries": {\n@FORKYARD_LIBRARIES@\n }\n}\n'
-    for name in ("CMakeLists.txt", "pyproject.toml", "README.md", "__init__.py"):
+    for name in ("CMakeLists.txt", "pyproject.toml", "README.md"):
         write_if_changed(folder / name, environment.get_template(f"{name}.j2").render(values).encode())
+    titles = {name: _in_docstring(str(values[name])) for name in ("title", "variant_title")}
+    write_if_changed(
+        folder / "__init__.py", environment.get_template("__init__.py.j2").render({**values, **titles}).encode()
+    )
     write_if_changed(folder / "manifest.json.in", body.encode())
     write_if_changed(folder / "sbom.cdx.json", sbom)
     shim = folder / "shim"
@@ -114,6 +119,8 @@ def _cmake_arguments(plan: Plan, tree: Path, cmake: Path, launcher: Path | None)
     relative = os.path.relpath(tree, cmake)
     maps = [f"-ffile-prefix-map={old}={plan.recipe.name}" for old in (str(tree), relative)]
     maps.append(f"-ffile-prefix-map={cmake.parent}=payload")
+    # CMake hands these flags to a shell as they are.
+    maps = [shlex.quote(option) for option in maps]
     arguments = [f"-D{name}={value}" for name, value in plan.options.items()]
     arguments += [
         f"-DFORKYARD_TREE={tree}",
@@ -149,6 +156,10 @@ def openmp_license(plan: Plan) -> str | None:
     if plan.toolchain.family == "gcc":
         return "GPL-3.0-or-later WITH GCC-exception-3.1"
     return "Apache-2.0 WITH LLVM-exception"
+
+
+def _in_docstring(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _license_name(path: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import sys
-import tempfile
 from pathlib import Path
 
 from forkyard.cache import Cache, explained, publish
@@ -13,6 +12,7 @@ from forkyard.console import Reporter
 from forkyard.errors import BuildError
 from forkyard.locks import hold
 from forkyard.process import clean_environment, run
+from forkyard.scratch import owned_folder
 
 _PROGRAM = "import sys; from hatchling.build import build_wheel; print('forkyard-wheel: ' + build_wheel(sys.argv[1]))"
 # A fixed date: the bindings are not tied to a pin.
@@ -44,10 +44,10 @@ def build_bindings(root: Path, cache: Cache, out: Path, reporter: Reporter) -> P
         if kept is None:
             with (
                 reporter.step("packing forkyard-llm"),
-                tempfile.TemporaryDirectory(prefix="bindings-", dir=cache.scratch) as scratch,
+                owned_folder(cache.scratch, "bindings-") as scratch,
             ):
                 done = run(
-                    [sys.executable, "-c", _PROGRAM, scratch],
+                    [sys.executable, "-c", _PROGRAM, str(scratch)],
                     cwd=root / "bindings",
                     env=clean_environment(extra={"SOURCE_DATE_EPOCH": _EPOCH}),
                     timeout_s=300,
@@ -57,12 +57,12 @@ def build_bindings(root: Path, cache: Cache, out: Path, reporter: Reporter) -> P
                     msg = "the bindings could not be packed"
                     raise BuildError(msg, where=str(root / "bindings"), why=done.stderr.strip()[-2000:])
                 kept = folder / name
-                publish(Path(scratch) / name, kept)
+                publish(scratch / name, kept)
         target = out / kept.name
         if not (target.is_file() and target.read_bytes() == kept.read_bytes()):
             publish(kept, target)
         for other in out.glob("forkyard_llm-*.whl"):
             if other.name != kept.name:
                 with explained(f"remove the older {other.name}"):
-                    other.unlink()
+                    other.unlink(missing_ok=True)
     return target

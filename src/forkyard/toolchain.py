@@ -13,6 +13,7 @@ from pathlib import Path
 
 from forkyard.cache import Cache, write_atomic
 from forkyard.errors import StorageError, ToolchainError
+from forkyard.installing import install_command, this_package_manager
 from forkyard.network import sha256_of
 from forkyard.process import clean_environment, run
 
@@ -86,7 +87,7 @@ def detect(cache: Cache) -> Toolchain:
         named = " and ".join(value for name in ("CC", "CXX") if (value := os.environ.get(name)))
         msg = f"{named} cannot be found" if named else "there is no C and C++ compiler on this machine"
         raise ToolchainError(
-            msg, next_step="run `forkyard doctor`: it names the command that installs one, or set CC and CXX"
+            msg, next_step=f"install one: {install_command('compiler', this_package_manager())}; or set CC and CXX"
         )
     c, cxx = found
     version = _first_line(cxx, "--version")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from forkyard.cache import Cache, write_atomic
 from forkyard.console import Reporter
+from forkyard.errors import SourceError
 from forkyard.gitstore import Store
 from forkyard.locks import hold
 from forkyard.recipes import Recipe
@@ -75,26 +76,55 @@ def checked_out(
         tree = store.without(patched.tree, obtained.absent)
     folder, index = cache.tree(workspace), cache.tree_index(workspace)
     stamp = index.with_suffix(".stamp")
-    wanted = json.dumps({"tree": tree, "label": pin_label(recipe, stacks), "toolchain": toolchain}).encode()
+    origin = {"label": pin_label(recipe, stacks), "toolchain": toolchain}
+    wanted = {"tree": tree, **origin}
 
     def told(who: str) -> None:
         reporter.note(f"waiting for {folder.name}'s source tree (held by {who})")
 
-    with hold(cache.locks / f"tree-{workspace}.lock", waiting=told) as held:
-        while True:
-            current = stamp.read_bytes() if stamp.is_file() else b""
-            same_origin = current[current.find(b'"label"') :] == wanted[wanted.find(b'"label"') :]
+    def as_wanted() -> bool:
+        return _read(stamp) == wanted and _intact(store, tree, folder)
+
+    lock = cache.locks / f"tree-{workspace}.lock"
+    with hold(lock, shared=True, waiting=told) as held:
+        while not as_wanted():
+            # Changing an flock lets go of it for a moment: two that both want to change the tree cannot block each
+            # other, and what was found out before must be found out again.
+            if not _try_exclusive(held.fd):
+                told("a build that compiles from it")
+                fcntl.flock(held.fd, fcntl.LOCK_EX)
+            same_origin = origin.items() <= _read(stamp).items()
             stamp.unlink(missing_ok=True)
             with reporter.step(f"checking out {recipe.name}"):
                 store.check_out(tree, folder, index, keep=_WRITTEN_BY_BUILD if same_origin else ())
-                store.verify_checkout(tree, folder)
-            write_atomic(stamp, wanted)
-            # Changing an flock is not atomic: somebody who wanted another tree may have come in between.
+                store.verify_checkout(tree, folder, keep=_WRITTEN_BY_BUILD)
+            write_atomic(stamp, json.dumps(wanted).encode())
             fcntl.flock(held.fd, fcntl.LOCK_SH)
-            if stamp.is_file() and stamp.read_bytes() == wanted:
-                break
-            fcntl.flock(held.fd, fcntl.LOCK_EX)
         yield Checkout(folder, patched, tree, held.fd)
+
+
+def _read(stamp: Path) -> dict[str, str]:
+    try:
+        found = json.loads(stamp.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _intact(store: Store, tree: str, folder: Path) -> bool:
+    try:
+        store.verify_checkout(tree, folder, keep=_WRITTEN_BY_BUILD)
+    except SourceError:
+        return False
+    return True
+
+
+def _try_exclusive(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def pin_label(recipe: Recipe, stacks: Sequence[Stack]) -> str:

@@ -329,7 +329,7 @@ def finish(child: subprocess.Popen[str]) -> Answer:
 
 
 def assert_complete_wheels(out: Path, *, hidden_allowed: bool = False) -> None:
-    """Every file in an output folder is a whole wheel (``hidden_allowed``: a killed run may leave unfinished copies)."""
+    """Every file in an output folder is a whole wheel (``hidden_allowed``: or a killed run's unfinished copy)."""
     for path in out.iterdir() if out.is_dir() else ():
         if hidden_allowed and path.name.startswith(".incoming-"):
             continue

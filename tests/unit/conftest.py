@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import threading
@@ -16,6 +17,9 @@ import pytest
 
 from forkyard.cache import Cache
 from forkyard.gitstore import Author, Entry, Store
+from forkyard.plan import Plan, logic_digest, make_plan
+from forkyard.recipes import Variants, load_recipe, load_variants
+from forkyard.toolchain import Toolchain
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -55,6 +59,9 @@ since = "2026-01-01"
 """
 
 MESSAGE = b"part : change it\n\nBecause.\n\nUpstream-Status: Pending\n"
+
+
+_variants: dict[bytes, Variants] = {}
 
 
 @dataclass
@@ -282,3 +289,30 @@ def as_nobody() -> Callable[[Callable[[], None]], int]:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     return run
+
+
+@pytest.fixture
+def toolchain(tmp_path: Path) -> Toolchain:
+    """A compiler that nobody has."""
+    openmp = tmp_path / "libgomp.so.1"
+    openmp.write_bytes(b"openmp")
+    return Toolchain(
+        Path("/usr/bin/cc"), Path("/usr/bin/c++"), "gcc", "gcc 13", "x86_64-linux-gnu", "glibc 2.36", "9" * 64, openmp
+    )
+
+
+@pytest.fixture
+def plan_of(project_root: Path, toolchain: Toolchain) -> Callable[..., Plan]:
+    """Plan a recipe of the ``project_root`` fixture as it lies there now."""
+
+    def make(variant: str = "avx2", recipe: str = "mine", stacks: list[str] | None = None, **changes: Any) -> Plan:
+        logic_digest.cache_clear()
+        compiler = dataclasses.replace(toolchain, **changes)
+        found = load_recipe(recipe, project_root)
+        text = (project_root / "recipes" / "variants.toml").read_bytes()
+        if text not in _variants:
+            # Reading them takes longer than all the rest of a plan.
+            _variants[text] = load_variants(project_root)
+        return make_plan(found, _variants[text], variant, project_root, compiler, stacks=stacks)
+
+    return make

@@ -78,11 +78,11 @@ def _refuse_name_clash(payload: Payload) -> None:
 
 def _load(payload: Payload) -> Engine:
     abi = _abi_module(payload)
-    _check_probe(payload, abi)
+    probe = _check_probe(payload, abi)
     names = [name for name in _LIBRARY_ORDER if payload.has_library(name)]
     libraries = {name: _open(payload, payload.library(name)) for name in names}
     api = abi.bind(*(libraries[name] for name in _LOOKUP_ORDER if name in libraries))
-    return _ENGINES[payload.engine](payload, abi, api)
+    return _ENGINES[payload.engine](payload, abi, api, probe)
 
 
 def _open(payload: Payload, path: Path) -> ctypes.CDLL:
@@ -127,7 +127,7 @@ def _abi_module(payload: Payload) -> ModuleType:
     return module
 
 
-def _check_probe(payload: Payload, abi: ModuleType) -> None:
+def _check_probe(payload: Payload, abi: ModuleType) -> ctypes.CDLL:
     """Compare build key, ABI and every size and offset with what the compiler put into the probe library."""
     probe = _open(payload, payload.library(_PROBE))
     try:
@@ -144,6 +144,7 @@ def _check_probe(payload: Payload, abi: ModuleType) -> None:
     values = ctypes.POINTER(ctypes.c_uint64)()
     count = int(probe.forkyard_probe_layout(ctypes.byref(values)))
     compare_layout(payload.distribution, abi.PROBE_LAYOUT, values[:count], abi.ctypes_layout())
+    return probe
 
 
 def compare_layout(

@@ -14,7 +14,7 @@ from forkyard.abi.model import Abi, AbiError
 from forkyard.abi.parse import DEFAULT_TARGET, generate
 from forkyard.abi.render_ctypes import render_ctypes
 from forkyard.abi.render_probe import render_probe
-from forkyard.errors import StorageError
+from forkyard.cache import explained
 
 ABI_JSON = "abi.json"
 ABI_MODULE = "_abi.py"
@@ -44,14 +44,11 @@ def write_abi(
     abi = generate(headers, include_dirs, defines, target=target)
     module = render_ctypes(abi)
     check_module(abi, module)
-    try:
+    with explained("write the generated ABI files"):
         out_dir.mkdir(parents=True, exist_ok=True)
         _write(out_dir / ABI_JSON, abi.to_json())
         _write(out_dir / ABI_MODULE, module.encode())
         _write(out_dir / PROBE_SOURCE, render_probe(abi).encode())
-    except OSError as error:
-        msg = "the generated ABI files could not be written"
-        raise StorageError(msg, where=str(error.filename or out_dir), why=error.strerror or str(error)) from error
     return abi.sha256
 
 

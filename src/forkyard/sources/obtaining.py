@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -20,8 +19,9 @@ from forkyard.console import Reporter
 from forkyard.errors import ForkyardError, NetworkError, RecipeError, SourceError
 from forkyard.gitstore import Entry, GitFailure, Store
 from forkyard.locks import hold
-from forkyard.network import sha256_of
+from forkyard.network import sha256_of, without_secrets
 from forkyard.recipes import GitSource, LocalSource, Recipe, RegistrySource, Source, load_absent
+from forkyard.scratch import owned_folder
 from forkyard.sources.registry import fetch_sdist
 
 KINDS = ("git", "registry", "local")
@@ -129,7 +129,7 @@ def _none_left(recipe: Recipe, failures: Sequence[tuple[str, ForkyardError]], *,
 def _shown(source: Source) -> str:
     if isinstance(source, RegistrySource):
         return f"registry package {source.project} {source.version}"
-    return source.url if isinstance(source, GitSource) else source.path
+    return without_secrets(source.url) if isinstance(source, GitSource) else source.path
 
 
 def _candidates(recipe: Recipe, chosen: str | None, cache: Cache) -> list[Source]:
@@ -208,11 +208,11 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
             if error.corrupt:
                 msg = f"{shown} delivered damaged objects"
                 raise SourceError(
-                    msg, where=location, why=error.text.strip(), next_step="repair or replace that repository"
+                    msg, where=without_secrets(location), why=error.text.strip(), next_step="repair or replace that repository"
                 ) from error
             msg = f"{shown} did not deliver {pin.commit}"
             raise NetworkError(
-                msg, where=location, why=error.text.strip().splitlines()[-1] if error.text.strip() else None
+                msg, where=without_secrets(location), why=error.text.strip().splitlines()[-1] if error.text.strip() else None
             ) from error
     tree = store.tree_of(pin.commit)
     if pin.tree is not None and tree != pin.tree:
@@ -227,7 +227,7 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
     if missing:
         msg = f"{shown} delivered the commit without all of its files"
         raise SourceError(
-            msg, where=location, why=f"{len(missing)} are missing, the first is {missing[0].path} ({missing[0].oid})"
+            msg, where=without_secrets(location), why=f"{len(missing)} are missing, the first is {missing[0].path} ({missing[0].oid})"
         )
     date = store.commit_date(pin.commit)
     if pin.date is not None and pin.date != date:
@@ -246,8 +246,8 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
 def _object_store_of(archive: Path, inside: str, cache: Cache) -> Iterator[Path]:
     """Unpack only the objects of a git store in an archive, into a repository whose configuration is ours."""
     wanted = {"objects", "packed-refs", "shallow"}
-    with tempfile.TemporaryDirectory(prefix="store-", dir=cache.scratch) as scratch:
-        repository = Path(scratch) / "repository"
+    with owned_folder(cache.scratch, "store-") as scratch:
+        repository = scratch / "repository"
         shell = Store(repository)
         shell.ensure()
         unpack_below(
@@ -268,10 +268,9 @@ def _from_folder(
     assert pin.tree is not None, "the recipe model demands it for a folder source"
     absent = [Entry(entry.mode, entry.type, entry.id, entry.path) for entry in load_absent(recipe, source)]
     with (
-        tempfile.TemporaryDirectory(prefix="folder-", dir=cache.scratch) as scratch,
+        owned_folder(cache.scratch, "folder-") as folder,
         reporter.step(f"checking {source.project} {source.version}"),
     ):
-        folder = Path(scratch)
         unpack_below(archive, PurePosixPath(source.folder), folder)
         instead = {entry.path for entry in absent}
         present = [entry for entry in store.add_folder(folder, skip=source.drop) if entry.path not in instead]

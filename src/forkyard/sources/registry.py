@@ -12,13 +12,28 @@ import ast
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
-from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple, UnsupportedContentTypeError
+from packaging.utils import canonicalize_name
+from pypi_simple import (
+    PYPI_SIMPLE_ENDPOINT,
+    NoSuchProjectError,
+    PyPISimple,
+    UnsupportedContentTypeError,
+    UnsupportedRepoVersionError,
+)
 
 from forkyard.errors import NetworkError, SourceError
 from forkyard.network import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Progress, download, sha256_of, without_secrets
 from forkyard.process import run
+
+
+class _Unverified(requests.adapters.HTTPAdapter):
+    """For hosts the user told pip to trust without a certificate; what they deliver is checked by hash."""
+
+    def send(self, *arguments: Any, **options: Any) -> requests.Response:
+        return super().send(*arguments, **{**options, "verify": False})
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,11 @@ class IndexSettings:
             session.cert = self.client_certificate
         if self.proxy:
             session.proxies = {"http": self.proxy, "https": self.proxy}
+        for host in self.trusted_hosts:
+            # A host without a port is trusted on all of them.
+            session.mount(f"https://{host}/", _Unverified())
+            if ":" not in host:
+                session.mount(f"https://{host}:", _Unverified())
         return session
 
 
@@ -63,7 +83,7 @@ def parse_pip_settings(listing: str) -> IndexSettings:
     def words(key: str) -> list[str]:
         return values.get(key, (0, ""))[1].split()
 
-    off = values.get("no-index", (0, ""))[1].lower() in ("1", "true", "yes", "on")
+    off = values.get("no-index", (0, ""))[1].lower() in ("1", "true", "t", "yes", "y", "on")
     indexes = [] if off else [*(words("index-url") or [PYPI_SIMPLE_ENDPOINT]), *words("extra-index-url")]
     folders = [
         Path(word.removeprefix("file://")) for word in words("find-links") if "://" not in word.removeprefix("file://")
@@ -108,7 +128,7 @@ def fetch_sdist(
     settings = settings or index_settings()
     for local in settings.folders:
         for candidate in sorted(local.glob("*.tar.gz")):
-            if candidate.name in _sdist_names(project, version) and sha256_of(candidate) == sha256:
+            if _is_sdist(candidate.name, project, version) and sha256_of(candidate) == sha256:
                 return candidate
     session = settings.session()
     problems: list[str] = []
@@ -134,8 +154,10 @@ def fetch_sdist(
     )
 
 
-def _sdist_names(project: str, version: str) -> set[str]:
-    return {f"{name}-{version}.tar.gz" for name in (project, project.replace("-", "_"), project.replace("_", "-"))}
+def _is_sdist(filename: str, project: str, version: str) -> bool:
+    """Whether a file is the project's source archive, in any spelling of the name."""
+    name = filename.removesuffix(f"-{version}.tar.gz")
+    return name != filename and canonicalize_name(name) == canonicalize_name(project)
 
 
 def _find(
@@ -154,11 +176,11 @@ def _find(
     except requests.RequestException as error:
         problems.append(f"{shown} could not be reached ({without_secrets(str(error))})")
         return None, None
-    except ValueError as error:
+    except (ValueError, UnsupportedRepoVersionError) as error:
         problems.append(f"{shown} answered something that is no index page ({error})")
         return None, None
     for package in page.packages:
-        if package.package_type == "sdist" and package.filename in _sdist_names(project, version):
+        if _is_sdist(package.filename, project, version):
             return package.url, (package.digests or {}).get("sha256")
     problems.append(f"{shown} has no source archive of {project} {version}")
     return None, None

@@ -106,7 +106,13 @@ def _apply(store: Store, parent: str, stack: Stack, patch: Patch) -> tuple[Appli
             executable = bool((stack.src / file.source).stat().st_mode & 0o100)
             store.add_file(index, file.target, data, executable=executable)
             added.append(WholeFile(file.target, hashlib.sha256(data).hexdigest()))
-        commit = store.commit(store.write_index(index), parent, author, message)
+        try:
+            commit = store.commit(store.write_index(index), parent, author, message)
+        except GitFailure as error:
+            msg = f"{stack.name}/{patch.name} cannot be committed"
+            raise PatchError(
+                msg, where=where, why=error.text.strip(), next_step="look at its From and Date lines; export it again"
+            ) from error
     exported = store.export(commit, exclude=[file.target for file in trailers.adds_files])
     if exported != patch.data:
         raise PatchError(

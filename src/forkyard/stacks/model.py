@@ -117,6 +117,9 @@ class Stack:
                 raise PatchError(
                     msg, where=f"{listing}:{number}", next_step=f"did you mean {near[0]}?" if near else None
                 )
+            if any(patch.name == name for patch in patches):
+                msg = f"the series names {name} twice"
+                raise PatchError(msg, where=f"{listing}:{number}", next_step="delete one of the lines")
             patches.append(Patch(name, path, path.read_bytes()))
         unlisted = sorted({file.name for file in folder.glob("*.patch")} - {patch.name for patch in patches})
         if unlisted:

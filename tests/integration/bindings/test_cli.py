@@ -55,7 +55,9 @@ def test_the_same_seed_gives_the_same_text(smollm2: Path) -> None:
 
 
 def test_ctrl_c(smollm2: Path) -> None:
-    command = [*COMMAND, "generate", "-m", str(smollm2), "-n", "4000", "-t", "2", "-p", "Once upon a time"]
+    # Greedy counting: a model that is not interrupted goes on until its limit, far beyond the first character.
+    counting = " ".join(str(number) for number in range(1, 40))
+    command = [*COMMAND, "generate", "-m", str(smollm2), "-n", "4000", "-t", "2", "--temp", "0", "-p", counting]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

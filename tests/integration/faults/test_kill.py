@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,10 +25,10 @@ def duration_s(undisturbed: Answer, tmp_path_factory: pytest.TempPathFactory) ->
     return time.perf_counter() - started
 
 
-def moments() -> Iterator[float]:
+def moments() -> list[float]:
     """One random moment in each twentieth of a build: together they cover all of it."""
     numbers = random.Random(SEED)
-    return ((number + numbers.random()) / MOMENTS for number in range(MOMENTS))
+    return [(number + numbers.random()) / MOMENTS for number in range(MOMENTS)]
 
 
 def kill(pid: int, *, group: bool) -> None:
@@ -37,7 +36,7 @@ def kill(pid: int, *, group: bool) -> None:
     (os.killpg if group else os.kill)(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("number", "moment"), enumerate(moments()), ids=lambda value: f"{value:.3g}")
+@pytest.mark.parametrize(("number", "moment"), list(enumerate(moments())), ids=lambda value: f"{value:.3g}")
 def test_killed_at_a_random_moment(
     toy: Toy, undisturbed: Answer, duration_s: float, number: int, moment: float
 ) -> None:
@@ -79,36 +78,68 @@ def test_killed_again_and_again(toy: Toy, undisturbed: Answer, duration_s: float
     toy.assert_sound()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda signum: signum.name)
-def test_asked_to_stop(toy: Toy, undisturbed: Answer, signum: signal.Signals) -> None:
+def test_interrupted(toy: Toy, undisturbed: Answer) -> None:
     child = toy.start_build("--jobs", "1")
     toy.wait_for_compiling(child)
-    child.send_signal(signum)
+    child.send_signal(signal.SIGINT)
     answer = finish(child)
-    assert answer.status == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
+    assert answer.status == 130
     assert "running the same command again continues" in answer.stderr
     assert toy.wait_until_alone(within_s=1.0) == {}
+    assert not toy.wheels()
+    assert list((toy.cache / "scratch").iterdir()) == []
+    assert toy.build().built["sha256"] == undisturbed.built["sha256"]
+    toy.assert_sound()
+
+
+def test_terminated(toy: Toy, undisturbed: Answer) -> None:
+    child = toy.start_build("--jobs", "1")
+    toy.wait_for_compiling(child)
+    child.terminate()
+    assert finish(child).status == -signal.SIGTERM
+    assert toy.wait_until_alone() == {}
     assert not toy.wheels()
     assert toy.build().built["sha256"] == undisturbed.built["sha256"]
     toy.assert_sound()
 
 
-def test_a_torn_build_folder_is_made_anew(toy: Toy, undisturbed: Answer) -> None:
-    """What a power cut may leave: files of the right name and length without their content."""
+def test_a_git_that_outlives_its_forkyard_keeps_the_tree_locked(toy: Toy, undisturbed: Answer) -> None:
+    """Killed while git checks out: the next build must wait for that git, which would write below its compilers."""
+    toy.patch(("src/part3.cpp", "value + 3", "value + 33"))
+    slow = toy.home / "slow"
+    slow.mkdir()
+    real = shutil.which("git")
+    (slow / "git").write_text(
+        f'#!/bin/sh\ncase "$*" in *read-tree*-u*) touch {toy.home}/began; sleep 2;; esac\nexec {real} "$@"\n'
+    )
+    (slow / "git").chmod(0o755)
+    child = toy.start(*toy.build_arguments(), env={"PATH": f"{slow}:{os.environ['PATH']}"})
+    deadline = time.monotonic() + 60
+    while not (toy.home / "began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill(child.pid, group=False)
+    toy.edit_recipe('stacks = ["changes"]', "stacks = []")
+    answer = toy.build()
+    assert "waiting for" in answer.stderr
+    assert answer.built["sha256"] == undisturbed.built["sha256"]
+    assert "value + 3;" in next((toy.cache / "trees").glob("*/src/part3.cpp")).read_text()
+
+
+def test_torn_files_in_the_build_folder_never_make_a_wheel(toy: Toy, undisturbed: Answer) -> None:
+    """What a power cut may leave, and a kill cannot: files of the right length without their content."""
     toy.build()
     for path in sorted((toy.cache / "build").rglob("*")):
-        if path.suffix in {".o", ".so", ".ninja"} or path.name in {".ninja_deps", ".ninja_log"}:
+        if path.suffix in {".o", ".so"} or path.name in {".ninja_deps", ".ninja_log"}:
             path.write_bytes(b"\0" * path.stat().st_size)
     for record in (toy.cache / "wheels").glob("*/record.json"):
         record.write_bytes(b"")
-    _unlink_all(toy.out)
+    for path in toy.out.iterdir():
+        path.unlink()
     answer = toy.build()
     if answer.status != 0:
-        toy.run("clean", "builds")
+        assert answer.status == 9
+        assert "forkyard clean builds" in answer.json["next"]
+        assert toy.run("clean", "builds").status == 0
         answer = toy.build()
     assert answer.built["sha256"] == undisturbed.built["sha256"]
-
-
-def _unlink_all(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import stat
 import tarfile
 from collections.abc import Callable
@@ -176,7 +177,7 @@ def test_nothing_below_the_prefix_is_an_error(make_tar: MakeTar, out: Path) -> N
 
 
 # Random bytes do not compress, so a cut or a flip lands in the middle of a member.
-NOISE = bytes((number * 7919 + (number >> 3) * 104729) % 251 for number in range(60_000))
+NOISE = random.Random(1).randbytes(60_000)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])

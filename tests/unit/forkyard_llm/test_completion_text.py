@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from forkyard_llm.completion_text import TextAssembler, stop_strings
 from forkyard_llm.errors import UsageError
@@ -81,7 +83,7 @@ def reference(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
 def test_streaming_equals_the_definition_however_the_bytes_are_cut(text, stops, cuts):
     raw = text.encode()
     borders = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
-    pieces = [raw[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [raw[start:end] for start, end in pairwise(borders)]
     out, stopped = assemble(pieces, stops)
     assert ("".join(out), stopped) == reference(text, stops)
 

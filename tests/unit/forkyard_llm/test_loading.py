@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import subprocess
@@ -9,10 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from forkyard.abi import write_abi
 from forkyard_llm import loading
 from forkyard_llm.errors import AbiMismatch, EngineError, PayloadRejected
 from forkyard_llm.payloads import Payload, read_payload
+
+from forkyard.abi import write_abi
 
 HEADER = "struct params { int level; double scale; };\nint answer(struct params params);\nint absent(void);\n"
 SOURCE = '#include "engine.h"\nint answer(struct params p) { return p.level * (int) p.scale; }\n'
@@ -24,8 +26,8 @@ Load = Callable[[Path], Any]
 class TinyEngine:
     """What an adapter is to the loader: something made of a payload, its ABI module and its functions."""
 
-    def __init__(self, payload: Payload, abi: ModuleType, api: Any) -> None:
-        self.payload, self.abi, self.api = payload, abi, api
+    def __init__(self, payload: Payload, abi: ModuleType, api: Any, probe: ctypes.CDLL) -> None:
+        self.payload, self.abi, self.api, self.probe = payload, abi, api, probe
 
 
 def compile_library(source: Path, library: Path, *flags: str) -> None:
@@ -130,7 +132,7 @@ def test_another_abi_module_is_refused(tiny: Path):
 
 def test_libraries_of_another_build_are_refused(tiny: Path):
     change_manifest(tiny, build_key="cd" * 32)
-    with pytest.raises(AbiMismatch, match="build key differs: the manifest says cdcd.*the probe says abab"):
+    with pytest.raises(AbiMismatch, match=r"build key differs: the manifest says cdcd.*the probe says abab"):
         load(tiny)
 
 

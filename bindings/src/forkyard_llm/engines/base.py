@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload
 from ..sampling import SamplingParams
+from .candidates import Candidates
 from .log import EngineLog
 from .options import CAPABILITIES, ENGINE_OPTIONS, ModelOptions, check_engine_options, choice
 
@@ -60,10 +61,11 @@ class Engine(ABC):
 
     family: ClassVar[str]
 
-    def __init__(self, payload: Payload, abi: ModuleType, api: Api) -> None:
+    def __init__(self, payload: Payload, abi: ModuleType, api: Api, probe: ctypes.CDLL) -> None:
         self.payload = payload
         self.abi = abi
         self.api = api
+        self.probe = probe
         self.log = EngineLog(abi, api)
         self._started = False
 
@@ -223,6 +225,7 @@ class Session(ABC):
         self.n_batch = int(engine.api.llama_n_batch(context)) if context else options.n_batch
         self.bos = int(engine.api.llama_vocab_bos(self._vocab))
         self.eos = int(engine.api.llama_vocab_eos(self._vocab))
+        self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab)
         self.adds_bos = bool(engine.api.llama_vocab_get_add_bos(self._vocab))
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._piece_buffer = ctypes.create_string_buffer(256)

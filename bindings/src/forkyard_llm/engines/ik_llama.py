@@ -5,10 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any, Literal
 
-from ..errors import EngineError
 from ..sampling import SamplingParams
 from .base import Buffer, Engine, Handle, Params, Perf, Sampler, Session
 from .options import ModelOptions
@@ -54,13 +51,6 @@ class IkLlamaSession(Session):
         super().__init__(engine, model, context, options)
         self._one_token = (ctypes.c_int32 * 1)()
         self._one_batch = self._api.llama_batch_get_one(self._one_token, 1, 0, 0)
-        self._candidates: Candidates | None = None
-
-    def candidates(self) -> Candidates:
-        """The one candidate array of this session, made when first needed: 12 bytes per token of the vocabulary."""
-        if self._candidates is None:
-            self._candidates = Candidates(self.engine.abi, self.n_vocab)
-        return self._candidates
 
     def _tokenize(
         self, vocab: Handle, text: bytes, length: int, tokens: Buffer, size: int, add: bool, parse: bool
@@ -83,7 +73,7 @@ class IkLlamaSession(Session):
             self._check_decoded(code, position)
 
     def _release(self) -> None:
-        self._candidates = None
+        """Nothing more to free."""
 
     def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         return _CandidateSampler(self, params, history)
@@ -102,52 +92,6 @@ class IkLlamaSession(Session):
         self._api.llama_reset_timings(self._context)
 
 
-class Candidates:
-    """The array of (id, logit, p) the engine's sampling functions work on, refilled for every token.
-
-    ik_llama.cpp has no C function that fills it from the logits. A strided memoryview assignment does it at C speed;
-    a Python loop over a vocabulary of 50,000 would cost more than the token itself.
-    """
-
-    def __init__(self, abi: ModuleType, n_vocab: int) -> None:
-        self._n_vocab = n_vocab
-        self._bytes = 12 * n_vocab
-        self._data = (abi.llama_token_data * n_vocab)()
-        self._logits = _plain_view(self._data, "f")[1::3]
-        _plain_view(self._data, "i")[0::3] = _plain_view((ctypes.c_int32 * n_vocab)(*range(n_vocab)), "i")
-        # The engine's functions sort and cut the array in place: this copy holds ids in their own order.
-        self._ordered = (abi.llama_token_data * n_vocab)()
-        ctypes.memmove(self._ordered, self._data, self._bytes)
-        self._row_type = ctypes.c_float * n_vocab
-        self._moved = False
-        self.array = abi.llama_token_data_array()
-        self.array.data = self._data
-        self.reference = ctypes.byref(self.array)
-
-    def fill(self, logits: Handle, *, will_move: bool) -> None:
-        """Set every logit from the engine's row and put all tokens back.
-
-        Args:
-            will_move: whether what follows may reorder the array, so that the next fill has to restore the ids.
-        """
-        if self._moved:
-            ctypes.memmove(self._data, self._ordered, self._bytes)
-        self._logits[:] = _plain_view(self._row_type.from_address(ctypes.addressof(logits.contents)), "f")
-        self._moved = will_move
-        self.array.size = self._n_vocab
-        self.array.selected = -1
-        self.array.sorted = False
-
-    def bias(self, token: int, bias: float) -> None:
-        """Add ``bias`` to a token's logit; only between :meth:`fill` and the first sampling function."""
-        self._data[token].logit += bias
-
-
-def _plain_view(array: ctypes.Array[Any], code: Literal["f", "i"]) -> memoryview[Any]:
-    """``array`` as a flat view of 4-byte values; ctypes' own views cannot be assigned to one another."""
-    return memoryview(array).cast("B").cast(code)
-
-
 class _CandidateSampler(Sampler):
     """The engine's sampling functions called one after another, in the order llama.cpp's chain has."""
 
@@ -155,37 +99,23 @@ class _CandidateSampler(Sampler):
         session.check_tokens(tuple(params.logit_bias))
         self._api = session._api
         self._context = session._context
-        self._candidates = session.candidates()
+        self._candidates = session.candidates
         self._params = params
         self._recent: deque[int] = deque(history, maxlen=params.penalty_last_n if params.penalizes else 0)
+        # Where nothing changes logits before top-k does, only its tokens have to be looked at.
+        self._plain = not params.logit_bias and not params.penalizes
         if not params.greedy:
             self._api.llama_set_rng_seed(self._context, params.resolved_seed())
 
     def sample(self) -> int:
         api, context, params, candidates = self._api, self._context, self._params, self._candidates
         logits = api.llama_get_logits_ith(context, -1)
-        if not logits:
-            msg = "ik_llama.cpp has no logits to sample from"
-            raise EngineError(msg)
-        if logits[0] != logits[0]:
-            # The engine's own sampling would end the process on this.
-            msg = "the model computed NaN logits; the model file or the chosen KV cache types do not work together"
-            raise EngineError(msg)
-        candidates.fill(logits, will_move=not params.greedy)
+        if self._plain and params.greedy:
+            return candidates.most_likely(logits)
+        candidates.fill(logits, max(params.top_k, 0) if self._plain else 0)
+        if not self._plain:
+            self._adjust()
         array = candidates.reference
-        for token, bias in params.logit_bias.items():
-            candidates.bias(token, bias)
-        if params.penalizes and self._recent:
-            recent = (ctypes.c_int32 * len(self._recent))(*self._recent)
-            api.llama_sample_repetition_penalties(
-                context,
-                array,
-                recent,
-                len(recent),
-                params.repeat_penalty,
-                params.frequency_penalty,
-                params.presence_penalty,
-            )
         if params.greedy:
             token = int(api.llama_sample_token_greedy(context, array))
         else:
@@ -196,6 +126,21 @@ class _CandidateSampler(Sampler):
             token = int(api.llama_sample_token(context, array))
         self._recent.append(token)
         return token
+
+    def _adjust(self) -> None:
+        params = self._params
+        for token, bias in params.logit_bias.items():
+            self._candidates.bias(token, bias)
+        if self._recent:
+            self._api.llama_sample_repetition_penalties(
+                self._context,
+                self._candidates.reference,
+                (ctypes.c_int32 * len(self._recent))(*self._recent),
+                len(self._recent),
+                params.repeat_penalty,
+                params.frequency_penalty,
+                params.presence_penalty,
+            )
 
     def close(self) -> None:
         """Nothing to free: the candidate array belongs to the session."""

@@ -136,12 +136,19 @@ class LlamaCppSession(Session):
 
 
 class _ChainSampler(Sampler):
-    """A sampler chain: one C call per token."""
+    """A sampler chain over the candidates.
+
+    Not ``llama_sampler_sample``: that copies and scans the whole vocabulary, where top-k makes a short list of it.
+    """
 
     def __init__(self, session: LlamaCppSession, params: SamplingParams, history: Sequence[int]) -> None:
         self._api = session._api
         self._context = session._context
-        self._sample = self._api.llama_sampler_sample
+        self._candidates = session.candidates
+        # Where nothing changes logits before top-k does, only its tokens have to be looked at.
+        self._plain = not params.logit_bias and not params.penalizes
+        self._keep = max(params.top_k, 0) if self._plain else 0
+        self._greedy = self._plain and params.greedy
         self._chain = self._api.llama_sampler_chain_init(self._api.llama_sampler_chain_default_params())
         try:
             self._fill(session, params)
@@ -185,7 +192,15 @@ class _ChainSampler(Sampler):
         self._api.llama_sampler_chain_add(self._chain, sampler)
 
     def sample(self) -> int:
-        return int(self._sample(self._chain, self._context, -1))
+        candidates = self._candidates
+        logits = self._api.llama_get_logits_ith(self._context, -1)
+        if self._greedy:
+            return candidates.most_likely(logits)
+        candidates.fill(logits, self._keep)
+        self._api.llama_sampler_apply(self._chain, candidates.reference)
+        token = candidates.selected()
+        self._api.llama_sampler_accept(self._chain, token)
+        return token
 
     def close(self) -> None:
         chain, self._chain = self._chain, None

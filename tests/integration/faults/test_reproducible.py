@@ -1,0 +1,116 @@
+"""The same recipe gives the same wheel, whatever the machine, the folder, the environment and the way there."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..toy import TIMEOUT_S, Answer, Toy, git
+
+ENVIRONMENTS = {
+    "time-zone": {"TZ": "Asia/Kathmandu"},
+    "locale": {"LANG": "tr_TR.UTF-8", "LC_ALL": "C", "LANGUAGE": "de"},
+    "flags": {"CFLAGS": "-O0 -g3", "CXXFLAGS": "-O0", "LDFLAGS": "-Wl,-O2", "CPPFLAGS": "-DTOY", "CPATH": "/usr/include"},
+    "cmake": {"CMAKE_ARGS": "-DTOY=1", "CMAKE_GENERATOR": "Unix Makefiles", "CMAKE_BUILD_PARALLEL_LEVEL": "7"},
+    "packing": {"SOURCE_DATE_EPOCH": "1", "SKBUILD_CMAKE_DEFINE": "A=B", "PYTHONHASHSEED": "7", "PYTHONDONTWRITEBYTECODE": "1"},
+    "git": {"GIT_DIR": "/nowhere", "GIT_AUTHOR_NAME": "Somebody", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.autocrlf",
+            "GIT_CONFIG_VALUE_0": "true"},
+    "user": {"USER": "somebody", "LOGNAME": "somebody", "SHELL": "/bin/false", "TERM": "xterm-256color"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_another_environment(toy: Toy, undisturbed: Answer, name: str) -> None:
+    assert toy.build(env=ENVIRONMENTS[name]).built["sha256"] == undisturbed.built["sha256"]
+
+
+@pytest.mark.parametrize("umask", ["077", "000"])
+def test_another_umask_and_host_name(toy: Toy, undisturbed: Answer, umask: str) -> None:
+    words = toy.command(*toy.build_arguments())
+    named = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+    allowed = shutil.which("unshare") and subprocess.run([*named, "true"], capture_output=True).returncode == 0
+    command = ["sh", "-c", f'umask {umask} && exec "$@"', "sh", *(named if allowed else []), *words]
+    done = subprocess.run(
+        command, cwd=toy.home, env=toy.env(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    answer = Answer(done.returncode, done.stdout, done.stderr)
+    assert answer.built["sha256"] == undisturbed.built["sha256"]
+    # What is published may be read by everybody, whoever's umask it was.
+    assert Path(answer.built["wheel"]).stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_another_number_of_jobs(toy: Toy, undisturbed: Answer, jobs: str) -> None:
+    assert toy.build("--jobs", jobs).built["sha256"] == undisturbed.built["sha256"]
+
+
+@pytest.mark.skipif(shutil.which("ccache") is None, reason="ccache is not installed; forkyard works without it")
+def test_with_ccache_cold_and_warm(toy: Toy, undisturbed: Answer) -> None:
+    cold = toy.build("--with-ccache").built
+    assert cold["sha256"] == undisturbed.built["sha256"]
+    toy.run("clean", "builds", "wheels")
+    warm = toy.build("--with-ccache").built
+    assert warm["ccache"]["misses"] == 0
+    assert warm["sha256"] == undisturbed.built["sha256"]
+
+
+def test_other_folders(toy: Toy, undisturbed: Answer) -> None:
+    """Long, short, with spaces and letters beyond ASCII; inside somebody's repository; the project moved."""
+    around = toy.home / "a parent répository with a long name"
+    around.mkdir()
+    git(around, "init", "--quiet")
+    (around / "CMakeLists.txt").write_text("this is not ours\n")
+    git(around, "add", "--all")
+    git(around, "commit", "--quiet", "--message", "Not ours")
+    git(around, "tag", "b99999")
+    toy.cache = around / "the cache"
+    toy.out = around / "out put"
+    toy.root = toy.root.rename(around / "the project")
+    built = toy.build().built
+    assert built["sha256"] == undisturbed.built["sha256"]
+
+
+def test_another_cache_of_the_same_project(toy: Toy, undisturbed: Answer) -> None:
+    first = toy.build().built
+    toy.cache = Path(f"{toy.cache}-{'x' * 60}")
+    second = toy.build().built
+    assert second["fresh"]
+    assert first["sha256"] == second["sha256"] == undisturbed.built["sha256"]
+
+
+def test_a_recipe_outside_the_project(toy: Toy, undisturbed: Answer) -> None:
+    mine = toy.home / "my recipe.toml"
+    shutil.copy(toy.recipe, mine)
+    toy.recipe.unlink()
+    assert toy.build(str(mine)).built["sha256"] == undisturbed.built["sha256"]
+
+
+def test_after_another_tree_in_the_same_folders(toy: Toy, undisturbed: Answer) -> None:
+    """Nothing of what was built there before is left in the wheel."""
+    toy.patch(("src/part3.cpp", "value + 3", "value + 33"), ("src/parts.h", "value * 3", "value * 4"))
+    toy.build()
+    toy.edit_recipe('stacks = ["changes"]', "stacks = []")
+    assert toy.build().built["sha256"] == undisturbed.built["sha256"]
+
+
+def test_the_command_from_anywhere(toy: Toy, undisturbed: Answer) -> None:
+    """Found from inside the project, with relative paths, by the installed command."""
+    script = Path(sys.executable).with_name("forkyard")
+    command = [script if script.exists() else sys.executable, *([] if script.exists() else ["-m", "forkyard"])]
+    env = {name: value for name, value in toy.env().items() if name != "FORKYARD_ROOT"}
+    done = subprocess.run(
+        [*command, "build", "sse42", "--out", "../out", "--no-ccache", "--json"],
+        cwd=toy.root / "recipes",
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    answer = Answer(done.returncode, done.stdout, done.stderr)
+    assert answer.built["sha256"] == undisturbed.built["sha256"]
+    assert list((toy.root / "out").glob("forkyard_toy_*.whl"))
