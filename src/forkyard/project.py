@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -121,6 +122,8 @@ def _cmake_arguments(plan: Plan, tree: Path, cmake: Path, launcher: Path | None)
     maps.append(f"-ffile-prefix-map={cmake.parent}=payload")
     # CMake hands these flags to a shell as they are.
     maps = [shlex.quote(option) for option in maps]
+    # These go through a shell; a folder's name may hold a space.
+    maps = [shlex.quote(flag) for flag in maps]
     arguments = [f"-D{name}={value}" for name, value in plan.options.items()]
     arguments += [
         f"-DFORKYARD_TREE={tree}",

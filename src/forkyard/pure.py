@@ -28,7 +28,7 @@ def bindings_digest(root: Path) -> str:
         if "__pycache__" in relative.parts or relative.parts[0] == "dist":
             continue
         whole.update(f"{relative.as_posix()}\0".encode())
-        whole.update(path.read_bytes())
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 
 

@@ -79,6 +79,18 @@ class SamplingParams:
         active = self.repeat_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
         return active and self.penalty_last_n > 0
 
+    @property
+    def shortlist(self) -> int:
+        """How many of the most likely tokens, biases applied, surely hold all that can be chosen; 0 for all tokens.
+
+        Penalties that only lower logits push at most ``penalty_last_n`` tokens out of the best ``top_k``.
+        """
+        best = 1 if self.greedy else max(self.top_k, 0)
+        if not best or not self.penalizes:
+            return best
+        lowering = self.repeat_penalty >= 1.0 and self.frequency_penalty >= 0.0 and self.presence_penalty >= 0.0
+        return best + self.penalty_last_n if lowering else 0
+
     def resolved_seed(self) -> int:
         """The seed to use: the given one, or a fresh one each time this is called."""
         return fresh_seed() if self.seed in (None, -1, RANDOM_SEED) else int(self.seed or 0)

@@ -60,6 +60,46 @@ def test_penalties_count_only_where_they_do_something(arguments, penalizes: bool
     assert SamplingParams(**arguments).penalizes is penalizes
 
 
+@pytest.mark.parametrize(
+    ("arguments", "length"),
+    [
+        ({}, 40),
+        ({"temperature": 0}, 1),
+        ({"top_k": 0}, 0),
+        ({"top_k": -1}, 0),
+        ({"temperature": 0, "repeat_penalty": 1.1}, 65),
+        ({"repeat_penalty": 1.1, "penalty_last_n": 8}, 48),
+        ({"repeat_penalty": 0.9}, 0),
+        ({"frequency_penalty": -0.1}, 0),
+        ({"presence_penalty": 0.1, "top_k": 0}, 0),
+        ({"logit_bias": {3: 1.0}}, 40),
+    ],
+)
+def test_the_short_list_is_long_enough_for_whatever_the_parameters_do(arguments, length: int):
+    assert SamplingParams(**arguments).shortlist == length
+
+
+@given(
+    st.lists(st.integers(-40, 40), min_size=8, max_size=40),
+    st.lists(st.integers(0, 7), max_size=4),
+    st.integers(1, 6),
+)
+def test_penalties_leave_the_best_within_the_short_list(logits: list[int], recent: list[int], top_k: int):
+    params = SamplingParams(top_k=top_k, repeat_penalty=1.5, presence_penalty=2.0, penalty_last_n=4)
+    listed = sorted(logits, reverse=True)[: params.shortlist]
+    border = listed[-1] if len(listed) == params.shortlist else -math.inf
+
+    def penalized(token: int) -> float:
+        logit = float(logits[token])
+        return (logit / 1.5 if logit > 0 else logit * 1.5) - 2.0 if token in recent else logit
+
+    best = sorted(range(len(logits)), key=penalized, reverse=True)[:top_k]
+    assert all(logits[token] >= border for token in best if penalized(token) > border)
+    assert sum(penalized(token) >= border for token in range(len(logits)) if logits[token] >= border) >= min(
+        top_k, len(logits)
+    )
+
+
 @given(st.integers(min_value=0, max_value=RANDOM_SEED - 1))
 def test_a_given_seed_is_kept(seed: int):
     assert SamplingParams(seed=seed).resolved_seed() == seed

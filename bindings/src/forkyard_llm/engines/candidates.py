@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import AbiMismatch, EngineError
+from ..sampling import SamplingParams
 
 __all__ = ["Candidates"]
 
@@ -37,11 +38,10 @@ class Candidates:
         self.array: Any = abi.llama_token_data_array()
         self.reference = ctypes.byref(self.array)
 
-    def fill(self, logits: Any, keep: int) -> None:
-        """Take the candidates from the engine's row of logits.
+    def fill(self, logits: Any, params: SamplingParams) -> None:
+        """Take the candidates from the engine's row of logits, as many as ``params`` can choose from.
 
-        Args:
-            keep: 0 for the whole vocabulary; else at least the ``keep`` most likely tokens, for a top-k to follow.
+        The biases of ``params`` are added to the row itself: it is the engine's scratch, written anew by every decode.
 
         Raises:
             EngineError: there are no logits, or some are not numbers; the engines' own sampling ends the process then.
@@ -49,7 +49,9 @@ class Candidates:
         if not logits:
             msg = "the engine has no logits to sample from"
             raise EngineError(msg)
-        count = self._write(logits, self._n_vocab, keep, self._data)
+        for token, bias in params.logit_bias.items():
+            logits[token] += bias
+        count = self._write(logits, self._n_vocab, params.shortlist, self._data)
         if not count:
             msg = "the model computed logits that are not numbers; is its file sound, do the KV cache types suit it?"
             raise EngineError(msg)
@@ -60,14 +62,9 @@ class Candidates:
         array.selected = -1
         array.sorted = False
 
-    def most_likely(self, logits: Any) -> int:
-        """The most likely token, of equal ones the first. Raises what :meth:`fill` raises."""
-        self.fill(logits, 1)
+    def first(self) -> int:
+        """The first candidate: the chosen token, where the parameters leave only one."""
         return int(self._data[0].id)
-
-    def bias(self, token: int, bias: float) -> None:
-        """Add ``bias`` to a token's logit; only right after :meth:`fill` with the whole vocabulary."""
-        self._data[token].logit += bias
 
     def selected(self) -> int:
         """The token a sampler chain selected."""

@@ -102,22 +102,17 @@ class _CandidateSampler(Sampler):
         self._candidates = session.candidates
         self._params = params
         self._recent: deque[int] = deque(history, maxlen=params.penalty_last_n if params.penalizes else 0)
-        # Where nothing changes logits before top-k does, only its tokens have to be looked at.
-        self._plain = not params.logit_bias and not params.penalizes
         if not params.greedy:
             self._api.llama_set_rng_seed(self._context, params.resolved_seed())
 
     def sample(self) -> int:
         api, context, params, candidates = self._api, self._context, self._params, self._candidates
-        logits = api.llama_get_logits_ith(context, -1)
-        if self._plain and params.greedy:
-            return candidates.most_likely(logits)
-        candidates.fill(logits, max(params.top_k, 0) if self._plain else 0)
-        if not self._plain:
-            self._adjust()
+        candidates.fill(api.llama_get_logits_ith(context, -1), params)
         array = candidates.reference
+        if self._recent:
+            self._penalize()
         if params.greedy:
-            token = int(api.llama_sample_token_greedy(context, array))
+            token = int(api.llama_sample_token_greedy(context, array)) if params.penalizes else candidates.first()
         else:
             api.llama_sample_top_k(context, array, params.top_k, 1)
             api.llama_sample_top_p(context, array, params.top_p, 1)
@@ -127,20 +122,17 @@ class _CandidateSampler(Sampler):
         self._recent.append(token)
         return token
 
-    def _adjust(self) -> None:
+    def _penalize(self) -> None:
         params = self._params
-        for token, bias in params.logit_bias.items():
-            self._candidates.bias(token, bias)
-        if self._recent:
-            self._api.llama_sample_repetition_penalties(
-                self._context,
-                self._candidates.reference,
-                (ctypes.c_int32 * len(self._recent))(*self._recent),
-                len(self._recent),
-                params.repeat_penalty,
-                params.frequency_penalty,
-                params.presence_penalty,
-            )
+        self._api.llama_sample_repetition_penalties(
+            self._context,
+            self._candidates.reference,
+            (ctypes.c_int32 * len(self._recent))(*self._recent),
+            len(self._recent),
+            params.repeat_penalty,
+            params.frequency_penalty,
+            params.presence_penalty,
+        )
 
     def close(self) -> None:
         """Nothing to free: the candidate array belongs to the session."""

@@ -144,11 +144,10 @@ class _ChainSampler(Sampler):
     def __init__(self, session: LlamaCppSession, params: SamplingParams, history: Sequence[int]) -> None:
         self._api = session._api
         self._context = session._context
+        session.check_tokens(tuple(params.logit_bias))
         self._candidates = session.candidates
-        # Where nothing changes logits before top-k does, only its tokens have to be looked at.
-        self._plain = not params.logit_bias and not params.penalizes
-        self._keep = max(params.top_k, 0) if self._plain else 0
-        self._greedy = self._plain and params.greedy
+        self._params = params
+        self._one_is_left = params.greedy and not params.penalizes
         self._chain = self._api.llama_sampler_chain_init(self._api.llama_sampler_chain_default_params())
         try:
             self._fill(session, params)
@@ -161,10 +160,6 @@ class _ChainSampler(Sampler):
 
     def _fill(self, session: LlamaCppSession, params: SamplingParams) -> None:
         api = self._api
-        if params.logit_bias:
-            session.check_tokens(tuple(params.logit_bias))
-            biases = (session.engine.abi.llama_logit_bias * len(params.logit_bias))(*params.logit_bias.items())
-            self._add(api.llama_sampler_init_logit_bias(session.n_vocab, len(biases), biases))
         if params.penalizes:
             self._add(
                 api.llama_sampler_init_penalties(
@@ -193,10 +188,9 @@ class _ChainSampler(Sampler):
 
     def sample(self) -> int:
         candidates = self._candidates
-        logits = self._api.llama_get_logits_ith(self._context, -1)
-        if self._greedy:
-            return candidates.most_likely(logits)
-        candidates.fill(logits, self._keep)
+        candidates.fill(self._api.llama_get_logits_ith(self._context, -1), self._params)
+        if self._one_is_left:
+            return candidates.first()
         self._api.llama_sampler_apply(self._chain, candidates.reference)
         token = candidates.selected()
         self._api.llama_sampler_accept(self._chain, token)

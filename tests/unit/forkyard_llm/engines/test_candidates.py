@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 from forkyard_llm.engines.candidates import Candidates
 from forkyard_llm.errors import AbiMismatch, EngineError
+from forkyard_llm.sampling import SamplingParams
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ typedef struct llama_token_data_array {
     llama_token_data * data; size_t size; int64_t selected; bool sorted;
 } llama_token_data_array;
 """
+EVERYTHING = SamplingParams(top_k=0)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +53,7 @@ def row(values: list[float]) -> ctypes._Pointer[ctypes.c_float]:
 
 def filled(parts: tuple[ModuleType, ctypes.CDLL], values: list[float], keep: int) -> list[tuple[int, float]]:
     candidates = Candidates(*parts, len(values))
-    candidates.fill(row(values), keep)
+    candidates.fill(row(values), SamplingParams(top_k=keep))
     array = candidates.array
     assert (array.selected, array.sorted) == (-1, False)
     return [(array.data[index].id, array.data[index].logit) for index in range(array.size)]
@@ -78,7 +80,9 @@ def test_a_short_list_holds_every_token_a_top_k_would_keep(parts, values: list[f
 
 @given(values=LOGITS)
 def test_the_most_likely_token_is_the_first_of_the_best(parts, values: list[float]):
-    assert Candidates(*parts, len(values)).most_likely(row(values)) == values.index(max(values))
+    candidates = Candidates(*parts, len(values))
+    candidates.fill(row(values), SamplingParams(temperature=0))
+    assert candidates.first() == values.index(max(values))
 
 
 def test_a_short_list_of_a_usual_distribution_is_short(parts):
@@ -96,25 +100,33 @@ def test_logits_that_are_not_numbers_are_an_error(parts, keep: int, values: list
 
 def test_no_logits_are_an_error(parts):
     with pytest.raises(EngineError, match="no logits"):
-        Candidates(*parts, 4).fill(ctypes.POINTER(ctypes.c_float)(), 0)
+        Candidates(*parts, 4).fill(ctypes.POINTER(ctypes.c_float)(), SamplingParams())
 
 
-def test_bias_and_selection(parts):
+def test_biases_move_tokens_into_and_out_of_a_short_list(parts):
+    values = [0.0] * 10_000
+    values[5] = 50.0
+    candidates = Candidates(*parts, len(values))
+    candidates.fill(row(values), SamplingParams(temperature=0, logit_bias={5: -math.inf, 7: 0.5}))
+    assert candidates.first() == 7
+    candidates.fill(row(values), SamplingParams(top_k=1, logit_bias={9: 60.0}))
+    assert (candidates.array.size, candidates.first()) == (1, 9)
+
+
+def test_the_selected_candidate(parts):
     candidates = Candidates(*parts, 3)
-    candidates.fill(row([1.0, 2.0, 3.0]), 0)
-    candidates.bias(1, 0.5)
-    assert candidates.array.data[1].logit == 2.5
+    candidates.fill(row([1.0, 2.0, 3.0]), EVERYTHING)
     candidates.array.selected = 2
     assert candidates.selected() == 2
 
 
 def test_what_a_sampler_did_to_the_array_is_undone(parts):
     candidates = Candidates(*parts, 3)
-    candidates.fill(row([1.0, 2.0, 3.0]), 0)
+    candidates.fill(row([1.0, 2.0, 3.0]), EVERYTHING)
     own = (parts[0].llama_token_data * 1)()
     candidates.array.data = ctypes.cast(own, ctypes.POINTER(parts[0].llama_token_data))
     candidates.array.size = 1
-    candidates.fill(row([3.0, 2.0, 1.0]), 0)
+    candidates.fill(row([3.0, 2.0, 1.0]), EVERYTHING)
     assert [candidates.array.data[index].logit for index in range(candidates.array.size)] == [3.0, 2.0, 1.0]
 
 
