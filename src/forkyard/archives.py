@@ -46,6 +46,7 @@ def unpack_below(
     count = total = seen = 0
     try:
         with explained(f"unpack {archive.name}"), tarfile.open(archive, "r:*") as tar:
+            target.mkdir(parents=True, exist_ok=True)
             for member in tar:
                 seen += 1
                 if seen > max_members:
@@ -59,7 +60,13 @@ def unpack_below(
                     msg = f"{archive.name} unpacks to more than {max_bytes} bytes"
                     raise SourceError(msg, where=str(archive), why="no source archive is that large")
                 # Python's own "data" filter does the refusing of links and devices.
-                tar.extract(member.replace(name=str(relative), deep=False), target, filter="data")
+                try:
+                    tar.extract(member.replace(name=str(relative), deep=False), target, filter="data")
+                except OSError as error:
+                    if error.errno not in _CONTRADICTIONS:
+                        raise
+                    # The folder is ours and was empty of such things: the archive put them there.
+                    raise tarfile.ExtractError(str(error)) from error
                 count += 1
     except tarfile.FilterError as error:
         msg = f"{archive.name} tries to write outside its folder"
@@ -69,7 +76,7 @@ def unpack_below(
         msg = f"{archive.name} is damaged"
         raise SourceError(msg, where=str(archive), why=str(error), next_step="delete it and run again") from error
     except OSError as error:
-        if error.errno is not None and error.errno not in _CONTRADICTIONS:
+        if error.errno is not None:
             raise
         # gzip and bzip2 report bad data as an OSError without an errno.
         msg = f"{archive.name} is damaged"

@@ -32,8 +32,6 @@ _STORAGE_ERRNOS = {
         "there is a limit on file sizes",
         "lift it (`ulimit -f unlimited`) or choose another file system, then run again",
     ),
-    errno.EEXIST: ("a file is where a folder should be", "set FORKYARD_CACHE to a folder, or move that file away"),
-    errno.ENOTDIR: ("a file is where a folder should be", "set FORKYARD_CACHE to a folder, or move that file away"),
     errno.EPERM: ("operation not permitted", "set FORKYARD_CACHE to a folder you may write, or mend its permissions"),
 }
 
@@ -126,7 +124,16 @@ class Cache:
         """
         with explained("write to the cache folder"):
             for folder in (self.root, self.downloads, self.locks, self.logs, self.scratch):
-                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except (FileExistsError, NotADirectoryError) as error:
+                    msg = "could not write to the cache folder"
+                    raise StorageError(
+                        msg,
+                        where=str(error.filename),
+                        why="a file is where a folder should be",
+                        next_step="set FORKYARD_CACHE to a folder, or move that file away",
+                    ) from error
             with tempfile.TemporaryFile(dir=self.scratch):
                 pass
 

@@ -481,7 +481,9 @@ class Store:
         above = [str(parent) for parent in PurePosixPath(path).parents if parent.name]
         if self._git("ls-files", "-z", "--", f":(literal){path}", index=index):
             return True
-        files = self._git("ls-files", "-z", "--", *(f":(literal){name}" for name in above), index=index) if above else b""
+        files = (
+            self._git("ls-files", "-z", "--", *(f":(literal){name}" for name in above), index=index) if above else b""
+        )
         return any(name.decode("utf-8", "surrogateescape") in above for name in files.split(b"\0") if name)
 
     def write_index(self, index: Path) -> str:

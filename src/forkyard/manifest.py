@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from forkyard.network import without_secrets
 from forkyard.plan import Plan, origin_of
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree

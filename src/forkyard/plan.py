@@ -15,6 +15,7 @@ from typing import Any
 
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError
+from forkyard.network import without_secrets
 from forkyard.recipes import (
     GitSource,
     Recipe,
@@ -125,10 +126,10 @@ def _normalised(name: str) -> str:
 
 
 def origin_of(recipe: Recipe) -> dict[str, str]:
-    """Where the pin lives for everybody, not the mirror that happened to deliver it: that leaves no trace in the bytes."""
+    """Where the pin lives for everybody; the mirror that happened to deliver it leaves no trace in the bytes."""
     for source in recipe.sources:
         if isinstance(source, GitSource):
-            return {"kind": "git", "location": source.url}
+            return {"kind": "git", "location": without_secrets(source.url)}
     first = recipe.sources[0]
     location = f"{first.project}=={first.version}" if isinstance(first, RegistrySource) else recipe.name
     return {"kind": first.kind, "location": location}

@@ -159,7 +159,7 @@ def stream(
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """Ask the child's group to end, then make all of it: a member may have ignored the asking or outlived its leader."""
+    """Ask the child's group to end, then make all of it: a member may ignore the asking or outlive its leader."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -118,10 +117,9 @@ def _cmake_arguments(plan: Plan, tree: Path, cmake: Path, launcher: Path | None)
     # Upstream's asserts print __FILE__: without the maps every message, and so the bytes, would hold this machine's
     # paths. ccache shortens paths below its base folder to relative ones before the compiler sees them.
     relative = os.path.relpath(tree, cmake)
-    maps = [f"-ffile-prefix-map={old}={plan.recipe.name}" for old in (str(tree), relative)]
-    maps.append(f"-ffile-prefix-map={cmake.parent}=payload")
-    # CMake hands these flags to a shell as they are.
-    maps = [shlex.quote(option) for option in maps]
+    # The relative one comes last: it never needs quotes, and CMake strips a value of quotes around all of it.
+    maps = [f"-ffile-prefix-map={tree}={plan.recipe.name}", f"-ffile-prefix-map={cmake.parent}=payload"]
+    maps.append(f"-ffile-prefix-map={relative}={plan.recipe.name}")
     # These go through a shell; a folder's name may hold a space.
     maps = [shlex.quote(flag) for flag in maps]
     arguments = [f"-D{name}={value}" for name, value in plan.options.items()]

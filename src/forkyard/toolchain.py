@@ -166,6 +166,6 @@ def _digest(programs: Iterable[Path], cache: Cache) -> str:
         whole.update(f"{path.name} {memory[key]}\n".encode())
     if changed:
         # Only a memory: without it the next run hashes again.
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, OSError):
             write_atomic(memory_path, json.dumps(memory, indent=1, sort_keys=True).encode())
     return whole.hexdigest()

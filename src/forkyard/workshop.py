@@ -216,12 +216,12 @@ def clean(cache: Cache, parts: Sequence[str], *, dry_run: bool, reporter: Report
         for lock in sorted(cache.locks.glob("*.lock")) if cache.locks.is_dir() else []:
             locks.enter_context(hold(lock, timeout_s=3600, waiting=lambda who: reporter.note(f"waiting for {who}")))
         for path in (Path(folder) for row in rows for folder in row["folders"]):
-            if path.exists():
-                with explained(f"delete {path}"):
-                    # Renamed first, so that a killed clean leaves no half-deleted folder under its own name.
-                    doomed = path.with_name(f".{path.name}.deleted")
-                    if doomed.exists():
-                        shutil.rmtree(doomed)
+            with explained(f"delete {path}"):
+                # Renamed first, so that a killed clean leaves no half-deleted folder under its own name.
+                doomed = path.with_name(f".{path.name}.deleted")
+                if doomed.exists():
+                    shutil.rmtree(doomed)
+                if path.exists():
                     path.rename(doomed)
                     shutil.rmtree(doomed)
     return rows

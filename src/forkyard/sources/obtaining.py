@@ -208,11 +208,16 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
             if error.corrupt:
                 msg = f"{shown} delivered damaged objects"
                 raise SourceError(
-                    msg, where=without_secrets(location), why=error.text.strip(), next_step="repair or replace that repository"
+                    msg,
+                    where=without_secrets(location),
+                    why=error.text.strip(),
+                    next_step="repair or replace that repository",
                 ) from error
             msg = f"{shown} did not deliver {pin.commit}"
             raise NetworkError(
-                msg, where=without_secrets(location), why=error.text.strip().splitlines()[-1] if error.text.strip() else None
+                msg,
+                where=without_secrets(location),
+                why=error.text.strip().splitlines()[-1] if error.text.strip() else None,
             ) from error
     tree = store.tree_of(pin.commit)
     if pin.tree is not None and tree != pin.tree:
@@ -227,7 +232,9 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
     if missing:
         msg = f"{shown} delivered the commit without all of its files"
         raise SourceError(
-            msg, where=without_secrets(location), why=f"{len(missing)} are missing, the first is {missing[0].path} ({missing[0].oid})"
+            msg,
+            where=without_secrets(location),
+            why=f"{len(missing)} are missing, the first is {missing[0].path} ({missing[0].oid})",
         )
     date = store.commit_date(pin.commit)
     if pin.date is not None and pin.date != date:
@@ -295,8 +302,8 @@ def _wrong_tree(recipe: Recipe, source: RegistrySource, store: Store, expected: 
     """Name the first file that differs when the expected listing is known, else the trees alone."""
     why = f"expected tree {expected}, found {found}"
     if store.has(expected, "tree"):
-        wanted = {entry.path: entry.oid for entry in store.entries(expected)}
-        have = {entry.path: entry.oid for entry in store.entries(found)}
+        wanted = {entry.path: f"{entry.mode} {entry.oid}" for entry in store.entries(expected)}
+        have = {entry.path: f"{entry.mode} {entry.oid}" for entry in store.entries(found)}
         for path in sorted(wanted.keys() | have.keys()):
             if wanted.get(path) != have.get(path):
                 why += f"; {path}: expected {wanted.get(path, 'no such file')}, found {have.get(path, 'no such file')}"

@@ -106,7 +106,7 @@ class Stack:
                 next_step="list the patches in it, one a line, or take the engine out of stack.toml",
             ) from None
         names = [line.split("#", 1)[0].strip() for line in lines]
-        patches = []
+        patches: list[Patch] = []
         for number, name in enumerate(names, start=1):
             if not name:
                 continue

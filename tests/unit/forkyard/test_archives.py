@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -143,9 +144,7 @@ CLASHES = {
 
 
 @pytest.mark.parametrize("case", CLASHES)
-def test_members_that_contradict_each_other_are_an_error_for_people(
-    make_tar: MakeTar, out: Path, case: str
-) -> None:
+def test_members_that_contradict_each_other_are_an_error_for_people(make_tar: MakeTar, out: Path, case: str) -> None:
     with pytest.raises(SourceError):
         unpack_below(make_tar(*CLASHES[case]), ALL, out)
 
@@ -199,10 +198,8 @@ def test_a_flipped_byte_is_an_error_for_people_or_changes_what_comes_out(
     damaged = bytearray(tar_bytes(member("p/a", NOISE), link("p/l", "a"), mode=mode))
     damaged[int(position * len(damaged))] ^= flip
     (folder / "a.tar.gz").write_bytes(damaged)
-    try:
+    with contextlib.suppress(SourceError):
         unpack_below(folder / "a.tar.gz", ALL, folder / "room" / "out")
-    except SourceError:
-        pass
     assert set(everything_in(folder)) <= {"a.tar.gz", "room", "room/out"} | {
         f"room/out/{path.name}" for path in (folder / "room" / "out").glob("*")
     }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from forkyard import cache as module
 from forkyard.cache import Cache, explained, folder_size, publish, storage_error, write_atomic, write_if_changed
 from forkyard.errors import StorageError
 
@@ -47,7 +46,7 @@ def test_a_full_disk_leaves_what_was_there(
 ) -> None:
     (tmp_path / "file").write_bytes(b"before")
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, call, refuse(number))
+        patch.setattr(f"forkyard.cache.os.{call}", refuse(number))
         with pytest.raises(StorageError) as caught:
             write_atomic(tmp_path / "file", b"after" * 100_000)
     assert "file" in caught.value.what
@@ -63,7 +62,7 @@ def test_interruption_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.os, "fsync", interrupt)
+    monkeypatch.setattr("forkyard.cache.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_atomic(tmp_path / "file", b"after")
     assert (tmp_path / "file").read_bytes() == b"before"
@@ -130,7 +129,7 @@ def test_publish_on_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatc
     (tmp_path / "s").write_bytes(b"new")
     (tmp_path / "t").write_bytes(b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(module.shutil, "copyfile", refuse(errno.ENOSPC))
+        patch.setattr("forkyard.cache.shutil.copyfile", refuse(errno.ENOSPC))
         with pytest.raises(StorageError, match="put t in place"):
             publish(tmp_path / "s", tmp_path / "t")
     assert (tmp_path / "t").read_bytes() == b"old"
@@ -142,7 +141,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, as_nobody: AsNobody) ->
     closed.mkdir(mode=0o500)
 
     def attempt() -> None:
-        for action in (lambda: write_atomic(closed / "f", b""), Cache(closed / "cache").prepare):
+        actions: list[Callable[[], None]] = [lambda: write_atomic(closed / "f", b""), Cache(closed / "cache").prepare]
+        for action in actions:
             try:
                 action()
             except StorageError as error:
@@ -156,9 +156,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, as_nobody: AsNobody) ->
 # -- errors --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG]
-)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG])
 def test_space_and_permission_are_explained(number: int) -> None:
     found = storage_error(OSError(number, "x", "/a/file"), "do it")
     assert found is not None

@@ -56,12 +56,12 @@ def test_a_cache_that_cannot_be_made(empty_path: Path, tmp_path: Path) -> None:
 
 def test_little_space_is_advice(cache: Cache, monkeypatch: pytest.MonkeyPatch, empty_path: Path) -> None:
     usage = shutil.disk_usage(cache.root)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage._replace(free=1 << 30))
+    monkeypatch.setattr("forkyard.doctor.shutil.disk_usage", lambda _: usage._replace(free=1 << 30))
     assert named(examine(cache))["cache"].state == "advice"
 
 
 def test_another_machine(cache: Cache, monkeypatch: pytest.MonkeyPatch, empty_path: Path) -> None:
-    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("forkyard.doctor.platform.machine", lambda: "aarch64")
     assert named(examine(cache))["machine"].state == "missing"
 
 

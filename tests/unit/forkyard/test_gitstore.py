@@ -530,9 +530,13 @@ def test_a_damaged_blob_in_the_store_never_reaches_a_folder_unseen(
 ) -> None:
     tree = forge.tree(FILES)
     damage_object(store, blob_id(content(FILES["plain.txt"])))
-    with pytest.raises(SourceError) as caught:
+
+    def make() -> None:
         store.check_out(tree, *work)
         store.verify_checkout(tree, work[0])
+
+    with pytest.raises(SourceError) as caught:
+        make()
     assert blob_id(content(FILES["plain.txt"])) in caught.value.describe()
     assert "forkyard clean sources" in caught.value.describe()
 
@@ -612,9 +616,7 @@ def test_hostile_and_wrong_locations(store: Store, location: str) -> None:
         store.fetch(location, "1" * 40)
 
 
-def test_without_git_the_doctor_is_recommended(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_git_the_doctor_is_recommended(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolchainError) as caught:
         store.tree_of("HEAD")

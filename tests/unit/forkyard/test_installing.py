@@ -31,11 +31,11 @@ def test_the_package_manager_of_each_system(fields: dict[str, str], manager: str
 def test_every_missing_thing_has_a_command_on_every_system(
     manager: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installing.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("forkyard.installing.os.geteuid", lambda: 0)
     as_root = install_command(what, manager)
     assert installing._PACKAGES[what][manager] in as_root
     assert "sudo" not in as_root
-    monkeypatch.setattr(installing.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("forkyard.installing.os.geteuid", lambda: 1000)
     command = install_command(what, manager)
     assert all(part.startswith("sudo ") for part in command.split(" && "))
 

@@ -196,7 +196,9 @@ def test_a_damaged_target_is_fetched_again(tmp_path: Path, server: Any, reply: A
     assert fetch().read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("answer", [{"status": 404}, {"status": 500}, {"body": b"wrong"}, {"body": b"w", "cut_after": 0}])
+@pytest.mark.parametrize(
+    "answer", [{"status": 404}, {"status": 500}, {"body": b"wrong"}, {"body": b"w", "cut_after": 0}]
+)
 def test_no_secret_of_the_url_is_in_a_message(server: Any, reply: Any, fetch: Any, answer: dict[str, Any]) -> None:
     server.replies["/file"] = reply(**answer)
     address = server.url.replace("http://", "http://someone:hunter2@") + "/file?token=s3cr3t"

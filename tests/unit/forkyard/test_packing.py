@@ -31,7 +31,10 @@ FILES: dict[str, tuple[int, bytes]] = {
     "forkyard_x_avx2/__init__.py": (0o644, b'"""x"""\n'),
     "forkyard_x_avx2/empty": (0o644, b""),
     f"{INFO}/METADATA": (0o644, b"Name: x\n"),
-    f"{INFO}/WHEEL": (0o644, b"Wheel-Version: 1.0\nGenerator: g\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n\n"),
+    f"{INFO}/WHEEL": (
+        0o644,
+        b"Wheel-Version: 1.0\nGenerator: g\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n\n",
+    ),
     f"{INFO}/sboms/sbom.json": (0o644, b"{}"),
     f"{INFO}/RECORD": (0o644, b"stale,,\n"),
 }

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError
-from forkyard.plan import check_obtained, workspace_of
+from forkyard.plan import check_obtained, origin_of, workspace_of
 from forkyard.recipes import load_recipe
 from forkyard.sources import Obtained
 
@@ -40,7 +40,10 @@ RECIPE_CHANGES = {
     "C flags": ('cpu-target = "ggml-cpu"', 'cpu-target = "ggml-cpu"\nc-flags = ["-w"]'),
     "C++ flags": ('cpu-target = "ggml-cpu"', 'cpu-target = "ggml-cpu"\ncxx-flags = ["-w"]'),
     "licences": ('licenses = ["LICENSE", "vendor/x/LICENSE"]', 'licenses = ["LICENSE"]'),
-    "the place the manifest names": ('path = "clone"', 'path = "clone"\n[[sources]]\nkind = "git"\nurl = "https://a.example/b"'),
+    "the place the manifest names": (
+        'path = "clone"',
+        'path = "clone"\n[[sources]]\nkind = "git"\nurl = "https://a.example/b"',
+    ),
 }
 
 
@@ -54,15 +57,20 @@ def test_the_key_changes_with_the_recipes(project_root: Path, plan_of: PlanOf, w
 
 @pytest.mark.parametrize(
     "changed",
-    [{"version": "gcc 14"}, {"sha256": "8" * 64}, {"target": "x"}, {"libc": "musl"}, {"openmp": None}, {"family": "clang"}],
+    [
+        {"version": "gcc 14"},
+        {"sha256": "8" * 64},
+        {"target": "x"},
+        {"libc": "musl"},
+        {"openmp": None},
+        {"family": "clang"},
+    ],
 )
 def test_the_key_changes_with_the_toolchain(plan_of: PlanOf, changed: dict[str, Any]) -> None:
     assert plan_of(**changed).key != plan_of().key
 
 
-def test_the_key_does_not_change_with_what_changes_no_byte(
-    project_root: Path, plan_of: PlanOf, tmp_path: Path
-) -> None:
+def test_the_key_does_not_change_with_what_changes_no_byte(project_root: Path, plan_of: PlanOf, tmp_path: Path) -> None:
     before = plan_of().key
     with (project_root / "recipes" / "mine.toml").open("a") as recipe:
         recipe.write("\n# a comment\n")
@@ -78,7 +86,7 @@ def test_the_key_changes_with_the_variant_and_its_text(project_root: Path, plan_
     assert len(keys) == 3
     text = (project_root / "recipes" / "variants.toml").read_text()
     before = plan_of("avx2").key
-    for old in ("rank = 30", "[variants.avx2]\ntitle = \""):
+    for old in ("rank = 30", '[variants.avx2]\ntitle = "'):
         assert old in text
     change(project_root / "recipes" / "variants.toml", "rank = 30", "rank = 31")
     assert plan_of("avx2").key != before
@@ -122,7 +130,9 @@ def test_the_key_changes_with_the_templates(project_root: Path, plan_of: PlanOf)
 
 def test_the_key_changes_with_what_a_source_lacks(project_root: Path, plan_of: PlanOf) -> None:
     registry = (
-        'kind = "registry"\nproject = "p"\nversion = "1"\nsha256 = "' + "4" * 64 + '"\nfolder = "v"\nabsent = "mine.tsv"'
+        'kind = "registry"\nproject = "p"\nversion = "1"\nsha256 = "'
+        + "4" * 64
+        + '"\nfolder = "v"\nabsent = "mine.tsv"'
     )
     change(project_root / "recipes" / "mine.toml", 'kind = "local"\npath = "clone"', registry)
     listing = project_root / "recipes" / "mine.tsv"
@@ -223,3 +233,9 @@ def test_another_pin_is_refused(plan_of: PlanOf) -> None:
     check_obtained(plan, Obtained("1" * 40, "2" * 40, "2026-01-05", 7, "local", "x", ()))
     with pytest.raises(RecipeError):
         check_obtained(plan, Obtained("3" * 40, "2" * 40, "2026-01-05", 7, "local", "x", ()))
+
+
+def test_a_secret_in_a_source_is_not_in_what_goes_into_the_wheel(project_root: Path) -> None:
+    secret = 'kind = "git"\nurl = "https://me:hunter2@a.example/b"'
+    change(project_root / "recipes" / "mine.toml", 'kind = "local"\npath = "clone"', secret)
+    assert origin_of(load_recipe("mine", project_root)) == {"kind": "git", "location": "https://***@a.example/b"}

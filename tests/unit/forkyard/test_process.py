@@ -36,7 +36,18 @@ def pid_in(path: Path) -> int:
 
 
 NOISE = ["CFLAGS", "CXXFLAGS", "LDFLAGS", "CPATH", "LIBRARY_PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "CMAKE_PREFIX_PATH"]
-NOISE += ["CMAKE_ARGS", "CC", "CXX", "MAKEFLAGS", "LANG", "LANGUAGE", "PYTHONPATH", "GIT_DIR", "GGML_NATIVE", "SKBUILD_X"]
+NOISE += [
+    "CMAKE_ARGS",
+    "CC",
+    "CXX",
+    "MAKEFLAGS",
+    "LANG",
+    "LANGUAGE",
+    "PYTHONPATH",
+    "GIT_DIR",
+    "GGML_NATIVE",
+    "SKBUILD_X",
+]
 
 
 def test_nothing_of_the_callers_environment_gets_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,13 +77,17 @@ def test_run_has_no_standard_input_unless_given() -> None:
     assert run(["cat"], timeout_s=30).stdout == ""
 
 
+def start(command: list[str], folder: Path, *, long: bool) -> None:
+    if long:
+        stream(command, log=folder / "log", on_line=print, timeout_s=9)
+    else:
+        run(command, timeout_s=9)
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_a_missing_program_names_the_next_step(tmp_path: Path, long: bool) -> None:
     with pytest.raises(ToolchainError) as caught:
-        if long:
-            stream(["no-such-program"], log=tmp_path / "log", on_line=print, timeout_s=9)
-        else:
-            run(["no-such-program"], timeout_s=9)
+        start(["no-such-program"], tmp_path, long=long)
     assert "no-such-program" in caught.value.what
     assert caught.value.next_step or caught.value.why
 
@@ -85,10 +100,7 @@ def test_a_program_that_is_none(tmp_path: Path, body: bytes, mode: int, long: bo
     program.write_bytes(body)
     program.chmod(mode)
     with pytest.raises(ToolchainError):
-        if long:
-            stream([str(program)], log=tmp_path / "log", on_line=print, timeout_s=9)
-        else:
-            run([str(program)], timeout_s=9)
+        start([str(program)], tmp_path, long=long)
 
 
 def test_run_past_its_time_kills_the_whole_group(tmp_path: Path) -> None:
@@ -123,9 +135,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("case", SCRIPTS)
-def test_stream_past_its_time_kills_the_whole_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_stream_past_its_time_kills_the_whole_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     monkeypatch.setattr("forkyard.process._GRACE_S", 0.3)
     script = SCRIPTS[case].format(pid=tmp_path / "pid", python=sys.executable)
     started = time.monotonic()

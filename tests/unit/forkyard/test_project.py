@@ -88,7 +88,9 @@ def test_any_title_gives_sound_files(write: Write, project_root: Path, title: st
 
 def ask(project: Project, question: str) -> subprocess.CompletedProcess[str]:
     command = [str(project.shim / "git"), *question.split()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/nonexistent"})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/nonexistent"}
+    )
 
 
 def test_the_shim_answers_upstreams_questions(write: Write) -> None:
@@ -113,16 +115,24 @@ def test_options_and_flags_reach_cmake(write: Write, tmp_path: Path) -> None:
     assert f"-ffile-prefix-map={tmp_path / 'tree'}=mine" in flags
 
 
-@pytest.mark.parametrize("name", ["with space", "quo'te", "dollar$HOME", "semi;colon", "back\\slash", "am&p", "t\u00e4"])
+@pytest.mark.parametrize(
+    "name", ["with space", "quo'te", "dollar$HOME", "semi;colon", "back\\slash", "am&p", "t\u00e4"]
+)
 def test_paths_with_odd_characters_survive_or_are_refused(write: Write, tmp_path: Path, name: str) -> None:
     try:
         arguments = cmake_arguments(write(f"{name}/build", tree=f"{name}/tree"))
     except StorageError as error:
-        assert "FORKYARD_CACHE" in str(error.next_step)
+        refusal = str(error.next_step)
+    else:
+        refusal = ""
+    if name in ("quo'te",):
+        assert "FORKYARD_CACHE" in refusal
         return
+    assert refusal == ""
     flags = next(a for a in arguments if a.startswith("-DCMAKE_C_FLAGS=")).removeprefix("-DCMAKE_C_FLAGS=")
     maps = [word for word in shlex.split(flags) if word.startswith("-ffile-prefix-map=")]
     assert f"-ffile-prefix-map={tmp_path / name / 'tree'}=mine" in maps
+    assert not flags.endswith("'"), "CMake takes away quotes around a whole value"
 
 
 @pytest.mark.parametrize("character", ['"', "\n", "\r"])

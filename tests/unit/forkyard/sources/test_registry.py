@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forkyard import network
 from forkyard.errors import NetworkError, SourceError
-from forkyard.sources import registry
 from forkyard.sources.registry import IndexSettings, fetch_sdist, index_settings, parse_pip_settings
 
 SDIST = b"an archive, as far as anybody here looks" * 100
@@ -23,11 +22,10 @@ JSON_PAGE = "application/vnd.pypi.simple.v1+json"
 
 
 @pytest.fixture(autouse=True)
-def _no_proxies_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_proxies_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(registry.download, "__kwdefaults__", {**(registry.download.__kwdefaults__ or {}), "tries": 1})
-    yield
+    monkeypatch.setattr(network.download, "__kwdefaults__", {**(network.download.__kwdefaults__ or {}), "tries": 1})
 
 
 def settings(*indexes: str, **facts: Any) -> IndexSettings:
@@ -163,7 +161,10 @@ def test_only_trusted_hosts_go_unverified(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_an_html_page_with_a_relative_address(server: Any, reply: Any, tmp_path: Path) -> None:
     server.replies["/simple/engine-python/"] = page(
-        reply, html(("../../f/engine_python-1.1.tar.gz", "engine_python-1.1.tar.gz"), (f"../../f/{FILE}#sha256={DIGEST}", FILE))
+        reply,
+        html(
+            ("../../f/engine_python-1.1.tar.gz", "engine_python-1.1.tar.gz"), (f"../../f/{FILE}#sha256={DIGEST}", FILE)
+        ),
     )
     server.replies[f"/f/{FILE}"] = reply(SDIST)
     found = fetch(tmp_path, f"{server.url}/simple/")
@@ -209,10 +210,10 @@ def test_the_next_index_is_asked_when_one_does_not_have_it(server: Any, reply: A
     server.replies["/two/engine-python/"] = page(reply, html((f"/{FILE}", FILE)))
     server.replies[f"/{FILE}"] = reply(SDIST)
     assert fetch(tmp_path, f"{server.url}/one/", f"{server.url}/two/").read_bytes() == SDIST
-    assert [request.path for request in server.requests][0].startswith("/one/")
+    assert server.requests[0].path.startswith("/one/")
 
 
-GARBAGE = {
+GARBAGE: dict[str, tuple[dict[str, Any], str]] = {
     "missing project": ({"status": 404}, "does not know"),
     "server error": ({"status": 500}, "could not be reached"),
     "an image": ({"body": b"\x89PNG", "headers": {"Content-Type": "image/png"}}, "index page"),
@@ -232,7 +233,10 @@ GARBAGE = {
         },
         "",
     ),
-    "a login page": ({"body": html(("/login", "log in")), "headers": {"Content-Type": "text/html"}}, "no source archive"),
+    "a login page": (
+        {"body": html(("/login", "log in")), "headers": {"Content-Type": "text/html"}},
+        "no source archive",
+    ),
     "bytes called html": ({"body": bytes(range(256)), "headers": {"Content-Type": "text/html"}}, "no source archive"),
     "no content type": ({"body": b"hello"}, ""),
     "other version": (
@@ -259,9 +263,7 @@ def test_useless_answers_name_the_index_and_the_cause(server: Any, reply: Any, t
 
 
 @pytest.mark.parametrize("status", [404, 500])
-def test_secrets_in_an_index_url_are_not_shown(
-    server: Any, reply: Any, tmp_path: Path, status: int
-) -> None:
+def test_secrets_in_an_index_url_are_not_shown(server: Any, reply: Any, tmp_path: Path, status: int) -> None:
     server.replies["/simple/engine-python/"] = reply(status=status)
     address = server.url.replace("http://", "http://me:hunter2@") + "/simple/"
     with pytest.raises(NetworkError) as caught:

@@ -238,9 +238,7 @@ def test_an_executable_whole_file_stays_executable(apply: Any, forge: Any, store
     (folder / "llama.cpp").mkdir()
     (folder / "llama.cpp" / "a.patch").write_bytes(patch)
     (folder / "llama.cpp" / "series").write_text("a.patch\n")
-    (folder / "stack.toml").write_text(
-        'title = "t"\nintent = "i"\nengines = ["llama.cpp"]\nsince = "2026-01-01"\n'
-    )
+    (folder / "stack.toml").write_text('title = "t"\nintent = "i"\nengines = ["llama.cpp"]\nsince = "2026-01-01"\n')
     stacks = load_stacks(project_root, ["part"], "llama.cpp")
     done = apply_stacks(store, "llama.cpp", PIN, DATE, forge.tree(OLD), stacks)
     assert {entry.path: entry.mode for entry in store.entries(done.tree)}["run.sh"] == "100755"

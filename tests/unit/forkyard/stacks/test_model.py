@@ -81,7 +81,7 @@ def test_a_mistake_is_named_with_its_line(root: Path, add_stack: Add, text: str,
 def test_a_missing_key_and_broken_toml(root: Path, add_stack: Add) -> None:
     add_stack(root, "a", about='title = "a"\n')
     add_stack(root, "b", about="title = \n")
-    with pytest.raises(RecipeError, match="intent|engines|since"):
+    with pytest.raises(RecipeError, match=r"intent|engines|since"):
         load_stack(root, "a")
     with pytest.raises(RecipeError, match="not valid TOML"):
         load_stack(root, "b")

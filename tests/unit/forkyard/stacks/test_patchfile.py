@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import subprocess
@@ -56,9 +57,7 @@ def test_true_counts_pass(old: list[str], new: list[str]) -> None:
 
 
 @given(text, text, st.sampled_from([2, 4]), st.integers(1, 3), st.integers(0, 5))
-def test_a_hunk_that_promises_more_is_refused(
-    old: list[str], new: list[str], which: int, more: int, hunk: int
-) -> None:
+def test_a_hunk_that_promises_more_is_refused(old: list[str], new: list[str], which: int, more: int, hunk: int) -> None:
     diff = write_diff(old, new)
     headers = list(HEADER.finditer(diff))
     assume(headers)
@@ -90,18 +89,20 @@ def test_a_hunk_that_promises_less_is_refused(old: list[str], new: list[str], wh
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_judged(data: bytes) -> None:
+    where = "x: diff line 1"
     try:
         assert check_hunks(data, "x") >= 0
     except PatchError as error:
-        assert str(error.where).startswith("x: diff line ")
+        where = str(error.where)
+    assert where.startswith("x: diff line ")
 
 
-@given(st.lists(st.sampled_from([b"@@ -1,2 +1,2 @@", b"@@ -1 +1 @@", b" a", b"-a", b"+a", b"", b"\\ No newline", b"-- "])))
+@given(
+    st.lists(st.sampled_from([b"@@ -1,2 +1,2 @@", b"@@ -1 +1 @@", b" a", b"-a", b"+a", b"", b"\\ No newline", b"-- "]))
+)
 def test_any_lines_are_judged(lines: list[bytes]) -> None:
-    try:
+    with contextlib.suppress(PatchError):
         assert check_hunks(b"\n".join(lines), "x") <= len(lines)
-    except PatchError:
-        pass
 
 
 @pytest.mark.parametrize("header", [b"@@ -1,2 1,2 @@", b"@@ -a +b @@", b"@@-1 +1 @@", b"@@ @@"])
