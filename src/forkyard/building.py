@@ -46,6 +46,8 @@ _NINJA_STATUS = "[forkyard %f %t] "
 _NINJA_LINE = re.compile(r"^\[forkyard (\d+) (\d+)\] (.*)$")
 _COMPILE_STEP = re.compile(r"^Building \S+ object (\S+)\.o$")
 _UNUSED = re.compile(r"^\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
+# As compilers and linkers put it; a linker's own lines come before "ld returned 1".
+_SAYS_WHY = re.compile(r"error:|undefined reference|undefined symbol|multiple definition|cannot find -l", re.IGNORECASE)
 _FAILED_LINES = 25
 _STATISTICS = "ccache.log"
 # What compilers, linkers and CMake print when a write failed.
@@ -376,7 +378,7 @@ class _Compile:
             self._in_cmake_error = True
         elif line and not line.startswith(" "):
             self._in_cmake_error = False
-        if (self._in_cmake_error and line) or line.startswith("FAILED: ") or "error:" in line.lower():
+        if (self._in_cmake_error and line) or line.startswith("FAILED: ") or _SAYS_WHY.search(line):
             self._failed.append(line)
         self._tail = [*self._tail[-_FAILED_LINES:], line]
 

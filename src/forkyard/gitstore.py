@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -327,14 +328,19 @@ class Store:
             env=environment,
             pass_fds=held_locks(),
         )
-        git.cmd.handle_process_output(process, None, listen, decode_streams=False)
+        timer = threading.Timer(FETCH_S, process.terminate)
+        timer.daemon = True
+        timer.start()
         try:
+            git.cmd.handle_process_output(process, None, listen, decode_streams=False)
             process.wait()
         except git.GitCommandError as error:
             text = "\n".join(said) or str(error)
             if "No space left on device" in text:
                 raise _disk_full(self.path) from error
             raise GitFailure(["fetch"], error.status if isinstance(error.status, int) else 1, text) from error
+        finally:
+            timer.cancel()
 
     def allow_any_fetch(self) -> None:
         """Let :meth:`fetch` from another store take any object of this one."""

@@ -7,6 +7,7 @@ from typing import Any
 from forkyard.plan import Plan, origin_of
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree
+from forkyard.trees import declared_absent
 
 SCHEMA = 1
 
@@ -57,7 +58,7 @@ def make_manifest(
             "commit": patched.commit,
             "tree": patched.tree,
             "checkout_tree": checkout_tree,
-            "absent": list(obtained.absent),
+            "absent": list(declared_absent(plan.recipe)),
         },
         "source": origin_of(plan.recipe),
         "stacks": stacks,

@@ -16,6 +16,8 @@ from forkyard.errors import NetworkError, SourceError
 CONNECT_TIMEOUT_S = 20.0
 READ_TIMEOUT_S = 60.0
 TRIES = 5
+MAX_BYTES = 4 << 30
+"""An answer without an end must not fill the disk before its digest can be looked at."""
 _CHUNK = 1 << 18
 _USER = re.compile(r"(://)[^/?#\s]*@")
 # Signed addresses and tokens: what follows the question mark says nothing a reader needs.
@@ -132,6 +134,9 @@ def _fetch_into(session: requests.Session, url: str, part: Path, progress: Progr
                 for chunk in answer.iter_content(_CHUNK):
                     sink.write(chunk)
                     have += len(chunk)
+                    if have > MAX_BYTES:
+                        msg = f"it is longer than {MAX_BYTES} bytes, which no source archive is"
+                        raise _Unfinished(msg)
                     if progress is not None:
                         progress(have, total)
         if total is not None and have < total:

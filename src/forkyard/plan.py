@@ -33,7 +33,7 @@ from forkyard.trees import pin_label
 
 KEY_SCHEMA = 1
 # Tools from the registry that take part in a build: their versions are part of the key.
-_BUILD_TOOLS = ("cmake", "ninja", "scikit-build-core", "libclang")
+_BUILD_TOOLS = ("cmake", "ninja", "scikit-build-core", "libclang", "auditwheel")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class Plan:
             "key": self.key,
             "pin": self.recipe.pin.model_dump(mode="json"),
             "source": f"{obtained.kind}: {obtained.location} (in the cache)" if obtained else "to be fetched",
-            "sources": [source.model_dump(mode="json", exclude_none=True) for source in self.recipe.sources],
+            "sources": [
+                _without_secrets(source.model_dump(mode="json", exclude_none=True)) for source in self.recipe.sources
+            ],
             "stacks": [
                 {
                     "name": stack.name,
@@ -219,6 +221,10 @@ def make_plan(
     )
 
 
+def _without_secrets(source: dict[str, Any]) -> dict[str, Any]:
+    return {key: without_secrets(value) if key == "url" else value for key, value in source.items()}
+
+
 def check_obtained(plan: Plan, obtained: Obtained) -> None:
     """Refuse an obtained pin that is not the plan's."""
     if obtained.commit != plan.recipe.pin.commit:
@@ -253,6 +259,9 @@ def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
     }
 
 
+_DECIDING = ("building", "manifest", "packing", "process", "project", "runner", "sbom", "trees")
+
+
 @functools.lru_cache(maxsize=4)
 def logic_digest(root: Path) -> str:
     """Digest of our own code and templates that decide a wheel's content."""
@@ -260,10 +269,8 @@ def logic_digest(root: Path) -> str:
     files = [
         *(root / "wheels").glob("*.j2"),
         *(here / "abi").rglob("*"),
-        *(
-            here / name
-            for name in ("project.py", "building.py", "runner.py", "sbom.py", "manifest.py", "packing.py", "trees.py")
-        ),
+        *(here / "gates").rglob("*"),
+        *(here / f"{name}.py" for name in _DECIDING),
     ]
     whole = hashlib.sha256()
     for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):

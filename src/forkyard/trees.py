@@ -14,7 +14,7 @@ from forkyard.console import Reporter
 from forkyard.errors import SourceError
 from forkyard.gitstore import Store
 from forkyard.locks import hold
-from forkyard.recipes import Recipe
+from forkyard.recipes import Recipe, RegistrySource, load_absent
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree, Stack, apply_stacks
 
@@ -29,7 +29,7 @@ class Checkout:
     folder: Path
     patched: PatchedTree
     tree: str
-    """Tree id of what lies in the folder: the patched tree less what the source did not deliver."""
+    """Tree id of what lies in the folder: the patched tree less what one of the recipe's sources lacks."""
     lock_fd: int
     """Hand this to compilers: while they live, nobody changes the folder."""
 
@@ -73,7 +73,7 @@ def checked_out(
         f"applying {sum(len(s.series(recipe.family).patches) for s in stacks)} patches to {recipe.name}"
     ):
         patched = patch(recipe, obtained, stacks, cache)
-        tree = store.without(patched.tree, obtained.absent)
+        tree = store.without(patched.tree, {*declared_absent(recipe), *obtained.absent})
     folder, index = cache.tree(workspace), cache.tree_index(workspace)
     stamp = index.with_suffix(".stamp")
     origin = {"label": pin_label(recipe, stacks), "toolchain": toolchain}
@@ -125,6 +125,15 @@ def _try_exclusive(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def declared_absent(recipe: Recipe) -> tuple[str, ...]:
+    """Paths no build of the recipe has, whichever source delivers: what the poorest of its sources lacks.
+
+    A complete source has them, but the same key must give the same bytes from every source.
+    """
+    sources = [source for source in recipe.sources if isinstance(source, RegistrySource)]
+    return tuple(sorted({entry.path for source in sources for entry in load_absent(recipe, source)}))
 
 
 def pin_label(recipe: Recipe, stacks: Sequence[Stack]) -> str:

@@ -20,15 +20,6 @@ def test_the_same_payload_twice(toy: Toy, undisturbed: Answer) -> None:
     toy.assert_sound()
 
 
-def test_the_same_payload_into_two_folders(toy: Toy, undisturbed: Answer) -> None:
-    children = [
-        toy.start("build", "sse42", "--no-ccache", "--out", str(toy.out / name), env={"PATH": toy.env()["PATH"]})
-        for name in ("one", "two")
-    ]
-    for child in children:
-        assert finish(child).built["sha256"] == undisturbed.built["sha256"]
-
-
 def test_two_variants_share_the_tree(toy: Toy, undisturbed: Answer) -> None:
     first = toy.start_build("--jobs", "1")
     second = toy.start_build("--jobs", "1", variant="avx2")

@@ -93,7 +93,7 @@ def wanted_kib(undisturbed: Answer) -> int:
 
 
 # The disk is full while fetching, checking out, configuring, compiling, linking, packing.
-@pytest.mark.parametrize("share", [0.015, 0.12, 0.25, 0.4, 0.6, 0.95])
+@pytest.mark.parametrize("share", [0.015, 0.12, 0.25, 0.4, 0.6, 0.8])
 def test_a_full_disk_under_the_cache(toy: Toy, undisturbed: Answer, wanted_kib: int, share: float) -> None:
     if namespace() is None:
         limited_file_sizes(toy, undisturbed, int(share * 32))
