@@ -137,7 +137,6 @@ class Cache:
             with tempfile.TemporaryFile(dir=self.scratch):
                 pass
 
-
     def out_of_room(self, doing: str, because: str) -> StorageError | None:
         """What keeps a mebibyte from being written here now; ``None`` if nothing does.
 

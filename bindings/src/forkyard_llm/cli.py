@@ -102,9 +102,7 @@ engine_option = click.option(
     metavar="NAME",
     help="auto, llama.cpp, ik_llama.cpp or a payload.",
 )
-variant_option = click.option(
-    "--variant", metavar="NAME", help="Only payloads of this variant (avx2, avx512 ...)."
-)
+variant_option = click.option("--variant", metavar="NAME", help="Only payloads of this variant (avx2, avx512 ...).")
 model_option = click.option(
     "-m", "--model", required=True, metavar="NAME_OR_PATH", help="A .gguf file, or a name of `models list`."
 )
@@ -113,9 +111,7 @@ offline_option = click.option("--offline", is_flag=True, help="Never download; u
 
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="forkyard-llm")
-@click.option(
-    "-v", "--verbose", count=True, help="Say what is being done; twice: everything, the engine's log too."
-)
+@click.option("-v", "--verbose", count=True, help="Say what is being done; twice: everything, the engine's log too.")
 @click.pass_context
 def cli(context: click.Context, verbose: int) -> None:
     """Run patched llama.cpp and ik_llama.cpp builds, on the one this CPU can execute."""
@@ -125,20 +121,14 @@ def cli(context: click.Context, verbose: int) -> None:
 
 @cli.command(epilog=EXIT_CODES)
 @model_option
-@click.option(
-    "-p", "--prompt", help="The text to continue; without it, standard input (less one final newline)."
-)
+@click.option("-p", "--prompt", help="The text to continue; without it, standard input (less one final newline).")
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("-c", "--context", "context_size", type=click.IntRange(min=1), help="Context size in tokens.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: the physical cores.")
 @click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Sample from the K likeliest tokens only; 0: all.")
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P."
-)
-@click.option(
-    "--min-p", type=click.FloatRange(0, 1), help="... from those at least P times as likely as the best."
-)
+@click.option("--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P.")
+@click.option("--min-p", type=click.FloatRange(0, 1), help="... from those at least P times as likely as the best.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text appears; may be repeated.")
 @engine_option
@@ -210,20 +200,14 @@ def _write_now(text: str) -> None:
 @cli.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": False})
 @model_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any free one.")
 @engine_option
 @variant_option
-@click.option(
-    "--startup-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS"
-)
+@click.option("--startup-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS")
 @click.option(
     "--max-restarts", type=click.IntRange(min=0), default=5, show_default=True, help="After crashes in a row."
 )
-@click.option(
-    "--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Default: a new one in the cache."
-)
+@click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Default: a new one in the cache.")
 @offline_option
 @json_option
 @click.argument("server_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER-ARGS...]")
@@ -346,9 +330,7 @@ def get_model(name: str, offline: bool, as_json: bool) -> None:
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.option(
-    "--cached", is_flag=True, help="Believe remembered verdicts instead of probing every payload anew."
-)
+@click.option("--cached", is_flag=True, help="Believe remembered verdicts instead of probing every payload anew.")
 @json_option
 def doctor(cached: bool, as_json: bool) -> int:
     """Say which payloads are here, which one is used, and why the others are not.

@@ -160,9 +160,7 @@ def request_amx_permission() -> str | None:
     if result == 0:
         return None
     problem = os.strerror(ctypes.get_errno())
-    return (
-        f"the kernel (Linux 5.16 is needed) refuses AMX tile data: arch_prctl ARCH_REQ_XCOMP_PERM: {problem}"
-    )
+    return f"the kernel (Linux 5.16 is needed) refuses AMX tile data: arch_prctl ARCH_REQ_XCOMP_PERM: {problem}"
 
 
 @functools.lru_cache(maxsize=1)

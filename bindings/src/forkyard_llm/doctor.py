@@ -84,9 +84,7 @@ def examine(*, refresh: bool = True) -> Report:
             "usable": chosen is not None,
             "problem": problem,
             "payloads": payloads,
-            "broken": [
-                {"distribution": item.distribution, "reason": item.reason} for item in discover_all().broken
-            ],
+            "broken": [{"distribution": item.distribution, "reason": item.reason} for item in discover_all().broken],
             "models": [_model(name) for name in sorted(known_models())],
         },
     )

@@ -43,9 +43,7 @@ class GgufSummary:
 # Limits far above any real model, so that a damaged count cannot cost more than a second or two.
 MAX_KEYS: Final = 1 << 16
 MAX_TENSORS: Final = 1 << 20
-MAX_STRINGS: Final = (
-    1 << 24
-)  # in arrays, whole file; the largest vocabularies have about 2^19 tokens and merges
+MAX_STRINGS: Final = 1 << 24  # in arrays, whole file; the largest vocabularies have about 2^19 tokens and merges
 MAX_VOCABULARY_BYTES: Final = 64 << 20  # the largest have about 3 MB
 MAX_KEY_BYTES: Final = (1 << 16) - 1  # docs/gguf.md
 MAX_TENSOR_NAME_BYTES: Final = 63  # GGML_MAX_NAME less the terminator
@@ -56,9 +54,7 @@ _TOKENS: Final = b"tokenizer.ggml.tokens"
 
 _STRING: Final = 8
 _ARRAY: Final = 9
-_SCALAR_BYTES: Final = dict(
-    zip((0, 1, 7, 2, 3, 4, 5, 6, 10, 11, 12), (1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8), strict=True)
-)
+_SCALAR_BYTES: Final = dict(zip((0, 1, 7, 2, 3, 4, 5, 6, 10, 11, 12), (1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8), strict=True))
 _UINT32: Final = 4
 _FOUR_BYTE_NUMBERS: Final = (4, 5, 6)
 _VALUE_TYPE_NAMES: Final = (
@@ -143,9 +139,7 @@ class _Reader:
             start = os.pread(self._handle.fileno(), 4, 0)
             if start != b"GGUF"[: len(start)] or not start:
                 self._fail(f"not a GGUF file: it starts with {start!r}", 0)
-            self._fail(
-                f"the file is {self._size} bytes, too short even for a GGUF header; download it again", 0
-            )
+            self._fail(f"the file is {self._size} bytes, too short even for a GGUF header; download it again", 0)
         magic, version, tensors, keys = self._unpack(_HEADER, "the header")
         if magic == _MAGIC_REVERSED:
             self._fail("a big-endian GGUF file; this machine's engines read little-endian ones only", 0)
@@ -259,9 +253,7 @@ class _Reader:
             offset = self._position
             (dimensions,) = self._unpack(_U32, f"the dimensions of tensor {name}")
             if dimensions > MAX_DIMENSIONS:
-                self._fail(
-                    f"tensor {name} has {dimensions} dimensions, at most {MAX_DIMENSIONS} exist", offset
-                )
+                self._fail(f"tensor {name} has {dimensions} dimensions, at most {MAX_DIMENSIONS} exist", offset)
             values = self._unpack(_INFO_TAILS[dimensions], f"the shape of tensor {name}")
             shape, kind, place = values[:dimensions], values[dimensions], values[dimensions + 1]
             size = self._tensor_bytes(name, shape, kind, offset + 4)
@@ -296,9 +288,7 @@ class _Reader:
                 f"tensor {name} has the type {layout.name} ({kind}), which {self._engine} does not have;"
                 f" use engine={others[0]!r}"
             )
-        return (
-            f"tensor {name} has the unknown type {kind}: the file is damaged or newer than this forkyard-llm"
-        )
+        return f"tensor {name} has the unknown type {kind}: the file is damaged or newer than this forkyard-llm"
 
     def _tensor_places(self, places: list[tuple[int, int, str, int]], data_offset: int) -> None:
         end = 0
@@ -415,9 +405,7 @@ class _Reader:
 
     def _truncated(self, what: str, detail: str = "") -> NoReturn:
         detail = f" ({detail})" if detail else ""
-        self._fail(
-            f"the file ends inside {what}{detail}: truncated or damaged, download it again", self._position
-        )
+        self._fail(f"the file ends inside {what}{detail}: truncated or damaged, download it again", self._position)
 
     def _fail(self, problem: str, offset: int) -> NoReturn:
         msg = f"{self._path}: {problem} [byte {offset}]"

@@ -20,9 +20,7 @@ class TensorType:
 
     def data_bytes(self, width: int, rows: int) -> int:
         """Bytes of `rows` rows of `width` elements (a multiple of `block`)."""
-        if (
-            self.name == "i2_s"
-        ):  # four elements a byte and one scale block a tensor: ggml_nbytes of ik_llama.cpp
+        if self.name == "i2_s":  # four elements a byte and one scale block a tensor: ggml_nbytes of ik_llama.cpp
             return rows * width // 4 + 32
         return rows * (width // self.block * self.size + self.row)
 

@@ -134,9 +134,7 @@ class Supervisor:
                     msg = f"llama-server {_ending(code)} again, after {restarts - 1} restarts; {_tail(path)}"
                     raise EngineError(msg)
                 pause = min(2.0 ** (restarts - 1), _MAX_BACKOFF_S)
-                log.warning(
-                    "llama-server %s (log: %s); restart %d in %.0f s", _ending(code), path, restarts, pause
-                )
+                log.warning("llama-server %s (log: %s); restart %d in %.0f s", _ending(code), path, restarts, pause)
                 self._sleep(pause)
                 if self._stop is not None:
                     return self._stop
@@ -170,9 +168,7 @@ class Supervisor:
             if _healthy(self._options.host, self._port):
                 return waited
             if waited > self._options.startup_timeout:
-                msg = (
-                    f"llama-server was not ready after {waited:.0f} s (see --startup-timeout); {_tail(path)}"
-                )
+                msg = f"llama-server was not ready after {waited:.0f} s (see --startup-timeout); {_tail(path)}"
                 raise EngineError(msg)
             self._sleep(_POLL_S)
         return None

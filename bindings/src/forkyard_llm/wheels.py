@@ -154,9 +154,7 @@ def _download_failure(part: Part, code: int, said: str) -> DownloadError:
         why = f"pip ended with exit code {code}"
     lines = [line.strip() for line in said.strip().splitlines()]
     # "ERROR: Exception:" is the head of a traceback, whose last line says more.
-    tail = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"][-3:] or lines[
-        -1:
-    ]
+    tail = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"][-3:] or lines[-1:]
     return DownloadError("\n".join([f"{what}: {why}", *(f"  pip: {line[:300]}" for line in tail)]))
 
 

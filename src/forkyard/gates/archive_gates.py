@@ -87,9 +87,7 @@ def check_layout(wheel: WheelContents, package: str) -> Iterator[Finding]:
         yield Finding("layout", wheel.name, f"is not a wheel's name: {error}")
         return
     if distribution != canonicalize_name(package):
-        yield Finding(
-            "layout", wheel.name, f"the distribution {distribution} does not hold the package {package}"
-        )
+        yield Finding("layout", wheel.name, f"the distribution {distribution} does not hold the package {package}")
     info = dist_info(wheel)
     for entry in wheel.entries:
         if entry.name.split("/")[0] not in (package, info):
@@ -114,9 +112,7 @@ def payload_libraries(wheel: WheelContents, package: str) -> tuple[dict[str, str
         return {}, [Finding("manifest", path, "is not a JSON object")]
     findings = []
     if manifest.get("package") != package:
-        findings.append(
-            Finding("manifest", path, f"is the manifest of the package {manifest.get('package')!r}")
-        )
+        findings.append(Finding("manifest", path, f"is the manifest of the package {manifest.get('package')!r}"))
     names: dict[str, str] = {}
     for section in ("libraries", "tools"):
         listed = manifest.get(section)
@@ -125,9 +121,7 @@ def payload_libraries(wheel: WheelContents, package: str) -> tuple[dict[str, str
             continue
         for name, place in listed.items():
             if f"{package}/{place}" not in wheel.files:
-                findings.append(
-                    Finding("manifest", path, f"{section}.{name} is {place!r}, which is not there")
-                )
+                findings.append(Finding("manifest", path, f"{section}.{name} is {place!r}, which is not there"))
             elif section == "libraries":
                 names[f"{package}/{place}"] = name
     return names, findings
@@ -161,9 +155,7 @@ def check_record(wheel: WheelContents) -> Iterator[Finding]:
         else:
             data = wheel.files[name]
             if digest != _digest(data):
-                yield Finding(
-                    "record", name, f"is recorded as {digest or 'without a hash'}, is {_digest(data)}"
-                )
+                yield Finding("record", name, f"is recorded as {digest or 'without a hash'}, is {_digest(data)}")
             if size != str(len(data)):
                 yield Finding("record", name, f"is recorded with {size or 'no'} bytes, has {len(data)}")
     for name in wheel.files:

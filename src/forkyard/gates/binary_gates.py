@@ -63,9 +63,7 @@ def check_linkage(elves: Elves, package: str, wheel: WheelContents) -> Iterator[
                 if not any(posixpath.join(folder, needed) in elves for folder in folders):
                     yield Finding("linkage", path, f"needs {needed}, which its RUNPATH does not lead to")
             elif needed not in system:
-                yield Finding(
-                    "linkage", path, f"needs {needed}, which is neither in the wheel nor on every system"
-                )
+                yield Finding("linkage", path, f"needs {needed}, which is neither in the wheel nor on every system")
 
 
 def _origin_folder(entry: str, path: str) -> str | None:
@@ -182,9 +180,7 @@ def check_instructions(
                 continue
             shown = ", ".join(sorted(use.sets[unit])[:_SHOWN])
             why = "; it may be guarded, but the file holds no CPUID" if unit in guarded else ""
-            yield Finding(
-                "instructions", path, f"uses {unit}, which the variant does not have ({shown}){why}"
-            )
+            yield Finding("instructions", path, f"uses {unit}, which the variant does not have ({shown}){why}")
     facts["instruction_sets"] = used
     if cpu_sets is None:
         yield Finding("instructions", limits.cpu_library, "the CPU library is not in the wheel")
@@ -210,13 +206,9 @@ def check_traces(wheel: WheelContents, forbidden: Sequence[str]) -> Iterator[Fin
         for prefix, pattern in patterns:
             hit = pattern.search(data)
             if hit:
-                text = re.split(rb"[\x00-\x1f]", data[hit.start() : hit.end() + 60])[0].decode(
-                    "utf-8", "replace"
-                )
+                text = re.split(rb"[\x00-\x1f]", data[hit.start() : hit.end() + 60])[0].decode("utf-8", "replace")
                 yield Finding("traces", path, f"holds a path under {prefix}: {text} (at byte {hit.start()})")
         match = _DATE.search(data) if is_elf(data) else None
         if match:
             date = match.group().decode("ascii")
-            yield Finding(
-                "traces", path, f"holds what looks like its compilation date: {date} (at {match.start()})"
-            )
+            yield Finding("traces", path, f"holds what looks like its compilation date: {date} (at {match.start()})")

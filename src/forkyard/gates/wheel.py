@@ -31,9 +31,7 @@ GATES: tuple[str, ...] = (
 """The gates, in the order they run."""
 
 
-def check_wheel(
-    path: Path, *, package: str, limits: IsaLimits, forbidden_prefixes: Sequence[str] = ()
-) -> GateReport:
+def check_wheel(path: Path, *, package: str, limits: IsaLimits, forbidden_prefixes: Sequence[str] = ()) -> GateReport:
     """Check the payload wheel at *path*; nothing is raised for anything the wheel may be.
 
     Args:

@@ -160,9 +160,7 @@ def _recipe_path(ref: str | Path, root: Path) -> Path:
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise RecipeError(
-                "the file is too large to be written by hand", where=str(path), why="over 1 MiB"
-            )
+            raise RecipeError("the file is too large to be written by hand", where=str(path), why="over 1 MiB")
         return path.read_bytes().decode("utf-8")
     except OSError as error:
         why = error.strerror or str(error)
@@ -216,9 +214,7 @@ def _merge(
             if name in known:
                 first_path, first_line = places.get((section, name), (path, 1))
                 twice.append(
-                    Problem(
-                        (section, name), f"{name!r} is defined in {first_path}:{first_line} already", None
-                    )
+                    Problem((section, name), f"{name!r} is defined in {first_path}:{first_line} already", None)
                 )
             known[name] = entry
     _refuse(twice, path, lines)

@@ -64,9 +64,7 @@ class Lock(Table):
     base_tree: CommitId
     patched_commit: CommitId
     patched_tree: CommitId
-    sources: Annotated[
-        tuple[LockedSource, ...], BeforeValidator(to_tuple), AfterValidator(_distinct_sources)
-    ] = ()
+    sources: Annotated[tuple[LockedSource, ...], BeforeValidator(to_tuple), AfterValidator(_distinct_sources)] = ()
     stacks: Annotated[tuple[LockedStack, ...], BeforeValidator(to_tuple)] = ()
 
 

@@ -95,9 +95,7 @@ IsoDate: TypeAlias = Annotated[
 RelativePath: TypeAlias = Annotated[Line, AfterValidator(_relative)]
 Lines: TypeAlias = Annotated[tuple[Line, ...], BeforeValidator(to_tuple)]
 Names: TypeAlias = Annotated[tuple[Name, ...], BeforeValidator(to_tuple), AfterValidator(unique)]
-RelativePaths: TypeAlias = Annotated[
-    tuple[RelativePath, ...], BeforeValidator(to_tuple), AfterValidator(unique)
-]
+RelativePaths: TypeAlias = Annotated[tuple[RelativePath, ...], BeforeValidator(to_tuple), AfterValidator(unique)]
 InstructionSet: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Z0-9][A-Z0-9_]*$")]
 OptionName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 OptionValue: TypeAlias = bool | int | Annotated[str, AfterValidator(_no_control_characters)]
@@ -119,9 +117,7 @@ class Pin(Table):
         description="Tree id of that commit. What a source delivers is checked against it; needed when"
         " a source is a plain folder, which carries no commit.",
     )
-    date: IsoDate | None = Field(
-        default=None, description="Commit date, YYYY-MM-DD. Taken from the commit if absent."
-    )
+    date: IsoDate | None = Field(default=None, description="Commit date, YYYY-MM-DD. Taken from the commit if absent.")
     build_number: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         default=0, description="Upstream's own count of commits (its tags are b<count>); 0 if not known."
     )
@@ -131,9 +127,7 @@ class GitSource(Table):
     """A git repository that holds the pin."""
 
     kind: Literal["git"]
-    url: Line = Field(
-        description="https, ssh or file URL, or a path; a relative path starts at the recipe's folder."
-    )
+    url: Line = Field(description="https, ssh or file URL, or a path; a relative path starts at the recipe's folder.")
 
     @field_validator("url")
     @classmethod
@@ -159,9 +153,7 @@ class RegistrySource(Table):
         default=None, description="Path in the archive of a git object store that holds the pin."
     )
     folder: RelativePath | None = Field(default=None, description="Path in the archive of the pin's files.")
-    drop: RelativePaths = Field(
-        default=(), description="Paths under `folder` that are not part of the pin's tree."
-    )
+    drop: RelativePaths = Field(default=(), description="Paths under `folder` that are not part of the pin's tree.")
     absent: RelativePath | None = Field(
         default=None,
         description="File beside the recipe listing the entries of the pin's tree that `folder` lacks or has"
@@ -203,17 +195,11 @@ class Build(Table):
     """How the engine is built, whatever the variant."""
 
     tools: Names = Field(description="CMake targets of the command line tools the wheel carries.")
-    libraries: Names = Field(
-        description="CMake library targets the wheel always carries, used by a tool or not."
-    )
+    libraries: Names = Field(description="CMake library targets the wheel always carries, used by a tool or not.")
     headers: RelativePaths = Field(description="Headers that make up the C API, in the engine's tree.")
     include_dirs: RelativePaths = Field(default=(), description="Folders those headers include from.")
-    defines: Lines = Field(
-        default=(), description="Preprocessor definitions for parsing them, NAME or NAME=VALUE."
-    )
-    options: Options = Field(
-        default_factory=dict, description="CMake options; each must exist in the engine."
-    )
+    defines: Lines = Field(default=(), description="Preprocessor definitions for parsing them, NAME or NAME=VALUE.")
+    options: Options = Field(default_factory=dict, description="CMake options; each must exist in the engine.")
     c_flags: Lines = Field(default=(), description="Flags for every C compile.")
     cxx_flags: Lines = Field(default=(), description="Flags for every C++ compile.")
     cpu_target: Name = Field(description="CMake target that is compiled with the variant's instruction sets.")
@@ -248,9 +234,7 @@ class Recipe(Table):
     """
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this file format.")
-    name: Name = Field(
-        description="Name of the recipe; a recipe in the project's folder is called as its file is."
-    )
+    name: Name = Field(description="Name of the recipe; a recipe in the project's folder is called as its file is.")
     family: Family = Field(description="The engine family.")
     title: Line = Field(description="One line for people.")
     pin: Pin

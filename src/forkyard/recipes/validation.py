@@ -84,21 +84,15 @@ def _sentence(detail: ErrorDetails, key: KeyPath, schema: Mapping[str, Any]) -> 
         if "discriminator" in context:
             key = (*key, str(context["discriminator"]).strip("'"))
             name = _called(key)
-        return Problem(
-            key, f"{name} cannot be {wrong!r}", _choice(wrong, expected, str(context.get("expected", "")))
-        )
+        return Problem(key, f"{name} cannot be {wrong!r}", _choice(wrong, expected, str(context.get("expected", ""))))
     if kind == "union_tag_not_found":
         return Problem(key, f"{name} lacks the key `kind`", None)
     if kind == "value_error":
         return Problem(key, f"{name}: {context.get('error', detail['msg'])}", None)
     if kind == "string_pattern_mismatch":
-        return Problem(
-            key, f"{name} = {_short(value)} is not of the form it must have", f"form: {context['pattern']}"
-        )
+        return Problem(key, f"{name} = {_short(value)} is not of the form it must have", f"form: {context['pattern']}")
     if kind.startswith("bool_") and detail["loc"][-1] == "bool":
-        return Problem(
-            key, f"{name} must be true, false, a whole number or a string, not {_short(value)}", None
-        )
+        return Problem(key, f"{name} must be true, false, a whole number or a string, not {_short(value)}", None)
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     return Problem(key, f"{name} = {_short(value)}: {message}", None)
 

@@ -41,12 +41,8 @@ from forkyard.recipes.suggest import did_you_mean
 from forkyard.recipes.validation import Problem
 
 FeatureName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_]*$")]
-FeatureNames: TypeAlias = Annotated[
-    tuple[FeatureName, ...], BeforeValidator(to_tuple), AfterValidator(unique)
-]
-InstructionSets: TypeAlias = Annotated[
-    tuple[InstructionSet, ...], BeforeValidator(to_tuple), AfterValidator(unique)
-]
+FeatureNames: TypeAlias = Annotated[tuple[FeatureName, ...], BeforeValidator(to_tuple), AfterValidator(unique)]
+InstructionSets: TypeAlias = Annotated[tuple[InstructionSet, ...], BeforeValidator(to_tuple), AfterValidator(unique)]
 
 
 class Feature(Table):
@@ -71,12 +67,8 @@ class VariantEngine(Table):
     """What differs for one engine family in one variant."""
 
     unsupported: Line | None = Field(default=None, description="Why this engine has no such variant.")
-    options: Options = Field(
-        default_factory=dict, description="CMake options besides the derived ISA options."
-    )
-    flags: Lines = Field(
-        default=(), description="Compile flags besides the derived ones, for the CPU target."
-    )
+    options: Options = Field(default_factory=dict, description="CMake options besides the derived ISA options.")
+    flags: Lines = Field(default=(), description="Compile flags besides the derived ones, for the CPU target.")
 
 
 class Variant(Table):
@@ -85,19 +77,13 @@ class Variant(Table):
     title: Line = Field(description="One line for people.")
     kind: Literal["isa"] = Field(description="What the variant is about: an instruction set.")
     extends: Name | None = Field(default=None, description="Variant whose features this one adds to.")
-    native: bool = Field(
-        default=False, description="Compile for the build machine: its features are the variant's."
-    )
-    features: FeatureNames = Field(
-        default=(), description="CPU features the variant adds; all are required to run."
-    )
+    native: bool = Field(default=False, description="Compile for the build machine: its features are the variant's.")
+    features: FeatureNames = Field(default=(), description="CPU features the variant adds; all are required to run.")
     proof: FeatureNames = Field(
         default=(),
         description="Features of which the built CPU library must hold at least one instruction each.",
     )
-    rank: Annotated[int, Field(ge=0, le=1000)] = Field(
-        description="Higher is preferred when the CPU can run it."
-    )
+    rank: Annotated[int, Field(ge=0, le=1000)] = Field(description="Higher is preferred when the CPU can run it.")
     hardware: Line = Field(default="compiled only", description="What the variant was run on.")
     engines: dict[Family, VariantEngine] = Field(default_factory=dict)
 
@@ -130,8 +116,7 @@ class Variants(Table):
                 f"there is no variant {name!r}",
                 where=str(self._path),
                 why=f"known variants: {', '.join(sorted(self.variants))}",
-                next_step=did_you_mean(name, self.variants)
-                or "use one of those, or define it in a variants file",
+                next_step=did_you_mean(name, self.variants) or "use one of those, or define it in a variants file",
             )
         return self.variants[name]
 
@@ -209,9 +194,7 @@ def resolve(
             )
         features.update(f for f in host_features if f in variants.features)
         proof_names = proof_names or _best_proof(variants, family, features)
-    options: dict[str, OptionValue] = {
-        option: set(needed) <= features for option, needed in engine.options.items()
-    }
+    options: dict[str, OptionValue] = {option: set(needed) <= features for option, needed in engine.options.items()}
     options[engine.native] = variant.native
     covered = {f for option, needed in engine.options.items() if options[option] for f in needed}
     # A native build gets everything from the compiler's own detection; flags would only repeat it.
@@ -278,9 +261,7 @@ def inconsistencies(variants: Variants) -> list[Problem]:
     for name, variant in variants.variants.items():
         key = ("variants", name)
         for field, names in (("features", variant.features), ("proof", variant.proof)):
-            found += [
-                _unknown_feature((*key, field, i), f, known) for i, f in enumerate(names) if f not in known
-            ]
+            found += [_unknown_feature((*key, field, i), f, known) for i, f in enumerate(names) if f not in known]
         broken = _broken_chain(variants, name)
         if broken is not None:
             hint = did_you_mean(variant.extends or "", variants.variants)

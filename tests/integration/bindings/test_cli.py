@@ -17,9 +17,7 @@ COMMAND = [sys.executable, "-m", "forkyard_llm"]
 
 
 @pytest.fixture(autouse=True)
-def real_payloads(
-    payloads: dict[str, Path], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def real_payloads(payloads: dict[str, Path], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Child processes see the payloads built here, and the bindings of the repository."""
     monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
@@ -27,9 +25,7 @@ def real_payloads(
 
 
 def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=600, check=False
-    )
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -21,9 +21,7 @@ ENGINES = ["llama.cpp", "ik_llama.cpp"]
 
 
 @pytest.fixture(autouse=True)
-def real_payloads(
-    payloads: dict[str, Path], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def real_payloads(payloads: dict[str, Path], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Child processes see the payloads built here, and the bindings of the repository."""
     monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
     monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
@@ -107,9 +105,7 @@ def test_a_killed_server_comes_back_and_a_killed_supervisor_leaves_none(smollm2:
 
 def test_an_argument_llama_server_does_not_know(smollm2: Path) -> None:
     command = [sys.executable, "-m", "forkyard_llm", "serve", "-m", str(smollm2), "--port", "0", "--json"]
-    done = subprocess.run(
-        [*command, "--", "--no-such-thing"], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = subprocess.run([*command, "--", "--no-such-thing"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 7
     message = json.loads(done.stdout)["error"]["message"]
     assert "before it was ready" in message

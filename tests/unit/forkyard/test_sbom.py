@@ -55,9 +55,7 @@ MANIFEST: dict[str, Any] = {
     "build_key": "a" * 64,
     "abi_sha256": "b" * 64,
 }
-GOMP = BundledLibrary(
-    "libgomp.so.1", "lib/libgomp.so.1", "c" * 64, "12.2.0", "GPL-3.0-or-later WITH GCC-exception-3.1"
-)
+GOMP = BundledLibrary("libgomp.so.1", "lib/libgomp.so.1", "c" * 64, "12.2.0", "GPL-3.0-or-later WITH GCC-exception-3.1")
 
 
 def sbom(**options: Any) -> dict[str, Any]:
@@ -66,9 +64,7 @@ def sbom(**options: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("options", [{}, {"bundled": [GOMP]}, {"source_date_epoch": 1790812800}])
 def test_it_is_valid_cyclonedx(options: dict[str, Any]) -> None:
-    assert (
-        JsonStrictValidator(SchemaVersion.V1_6).validate_str(make_sbom(MANIFEST, **options).decode()) is None
-    )
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(make_sbom(MANIFEST, **options).decode()) is None
 
 
 def test_without_stacks_it_is_valid_too() -> None:
@@ -121,9 +117,7 @@ def test_dependencies_lead_to_components() -> None:
 
 def test_a_build_number_names_the_upstream_version() -> None:
     numbered = {**MANIFEST, "pin": {**MANIFEST["pin"], "build_number": 7123}}
-    engine = next(
-        c for c in json.loads(make_sbom(numbered))["components"] if c["bom-ref"].startswith("engine:")
-    )
+    engine = next(c for c in json.loads(make_sbom(numbered))["components"] if c["bom-ref"].startswith("engine:"))
     assert engine["version"] == f"b7123+forkyard.{'3' * 12}"
 
 

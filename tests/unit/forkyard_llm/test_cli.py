@@ -80,9 +80,7 @@ def test_generate_json_is_one_document(asked: list[Any], capfdbinary: pytest.Cap
     assert json.loads(out) == {"text": "one two"}
 
 
-def test_generate_passes_on_only_what_was_said(
-    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_generate_passes_on_only_what_was_said(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     sampling = ["--temp", "0", "--top-k", "5", "--top-p", "0.5", "--min-p", "0.1", "--seed", "3"]
     others = ["-n", "7", "-c", "99", "-t", "2", "--stop", "A", "--stop", "B"]
     chosen = ["--engine", "ik_llama.cpp", "--variant", "avx2"]
@@ -94,16 +92,12 @@ def test_generate_passes_on_only_what_was_said(
     assert (given["engine"], given["variant"]) == ("ik_llama.cpp", "avx2")
 
 
-def test_generate_without_sampling_options(
-    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_generate_without_sampling_options(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     run(capfdbinary, "generate", "-m", "m", "-p", "x")
     assert asked[-1]["sampling"] == {}
 
 
-@pytest.mark.parametrize(
-    ("piped", "prompt"), [("text\n", "text"), ("text", "text"), ("a\n\n", "a\n"), ("é", "é")]
-)
+@pytest.mark.parametrize(("piped", "prompt"), [("text\n", "text"), ("text", "text"), ("a\n\n", "a\n"), ("é", "é")])
 def test_the_prompt_comes_from_standard_input(
     asked: list[Any],
     capfdbinary: pytest.CaptureFixture[bytes],

@@ -52,18 +52,14 @@ def test_nothing_installed() -> None:
     assert "no payloads installed" in shown(report)
 
 
-def test_the_chosen_one_comes_first_with_every_other_s_reason(
-    make_payload: MakePayload, probe: list[str]
-) -> None:
+def test_the_chosen_one_comes_first_with_every_other_s_reason(make_payload: MakePayload, probe: list[str]) -> None:
     make_payload("forkyard-llama-cpp-alien", rank=99, cpu_features=["avx512_4fmaps"])
     make_payload("forkyard-llama-cpp-avx512", rank=40)
     make_payload("forkyard-llama-cpp-avx2", rank=30, capabilities=["numa-mirror"])
     make_payload("forkyard-ik-llama-cpp-avx2", rank=30)
     report = examine()
     assert report.usable
-    assert [
-        (entry["distribution"], entry["chosen"], entry["usable"]) for entry in report.facts["payloads"]
-    ] == [
+    assert [(entry["distribution"], entry["chosen"], entry["usable"]) for entry in report.facts["payloads"]] == [
         ("forkyard-llama-cpp-avx2", True, True),
         ("forkyard-llama-cpp-alien", False, False),
         ("forkyard-llama-cpp-avx512", False, False),
@@ -86,9 +82,7 @@ def test_it_probes_anew_unless_told_otherwise(make_payload: MakePayload, probe: 
     assert probe == ["avx2", "avx2"]
 
 
-def test_broken_folders_and_the_environment_are_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_folders_and_the_environment_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", str(tmp_path))
     report = examine()
     assert report.facts["broken"][0]["distribution"] == str(tmp_path)

@@ -54,9 +54,7 @@ def gguf(
     magic: bytes = b"GGUF",
     alignment: int = 32,
 ) -> bytes:
-    head = (
-        magic + struct.pack("<IQQ", version, len(tensors), len(values)) + b"".join(values) + b"".join(tensors)
-    )
+    head = magic + struct.pack("<IQQ", version, len(tensors), len(values)) + b"".join(values) + b"".join(tensors)
     if tensors:
         head += b"\0" * (-len(head) % alignment)
     return head + data
@@ -283,9 +281,7 @@ def test_tokens_across_windows_are_read_whole(tmp_path: Path) -> None:
     """Tokens of every length near a window's end, the last one a repetition of one in an earlier window."""
     words = [b"%d" % i + b"x" * (i % 251) for i in range(20_000)]
     assert check(write(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", words)]))).keys == 1
-    assert "same token twice" in str(
-        failure(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", [*words, words[7]])]))
-    )
+    assert "same token twice" in str(failure(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", [*words, words[7]])])))
 
 
 def test_a_vocabulary_larger_than_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,9 +292,7 @@ def test_a_vocabulary_larger_than_any(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_metadata_larger_than_the_window(tmp_path: Path) -> None:
     words = [b"w%06d" % i for i in range(200_000)]
-    content = gguf(
-        [strings(b"tokenizer.ggml.tokens", words), string(b"long", b"x" * (3 << 20)), u32(b"end", 1)]
-    )
+    content = gguf([strings(b"tokenizer.ggml.tokens", words), string(b"long", b"x" * (3 << 20)), u32(b"end", 1)])
     assert check(write(tmp_path, content)).keys == 3
     failure(tmp_path, content[:-1])
 

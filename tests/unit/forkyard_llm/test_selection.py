@@ -54,9 +54,7 @@ def test_auto_takes_ik_when_nothing_else_is_there(make_payload: MakePayload, all
     assert select().engine == "ik_llama.cpp"
 
 
-@pytest.mark.parametrize(
-    "engine", ["ik_llama.cpp", "ik-llama-cpp", "ik_llama_cpp", "forkyard-ik-llama-cpp-avx2"]
-)
+@pytest.mark.parametrize("engine", ["ik_llama.cpp", "ik-llama-cpp", "ik_llama_cpp", "forkyard-ik-llama-cpp-avx2"])
 def test_ways_to_name_an_engine(make_payload: MakePayload, all_work: list[str], engine: str) -> None:
     make_payload("forkyard-llama-cpp-avx2")
     make_payload("forkyard-ik-llama-cpp-avx2")
@@ -109,9 +107,7 @@ def test_what_is_broken_is_mentioned(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_an_engine_nobody_knows(make_payload: MakePayload) -> None:
     make_payload()
-    with pytest.raises(
-        UsageError, match=r"unknown engine 'lama\.cpp'; known: auto, llama\.cpp, ik_llama\.cpp"
-    ):
+    with pytest.raises(UsageError, match=r"unknown engine 'lama\.cpp'; known: auto, llama\.cpp, ik_llama\.cpp"):
         select("lama.cpp")
 
 
@@ -153,15 +149,11 @@ def test_the_override_must_not_contradict_the_arguments(
 ) -> None:
     make_payload()
     monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-llama-cpp-avx2")
-    with pytest.raises(
-        UsageError, match=r"names forkyard-llama-cpp-avx2 .* but engine ik_llama\.cpp was asked for"
-    ):
+    with pytest.raises(UsageError, match=r"names forkyard-llama-cpp-avx2 .* but engine ik_llama\.cpp was asked for"):
         select("ik_llama.cpp")
 
 
-def test_the_override_does_not_override_the_cpu(
-    make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_override_does_not_override_the_cpu(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> None:
     make_payload("forkyard-llama-cpp-alien", cpu_features=["avx512_4fmaps"])
     monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-llama-cpp-alien")
     with pytest.raises(PayloadRejected, match="this CPU lacks"):
@@ -185,9 +177,7 @@ def test_a_payload_that_kills_its_probe_is_rejected(make_payload: MakePayload, n
     assert verdict.reason == f"crashed with {name} in the probe"
 
 
-def test_after_a_crash_the_next_best_is_taken(
-    make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_crash_the_next_best_is_taken(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> None:
     make_payload("forkyard-llama-cpp-avx512", rank=40, abi=CRASH.format("SIGILL"))
     make_payload("forkyard-llama-cpp-avx2", rank=30)
     really = selection._probe

@@ -121,9 +121,7 @@ def test_a_crash_is_restarted(make: Callable[..., Supervisor], state: Path) -> N
 
     def on_ready(ready: Ready) -> None:
         seen.append(ready)
-        os.kill(
-            ready.pid if len(seen) < 3 else os.getpid(), signal.SIGSEGV if len(seen) < 3 else signal.SIGTERM
-        )
+        os.kill(ready.pid if len(seen) < 3 else os.getpid(), signal.SIGSEGV if len(seen) < 3 else signal.SIGTERM)
 
     make().run(on_ready)
     assert [ready.restarts for ready in seen] == [0, 1, 2]
@@ -132,9 +130,7 @@ def test_a_crash_is_restarted(make: Callable[..., Supervisor], state: Path) -> N
 
 
 def test_crashes_in_a_row_end_it(make: Callable[..., Supervisor], state: Path) -> None:
-    with pytest.raises(
-        EngineError, match=r"crashed with SIGSEGV again, after 2 restarts; log: .*serve-"
-    ) as caught:
+    with pytest.raises(EngineError, match=r"crashed with SIGSEGV again, after 2 restarts; log: .*serve-") as caught:
         make(max_restarts=2).run(lambda ready: os.kill(ready.pid, signal.SIGSEGV))
     assert "| server says hello" in str(caught.value)
     assert len(starts(state)) == 3
@@ -191,9 +187,7 @@ def test_without_a_writable_cache_the_log_goes_elsewhere(
     assert "server says hello" in seen[0].log_file.read_text()
 
 
-def test_the_server_dies_with_a_killed_supervisor(
-    make: Callable[..., Supervisor], state: Path, tmp_path: Path
-) -> None:
+def test_the_server_dies_with_a_killed_supervisor(make: Callable[..., Supervisor], state: Path, tmp_path: Path) -> None:
     payload = next((tmp_path / "payloads").iterdir())
     make()
     code = (
@@ -223,9 +217,7 @@ def test_a_busy_port_is_refused_even_one_that_could_be_shared(make: Callable[...
         other.bind(("127.0.0.1", 0))
         other.listen(1)
         port = other.getsockname()[1]
-        with pytest.raises(
-            UsageError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"
-        ):
+        with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"):
             make(port=port)
 
 

@@ -214,9 +214,7 @@ def test_a_mistake_in_variants_is_named(project: Path, old: str, new: str, words
 
 def test_a_users_file_adds_variants(project: Path, tmp_path: Path) -> None:
     extra = tmp_path / "extra.toml"
-    extra.write_text(
-        'schema = 1\n[variants.avx2-fast]\ntitle = "mine"\nkind = "isa"\nextends = "avx2"\nrank = 31\n'
-    )
+    extra.write_text('schema = 1\n[variants.avx2-fast]\ntitle = "mine"\nkind = "isa"\nextends = "avx2"\nrank = 31\n')
     variants = load_variants(project, extra)
     assert variants.features_of("avx2-fast") == variants.features_of("avx2")
     assert variants.location_of("variants", "avx2-fast", "rank") == f"{extra}:6"
@@ -308,9 +306,7 @@ def test_a_damaged_variants_file_raises_nothing_but_recipe_errors(
 
 TOML_VALUES = st.recursive(
     st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=3),
     max_leaves=6,
 )
 

@@ -76,9 +76,7 @@ def test_an_unsupported_variant_says_why_and_what_there_is(variants: Variants) -
     with pytest.raises(RecipeError, match="it is not done yet") as caught:
         resolve(variants, "avx512", "ik_llama.cpp")
     assert "native, avx2" in str(caught.value)
-    assert caught.value.where == variants.location_of(
-        "variants", "avx512", "engines", "ik_llama.cpp", "unsupported"
-    )
+    assert caught.value.where == variants.location_of("variants", "avx512", "engines", "ik_llama.cpp", "unsupported")
 
 
 def test_a_mistyped_variant_is_corrected(variants: Variants) -> None:
