@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ..conftest import forkyard, unpack
 from forkyard_llm import cpu
+
+from ..conftest import forkyard, unpack
 
 AMX = ("amx_tile", "amx_int8", "avx512_bf16", "avx512vbmi", "avx512_vnni")
 
