@@ -9,9 +9,7 @@ verdict too.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import math
 import os
 import resource
 import sys
@@ -20,18 +18,13 @@ from types import ModuleType
 from typing import Any
 
 from . import cpu
-from .engines.base import Engine
 from .errors import ForkyardLlmError
 from .loading import load
 from .payloads import Payload, read_payload
+from .products import layouts, multiply_error
 
 __all__ = ["main", "probe"]
 
-# Enough for one block of the K-quants per row and for the engines' row-wise SIMD loops to be entered.
-_WIDTH = 256
-_ROWS = 8
-_COLUMNS = 4
-_ARENA_BYTES = 16 << 20
 # Largest error allowed, as a share of the largest exact value: 4-bit weights alone cost up to 0.09 here, and
 # a wrong product is off by about 1.
 _TOLERANCE = 0.2
@@ -76,7 +69,13 @@ def probe(payload: Payload) -> dict[str, Any]:
     engine.start()
     facts: dict[str, Any] = {"system_info": " ".join(engine.system_info().split())}
     types = _types(engine.abi)
-    worst = {name: multiply_error(engine, number) for name, number in types.items()}
+    worst = {name: multiply_error(engine, number) or 0.0 for name, number in types.items()}
+    # A model's weights usually lie in one of these, and AMX instructions are reached in no other way.
+    for layout in layouts(engine):
+        for name, number in types.items():
+            error = multiply_error(engine, number, layout)
+            if error is not None:
+                worst[f"{name} in {layout.name}"] = error
     facts["multiplied"] = {name: round(error, 5) for name, error in worst.items()}
     wrong = [name for name, error in worst.items() if not error <= _TOLERANCE]  # also NaN
     if wrong:
@@ -84,38 +83,6 @@ def probe(payload: Payload) -> dict[str, Any]:
     else:
         reason = f"loads, and multiplies {', '.join(worst)} matrices correctly"
     return {"usable": not wrong, "reason": reason, **facts}
-
-
-def multiply_error(engine: Engine, type_number: int) -> float:
-    """Largest error of a small product with weights of one type, as a share of the largest exact value."""
-    abi, api = engine.abi, engine.api
-    weights = [math.sin(0.37 * i) for i in range(_ROWS * _WIDTH)]
-    inputs = [math.cos(0.11 * i) for i in range(_COLUMNS * _WIDTH)]
-    context = api.ggml_init(abi.ggml_init_params(_ARENA_BYTES, None, False))
-    if not context:
-        return math.inf
-    try:
-        left = api.ggml_new_tensor_2d(context, type_number, _WIDTH, _ROWS)
-        right = api.ggml_new_tensor_2d(context, abi.GGML_TYPE_F32, _WIDTH, _COLUMNS)
-        source = (ctypes.c_float * len(weights))(*weights)
-        api.ggml_quantize_chunk(type_number, source, api.ggml_get_data(left), 0, _ROWS, _WIDTH, None)
-        values = (ctypes.c_float * len(inputs))(*inputs)
-        ctypes.memmove(api.ggml_get_data(right), values, ctypes.sizeof(values))
-        product = api.ggml_mul_mat(context, left, right)
-        graph = api.ggml_new_graph(context)
-        api.ggml_build_forward_expand(graph, product)
-        if api.ggml_graph_compute_with_ctx(context, graph, 1) != 0:
-            return math.inf
-        result = (ctypes.c_float * (_ROWS * _COLUMNS)).from_address(api.ggml_get_data(product))
-        exact = [
-            sum(weights[row * _WIDTH + i] * inputs[column * _WIDTH + i] for i in range(_WIDTH))
-            for column in range(_COLUMNS)
-            for row in range(_ROWS)
-        ]
-        scale = max(abs(value) for value in exact)
-        return max(abs(float(got) - wanted) for got, wanted in zip(result, exact, strict=True)) / scale
-    finally:
-        api.ggml_free(context)
 
 
 def _types(abi: ModuleType) -> dict[str, int]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,20 @@ def intrinsic_misstates() -> bool:
 
 @pytest.mark.skipif(bool(cpu.missing(AMX)), reason="this CPU has no AMX (or the system does not let programs use it)")
 @pytest.mark.parametrize("stacks", ["fixes", "none"])
-def test_tiles_are_configured(stacks: str, smollm2: Path, tmp_path: Path) -> None:
+def test_tiles_are_configured(stacks: str, smollm2: Path, environment: dict[str, str], tmp_path: Path) -> None:
     forkyard("build", "amx", "llama.cpp", "--stacks", stacks, "--out", str(tmp_path))
     (wheel,) = tmp_path.glob("forkyard_llama_cpp_amx-*.whl")
     unpack(wheel, tmp_path)
     bench = tmp_path / "forkyard_llama_cpp_amx" / "bin" / "llama-bench"
     command = [bench, "-m", smollm2, "-p", "32", "-n", "0", "-t", "1", "-r", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    # What the bindings do before they trust a payload: they must refuse what would kill its user.
+    probing = [sys.executable, "-m", "forkyard_llm.probing", bench.parents[1]]
+    probe = subprocess.run(probing, env=environment, capture_output=True, text=True, timeout=300, check=False)
     if stacks == "none" and intrinsic_misstates():
         assert done.returncode == -signal.SIGILL, "the pin no longer has the fault: the patch can be retired"
+        assert probe.returncode == -signal.SIGILL
     else:
         assert done.returncode == 0, done.stderr
+        assert probe.returncode == 0, probe.stdout
+        assert "in AMX" in probe.stdout

@@ -32,6 +32,9 @@ class FakeGgml:
     def ggml_new_tensor_2d(self, context: object, kind: int, width: int, rows: int) -> Any:
         return SimpleNamespace(width=width, rows=rows, data=(ctypes.c_float * (width * rows))())
 
+    def ggml_nbytes(self, tensor: Any) -> int:
+        return ctypes.sizeof(tensor.data)
+
     def ggml_get_data(self, tensor: Any) -> int:
         return ctypes.addressof(tensor.data)
 
