@@ -34,17 +34,18 @@ def _environment(session: nox.Session, extra: str = "") -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = SHARED / "installed"
         wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
-        have = stamp.read_text().split() if stamp.is_file() else []
-        if have[:1] != [wanted]:
+        digest, *have = stamp.read_text(encoding="utf-8").split() if stamp.is_file() else [""]
+        if digest != wanted:
             session.log("setting up the environment in .nox/forkyard (once)")
             venv.create(SHARED, with_pip=True, clear=True)
-            have = [wanted]
-        if not stamp.is_file() or extra not in have[1:]:
+            have = []
+        if (extra or "base") not in have and not (extra == "" and have):
             what = f"{ROOT}[{extra}]" if extra else str(ROOT)
             command = [str(SHARED / "bin" / "python"), "-m", "pip", "install", "--quiet", "--editable", what]
             if subprocess.run(command, check=False).returncode != 0:
                 session.error("pip could not install forkyard's dependencies; its message above says why")
-            stamp.write_text("\n".join([*dict.fromkeys([*have, "", extra])]).replace("\n\n", "\n") + "\n")
+            # Last, so that an installation cut off is done again.
+            stamp.write_text(" ".join([wanted, *have, extra or "base"]) + "\n", encoding="utf-8")
     return SHARED / "bin"
 
 
