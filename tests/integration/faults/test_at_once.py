@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -33,12 +37,26 @@ def test_two_variants_share_the_tree(toy: Toy, undisturbed: Answer) -> None:
     assert toy.build(variant="avx2").built["sha256"] == answers[1].built["sha256"]
 
 
+@contextlib.contextmanager
+def standing_still(child: subprocess.Popen[str], seconds: float = 6.0) -> Iterator[None]:
+    """Stop a forkyard that holds its locks for so long that whoever comes now must find them held."""
+    child.send_signal(signal.SIGSTOP)
+    timer = threading.Timer(seconds, child.send_signal, [signal.SIGCONT])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        child.send_signal(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("variant", ["sse42", "avx2"])
 def test_a_changed_patch_waits_for_the_tree_that_others_compile(toy: Toy, undisturbed: Answer, variant: str) -> None:
     first = toy.start_build("--jobs", "1")
     toy.wait_for_compiling(first)
     toy.patch((*PART3, "value + 33"))
-    second = toy.build(variant=variant)
+    with standing_still(first):
+        second = toy.build(variant=variant)
     assert finish(first).built["sha256"] == undisturbed.built["sha256"]
     assert "waiting for" in second.stderr
     if variant == "sse42":
@@ -51,7 +69,8 @@ def test_a_changed_patch_waits_for_the_tree_that_others_compile(toy: Toy, undist
 def test_clean_waits_for_the_build(toy: Toy, undisturbed: Answer) -> None:
     child = toy.start_build("--jobs", "1")
     toy.wait_for_compiling(child)
-    cleaned = toy.run("clean", "builds", "wheels", "sources", "logs")
+    with standing_still(child):
+        cleaned = toy.run("clean", "builds", "wheels", "sources", "logs")
     assert cleaned.status == 0
     assert "waiting for" in cleaned.stderr
     assert finish(child).built["sha256"] == undisturbed.built["sha256"]
