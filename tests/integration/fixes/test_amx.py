@@ -1,4 +1,4 @@
-"""AMX tiles must be configured whole: built by a GCC whose intrinsic misstates what it reads, the pin dies with SIGILL.
+"""AMX tiles must be configured whole: built by a GCC whose intrinsic misstates what it reads, the pin dies of a signal.
 
 Needs a CPU with AMX; builds llama.cpp's `amx` variant with the stack and without it.
 """
@@ -44,8 +44,10 @@ def test_tiles_are_configured(stacks: str, smollm2: Path, environment: dict[str,
     probing = [sys.executable, "-m", "forkyard_llm.probing", bench.parents[1]]
     probe = subprocess.run(probing, env=environment, capture_output=True, text=True, timeout=300, check=False)
     if stacks == "none" and intrinsic_misstates():
-        assert done.returncode == -signal.SIGILL, "the pin no longer has the fault: the patch can be retired"
-        assert probe.returncode == -signal.SIGILL
+        # What is left of the configuration is whatever lay on the stack: no tiles (SIGILL) or impossible ones (SIGSEGV).
+        died = (-signal.SIGILL, -signal.SIGSEGV)
+        assert done.returncode in died, "the pin no longer has the fault: the patch can be retired"
+        assert probe.returncode in died
     else:
         assert done.returncode == 0, done.stderr
         assert probe.returncode == 0, probe.stdout
