@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from forkyard import __version__
 from forkyard import doctor as doctoring
-from forkyard.cache import Cache, storage_error
+from forkyard.cache import Cache
+from forkyard.commands.answering import answers, choices, sources, stack_names_of
 from forkyard.console import Console
-from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, PatchError, SourceError, UsageError
+from forkyard.errors import UsageError
 from forkyard.locking import lock_recipe
 from forkyard.plan import Plan
 from forkyard.recipes import load_variants, recipe_names
@@ -30,72 +28,10 @@ Exit codes:
   2  usage                    9  compiling or packing failed
   3  recipe, lock or stack   10  disk full, read-only, no permission
   4  source is not the pin   11  another forkyard held a lock too long
-  5  network               130  interrupted
-  6  a patch does not apply
+  5  network                12  a check of stacks found mistakes
+  6  a patch does not apply 13  conflicts wait for a person
+                           130  interrupted
 """
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _answers(function: _F) -> _F:
-    """Give a command ``--json`` and ``--quiet``, and turn its errors into messages and exit codes."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, as_json: bool, quiet: bool, **options: Any) -> None:
-        console = Console(as_json=as_json, quiet=quiet)
-        try:
-            status = function(console, *args, **options)
-        except ForkyardError as error:
-            shown = error
-            if isinstance(error, SourceError | PatchError):
-                # git does not say that a disk is full in words one could rely on.
-                shown = Cache.default().out_of_room("go on", error.what) or error
-            console.failure(shown)
-            sys.exit(shown.exit_code)
-        except KeyboardInterrupt:
-            console.warn("interrupted; running the same command again continues")
-            sys.exit(EXIT_INTERRUPTED)
-        except OSError as error:
-            known = storage_error(error, "go on")
-            if known is None:
-                raise
-            console.failure(known)
-            sys.exit(known.exit_code)
-        sys.exit(status or 0)
-
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Answer with one JSON document on standard output."),
-        click.option("--quiet", is_flag=True, help="No progress and no notes."),
-    ):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]
-
-
-def _choices(function: _F) -> _F:
-    """The arguments that choose what is planned or built."""
-    for decorate in (
-        click.argument("recipes", nargs=-1),
-        click.option("--variants-file", type=click.Path(path_type=Path), help="A file with variants of your own."),
-        click.option("--stacks", help="Comma-separated stacks instead of the recipe's; `none` for unpatched upstream."),
-        click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: dist in the project)."),
-    ):
-        function = decorate(function)
-    return function
-
-
-def _stacks(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    return [] if text == "none" else [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _sources(function: _F) -> _F:
-    for decorate in (
-        click.option("--source", help="Use only this source: git, registry, local, a URL, a clone or an archive."),
-        click.option("--offline", is_flag=True, help="Touch no network."),
-    ):
-        function = decorate(function)
-    return function
 
 
 @click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,8 +45,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("variant")
-@_choices
-@_answers
+@choices
+@answers
 def plan(
     console: Console,
     variant: str,
@@ -121,7 +57,7 @@ def plan(
 ) -> None:
     """Show what would be built, from where, with which flags and key; fetch and build nothing."""
     shop = Workshop.open(out=out, variants_file=variants_file)
-    plans, left_out = shop.plans(variant, recipes, _stacks(stacks))
+    plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
     for line in left_out:
         console.note(line)
     document = [item.as_json(shop.cache) for item in plans]
@@ -159,14 +95,14 @@ def _source_text(source: dict[str, Any]) -> str:
 
 @main.command()
 @click.argument("variant")
-@_choices
-@_sources
+@choices
+@sources
 @click.option(
     "-j", "--jobs", type=click.IntRange(1), help="Parallel compiles (default: the processors this process may use)."
 )
 @click.option("--no-ccache", is_flag=True, help="Do not use ccache even if it is there.")
 @click.option("--locked", is_flag=True, help="Fail if anything differs from the recipe's lock.")
-@_answers
+@answers
 def build(
     console: Console,
     variant: str,
@@ -182,7 +118,7 @@ def build(
 ) -> None:
     """Build payload wheels of VARIANT and put them into the output folder, with the bindings."""
     shop = Workshop.open(out=out, variants_file=variants_file)
-    plans, left_out = shop.plans(variant, recipes, _stacks(stacks))
+    plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
     for line in left_out:
         console.note(line)
     built = shop.build(
@@ -208,7 +144,7 @@ def build(
 
 
 @main.command()
-@_answers
+@answers
 def status(console: Console) -> None:
     """Show which payloads are built, which are out of date, and which pins are in the cache."""
     facts = Workshop.open().status()
@@ -222,7 +158,7 @@ def status(console: Console) -> None:
 
 
 @main.command()
-@_answers
+@answers
 def doctor(console: Console) -> int:
     """Say what this machine lacks for building, and the exact command that installs it."""
     checks = doctoring.examine(Cache.default())
@@ -239,7 +175,7 @@ def doctor(console: Console) -> int:
 @main.command(name="clean")
 @click.argument("parts", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and what that costs.")
-@_answers
+@answers
 def clean_command(console: Console, parts: tuple[str, ...], dry_run: bool) -> None:
     """Delete PARTS of the cache: builds, wheels, sources, ccache, logs (default: builds, wheels, logs)."""
     rows = clean(Cache.default(), parts, dry_run=dry_run, reporter=console)
@@ -252,7 +188,7 @@ def clean_command(console: Console, parts: tuple[str, ...], dry_run: bool) -> No
 @click.argument("recipes", nargs=-1)
 @click.option("--check", is_flag=True, help="Only compare; exit 3 if a lock is out of date.")
 @click.option("--offline", is_flag=True, help="Touch no network.")
-@_answers
+@answers
 def lock_command(console: Console, recipes: tuple[str, ...], check: bool, offline: bool) -> None:
     """Write the lock of each recipe: ids before and after patching, digests of every patch and source."""
     shop = Workshop.open()
@@ -266,7 +202,7 @@ def lock_command(console: Console, recipes: tuple[str, ...], check: bool, offlin
 
 
 @main.command()
-@_answers
+@answers
 def variants(console: Console) -> None:
     """List the variants, the CPU features each needs, and what each was run on."""
     known = load_variants(find_root())
@@ -287,7 +223,7 @@ def variants(console: Console) -> None:
 
 @main.command()
 @click.argument("name", required=False)
-@_answers
+@answers
 def schema(console: Console, name: str | None) -> None:
     """Print the JSON schema of recipe files or variants files."""
     if name is None:

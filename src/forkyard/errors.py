@@ -129,5 +129,11 @@ class BusyError(ForkyardError):
     kind = "busy"
 
 
+EXIT_FINDINGS = 12
+"""Exit code when a check of stacks (lint, verify, canary) ran to its end and found something."""
+
+EXIT_CONFLICTS = 13
+"""Exit code when a rebase waits for a person to resolve conflicts."""
+
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""

@@ -202,7 +202,7 @@ class Toy:
                 _edit(with_worktree / path, old, new)
             git(with_worktree, "commit", "--quiet", "--all", "--message", "Change the toy\n\nUpstream-Status: Pending")
             config = [word for key, value in EXPORT_CONFIG.items() for word in ("-c", f"{key}={value}")]
-            text = git(with_worktree, *config, "format-patch", "-1", *EXPORT_OPTIONS, "HEAD")
+            text = git(with_worktree, *config, "format-patch", "-1", "--stdout", *EXPORT_OPTIONS, "HEAD")
         finally:
             git(self.engine, "worktree", "remove", "--force", str(with_worktree))
         self.series.mkdir(parents=True, exist_ok=True)

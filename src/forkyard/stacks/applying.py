@@ -1,17 +1,19 @@
 """Turning pin + series into commits: the same ids on every machine, and nothing applied that is not exact.
 
 The chain starts at a parentless commit made from the pin's tree, not at upstream's own commit, so that a
-partial source (which has the tree but no history) and a full clone give the same ids. After each patch the
-commit is exported again and must be the patch file byte for byte. That one comparison refuses offsets, fuzz,
-truncated hunks and files a patch forgot to declare.
+partial source (which has the tree but no history) and a full clone give the same ids. Every commit is exported
+again and must be the patch file byte for byte. That one comparison refuses offsets, fuzz, truncated hunks and
+files a patch forgot to declare.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from forkyard.errors import PatchError
 from forkyard.gitstore import Author, GitFailure, Store
@@ -32,6 +34,8 @@ class AppliedPatch:
     subject: str
     trailers: Trailers
     commit: str
+    tree: str = ""
+    """Tree of that commit."""
 
 
 @dataclass(frozen=True)
@@ -61,68 +65,156 @@ def apply_stacks(store: Store, family: str, pin: str, date: str, tree: str, stac
         PatchError: a patch is malformed, does not apply, or applies anywhere but exactly where it says.
     """
     base = base_commit(store, family, pin, date, tree)
-    commit, applied = base, list[AppliedPatch]()
+    applied: list[AppliedPatch] = []
     files: dict[str, tuple[WholeFile, ...]] = {}
-    for stack in stacks:
-        added: list[WholeFile] = []
-        for patch in stack.series(family).patches:
-            done, new = _apply(store, commit, stack, patch)
-            commit = done.commit
-            applied.append(done)
-            added += new
-        files[stack.name] = tuple(added)
-    return PatchedTree(base, commit, store.tree_of(commit), tuple(applied), files)
+    with Chain.on(store, base, tree) as chain:
+        for stack in stacks:
+            added: list[WholeFile] = []
+            for patch in stack.series(family).patches:
+                done, new = chain.add_patch(stack, patch)
+                applied.append(done)
+                added += new
+            files[stack.name] = tuple(added)
+        chain.check_exports()
+        return PatchedTree(base, chain.commit, chain.tree, tuple(applied), files)
 
 
-def _apply(store: Store, parent: str, stack: Stack, patch: Patch) -> tuple[AppliedPatch, list[WholeFile]]:
-    where = str(patch.path)
-    author, message, diff = store.mail_info(patch.data)
-    text = message.decode("utf-8", "replace")
-    trailers = parse_trailers(text, where)
-    check_hunks(diff, where)
-    added: list[WholeFile] = []
-    with store.index(store.tree_of(parent)) as index:
+@dataclass(frozen=True)
+class _Link:
+    """A commit of the chain, with what its export must be."""
+
+    label: str
+    where: str
+    data: bytes
+    parent: str
+    commit: str
+    whole: tuple[str, ...]
+    """Paths of whole files of ours, which its patch does not hold."""
+
+
+class Chain:
+    """Commits made from patches one after the other, on one private index; made by :meth:`on`."""
+
+    def __init__(self, store: Store, commit: str, tree: str, index: Path) -> None:
+        self._store, self._index = store, index
+        self._links: list[_Link] = []
+        self.commit, self.tree = commit, tree
+
+    @classmethod
+    @contextmanager
+    def on(cls, store: Store, commit: str, tree: str) -> Iterator[Chain]:
+        """A chain that starts at ``commit``, for the length of the block."""
+        with store.index(tree) as index:
+            yield cls(store, commit, tree, index)
+
+    def add_patch(self, stack: Stack, patch: Patch) -> tuple[AppliedPatch, list[WholeFile]]:
+        """Apply a patch of a stack. That it was exact is known only after :meth:`check_exports`.
+
+        Raises:
+            PatchError: it is malformed or does not apply, or an earlier one was not exact.
+        """
+        label = f"{stack.name}/{patch.name}"
+
+        def whole(source: str) -> tuple[bytes, bool]:
+            return stack.whole_file(source), bool((stack.src / source).stat().st_mode & 0o100)
+
+        try:
+            text, trailers, added = self.add(patch.data, label=label, where=str(patch.path), whole_file=whole)
+        except PatchError:
+            # The cause may be a patch before, applied at another place than it says.
+            self.check_exports()
+            raise
+        subject = text.splitlines()[0]
+        done = AppliedPatch(stack.name, patch.name, patch.sha256, subject, trailers, self.commit, self.tree)
+        return done, added
+
+    def add(
+        self, data: bytes, *, label: str, where: str, whole_file: Callable[[str], tuple[bytes, bool]]
+    ) -> tuple[str, Trailers, list[WholeFile]]:
+        """Apply one patch file.
+
+        Args:
+            whole_file: content of a whole file of ours, and whether it is executable, by its path in ``src``.
+
+        Returns:
+            the commit message, its trailers, and the whole files added, by path in the tree.
+
+        Raises:
+            PatchError: it is malformed or does not apply.
+        """
+        store, parent = self._store, self.commit
+        author, message, diff = store.mail_info(data)
+        text = message.decode("utf-8", "replace")
+        trailers = parse_trailers(text, where)
+        check_hunks(diff, where)
         if diff.strip():
             try:
-                store.apply_diff(index, diff)
+                store.apply_diff(self._index, diff)
             except GitFailure as error:
-                msg = f"{stack.name}/{patch.name} does not apply"
+                msg = f"{label} does not apply"
                 raise PatchError(
                     msg,
                     where=where,
                     why=error.text.strip().replace("\n", "\n         "),
                     next_step="the stack was made for another base: rebase it, or take it out of the recipe",
                 ) from error
+        added: list[WholeFile] = []
         for file in trailers.adds_files:
-            data = stack.whole_file(file.source)
-            if store.index_has(index, file.target):
-                msg = f"{stack.name}/{patch.name} would overwrite {file.target}"
+            content, executable = whole_file(file.source)
+            if store.index_has(self._index, file.target):
+                msg = f"{label} would overwrite {file.target}"
                 raise PatchError(
                     msg,
                     where=where,
                     why="the base has a file of that name",
                     next_step="choose another path in its Adds-Files trailer",
                 )
-            executable = bool((stack.src / file.source).stat().st_mode & 0o100)
-            store.add_file(index, file.target, data, executable=executable)
-            added.append(WholeFile(file.target, hashlib.sha256(data).hexdigest()))
+            store.add_file(self._index, file.target, content, executable=executable)
+            added.append(WholeFile(file.target, hashlib.sha256(content).hexdigest()))
         try:
-            commit = store.commit(store.write_index(index), parent, author, message)
+            tree = store.write_index(self._index)
+            commit = store.commit(tree, parent, author, message)
         except GitFailure as error:
-            msg = f"{stack.name}/{patch.name} cannot be committed"
+            msg = f"{label} cannot be committed"
             raise PatchError(
                 msg, where=where, why=error.text.strip(), next_step="look at its From and Date lines; export it again"
             ) from error
-    exported = store.export(commit, exclude=[file.target for file in trailers.adds_files])
-    if exported != patch.data:
-        raise PatchError(
-            f"{stack.name}/{patch.name} does not apply exactly where it says",
-            where=where,
-            why="exporting the applied patch gives other bytes; first difference:\n"
-            + _first_difference(patch.data, exported),
-            next_step="refresh the patch on this base: offsets, fuzz and hand-edited hunks are not accepted",
-        )
-    return AppliedPatch(stack.name, patch.name, patch.sha256, text.splitlines()[0], trailers, commit), added
+        self.commit, self.tree = commit, tree
+        whole = tuple(file.target for file in trailers.adds_files)
+        self._links.append(_Link(label, where, data, parent, commit, whole))
+        return text, trailers, added
+
+    def check_exports(self) -> None:
+        """Export every commit again and compare it with its patch, byte for byte.
+
+        Raises:
+            PatchError: one differs; shows the first lines.
+        """
+        links, self._links = self._links, []
+        for link, exported in zip(links, _exports(self._store, links), strict=True):
+            if exported != link.data:
+                raise PatchError(
+                    f"{link.label} does not apply exactly where it says",
+                    where=link.where,
+                    why="exporting the applied patch gives other bytes; first difference:\n"
+                    + _first_difference(link.data, exported),
+                    next_step="refresh the patch on this base: offsets, fuzz and hand-edited hunks are not accepted",
+                )
+
+
+def _exports(store: Store, links: Sequence[_Link]) -> Iterator[bytes]:
+    """Export each commit; those without whole files of ours many at a time."""
+    start = 0
+    while start < len(links):
+        end = start
+        while end < len(links) and not links[end].whole:
+            end += 1
+        if end > start:
+            yield from store.export_range(links[start].parent, links[end - 1].commit)
+            start = end
+        else:
+            yield store.export(links[start].commit, exclude=links[start].whole)
+            start += 1
 
 
 def _first_difference(expected: bytes, got: bytes) -> str:

@@ -1,227 +1,32 @@
-"""The one place that runs git: a bare store per engine family, and trees made in and checked out of it.
+"""A bare store per engine family: objects that were checked, and the trees and commits made from them.
 
-All plumbing runs on a private index and with the user's git configuration switched off, so that no hook,
-filter, attribute or alias of the machine can change what a tree or commit contains. Only fetching keeps the
-user's configuration, for proxies and credentials.
+All plumbing runs on a private index. The store's refs only keep what we made from being collected.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import git
 
 from forkyard.cache import explained, storage_error
-from forkyard.errors import PatchError, SourceError, ToolchainError
+from forkyard.errors import PatchError, SourceError
+from forkyard.gitstore.formats import COMMITTER, EXPORT_CONFIG, EXPORT_OPTIONS, Author, Entry, blob_id
+from forkyard.gitstore.running import SHORT_S, GitFailure, Repository
 from forkyard.locks import held_locks
 
-SHORT_S = 120.0
 FETCH_S = 3600.0
-COMMITTER = ("Forkyard", "forkyard@users.noreply.invalid")
-OBJECT_ID = re.compile(r"^[0-9a-f]{40}$")
-
-# Electron's lesson: each flag is there so that the same commit always exports to the same bytes.
-EXPORT_OPTIONS = (
-    "--stdout",
-    "--zero-commit",  # the first line must not name a commit that changes on every rebase
-    "--no-signature",  # git's version is not content
-    "--no-stat",  # the diffstat depends on the terminal and on git's version
-    "--full-index",  # abbreviations depend on how many objects the store holds
-    "--no-numbered",  # a patch does not know how many others there are
-    "--keep-subject",  # the subject is the commit's, without a [PATCH] to strip
-    "--no-renames",  # rename detection depends on configuration and limits
-    "--no-attach",
-    "--no-thread",
-    "--encode-email-headers",
-    "--binary",
-    # Without these a commit of nothing but whole files of ours, which are left out, would export as its parent.
-    "--always",
-    "--full-history",
-    "--sparse",
-)
-EXPORT_CONFIG = {
-    "core.abbrev": "40",
-    "core.quotePath": "true",
-    "diff.noprefix": "false",
-    "diff.mnemonicPrefix": "false",
-    "diff.algorithm": "myers",
-    "diff.context": "3",
-    "diff.interHunkContext": "0",
-    "diff.indentHeuristic": "true",
-    "diff.renames": "false",
-    "diff.suppressBlankEmpty": "false",
-}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of a tree listing."""
-
-    mode: str
-    kind: str
-    oid: str
-    path: str
-
-
-@dataclass(frozen=True)
-class Author:
-    """Who wrote a patch and when; ``date`` in any form git reads."""
-
-    name: str
-    email: str
-    date: str
-
-
-def blob_id(data: bytes) -> str:
-    """git's object id of a file's content."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-# Variables of git's that would move or reshape a repository, and mean nothing to a fetch.
-_RESHAPING = (
-    "GIT_WORK_TREE",
-    "GIT_TEMPLATE_DIR",
-    "GIT_DEFAULT_HASH",
-    "GIT_COMMON_DIR",
-    "GIT_LITERAL_PATHSPECS",
-    "GIT_GLOB_PATHSPECS",
-    "GIT_NOGLOB_PATHSPECS",
-    "GIT_ICASE_PATHSPECS",
-    "GIT_SHALLOW_FILE",
-)
-
-
-class GitFailure(SourceError):
-    """git ended with an error; ``text`` is what it said. Callers turn it into what it means."""
-
-    _CORRUPT = (
-        "corrupt",
-        "inflate:",
-        "bad object",
-        "hash mismatch",
-        "missing blob",
-        "missing tree",
-        "did not send all",
-        "packfile",
-        "unable to read",
-        "invalid",
-    )
-
-    def __init__(self, command: Sequence[str], status: int, text: str) -> None:
-        self.command = tuple(command)
-        self.status = status
-        self.text = text
-        super().__init__(
-            "git could not do its part",
-            where=f"git {' '.join(command[:3])}",
-            why=text.strip(),
-            next_step="if this stays so, the object store is damaged: run `forkyard clean sources`, then again",
-        )
-
-    @property
-    def corrupt(self) -> bool:
-        """Whether git complained about damaged objects, not about reaching or finding them."""
-        return any(word in self.text for word in self._CORRUPT)
-
-
-class Store:
+class Store(Repository):
     """A bare repository that holds objects; its refs only keep what we made from being collected."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    # -- running git ---------------------------------------------------------------------------------
-
-    def _environment(self, index: Path | None, *, users_config: bool) -> dict[str, str]:
-        env = {
-            "GIT_DIR": str(self.path),
-            "GIT_OBJECT_DIRECTORY": str(self.path / "objects"),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": "",
-            "GIT_INDEX_FILE": str(index if index is not None else self.path / "unused-index"),
-            "GIT_NAMESPACE": "",
-            "GIT_CEILING_DIRECTORIES": str(self.path.parent),
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_NO_REPLACE_OBJECTS": "1",
-            "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_ATTR_NOSYSTEM": "1",
-            "TZ": "UTC",
-        }
-        if not users_config:
-            env.update({"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull})
-        return env
-
-    @staticmethod
-    def _program(environment: Mapping[str, str], *, users_config: bool) -> list[str]:
-        """``git``, less the GIT_* variables of the caller's environment that would reach it."""
-        foreign = [
-            name
-            for name in sorted(os.environ)
-            if name.startswith("GIT_") and name not in environment and (not users_config or name in _RESHAPING)
-        ]
-        # GitPython can add variables but not take any away.
-        return ["env", *(word for name in foreign for word in ("-u", name)), "git"] if foreign else ["git"]
-
-    def _git(
-        self,
-        *arguments: str,
-        stdin: bytes | None = None,
-        index: Path | None = None,
-        work_tree: Path | None = None,
-        config: Mapping[str, str] | None = None,
-        env: Mapping[str, str] | None = None,
-        timeout_s: float = SHORT_S,
-        users_config: bool = False,
-    ) -> bytes:
-        """Run git on this store and return its standard output.
-
-        Raises:
-            GitFailure: a non-zero exit.
-            ToolchainError: there is no git.
-        """
-        environment = {**self._environment(index, users_config=users_config), **(env or {})}
-        command = self._program(environment, users_config=users_config)
-        for name, value in (config or {}).items():
-            command += ["-c", f"{name}={value}"]
-        if work_tree is not None:
-            command.append(f"--work-tree={work_tree}")
-        command += arguments
-        with contextlib.ExitStack() as stack:
-            source = None
-            if stdin is not None:
-                source = stack.enter_context(tempfile.TemporaryFile())
-                source.write(stdin)
-                source.seek(0)
-            try:
-                status, output, problem = git.Git(str(work_tree or self.path)).execute(
-                    command,
-                    istream=source,
-                    with_extended_output=True,
-                    with_exceptions=False,
-                    stdout_as_string=False,
-                    strip_newline_in_stdout=False,
-                    env=environment,
-                    kill_after_timeout=timeout_s,
-                    pass_fds=held_locks(),
-                )
-            except git.GitCommandNotFound as error:
-                msg = "git is not on this machine"
-                raise ToolchainError(msg, next_step="install git; `forkyard doctor` names the command") from error
-        if status != 0:
-            raise GitFailure(arguments, int(status), str(problem))
-        assert isinstance(output, bytes)
-        return output
-
-    def _line(self, *arguments: str, index: Path | None = None, stdin: bytes | None = None) -> str:
-        return self._git(*arguments, index=index, stdin=stdin).decode("ascii").strip()
 
     # -- the store itself ----------------------------------------------------------------------------
 
@@ -276,15 +81,19 @@ class Store:
         self._free(f"refs/forkyard/{name}")
         self._git("update-ref", f"refs/forkyard/{name}", oid)
 
-    def _free(self, name: str) -> None:
-        """Delete a lock file of git's: forkyard's own lock is held, so it can only be left from a killed run."""
-        with explained("delete a lock file of a killed git"):
-            (self.path / f"{name}.lock").unlink(missing_ok=True)
-
-    def fetch(self, location: str, commit: str, *, progress: Callable[[int, int | None], None] | None = None) -> None:
-        """Fetch one commit (no history) from a URL or path. git names every object it receives by its content.
+    def fetch(
+        self,
+        location: str,
+        commit: str,
+        *,
+        history: str | None = "none",
+        progress: Callable[[int, int | None], None] | None = None,
+    ) -> None:
+        """Fetch one commit from a URL or path. git names every object it receives by its content.
 
         Args:
+            commit: its id, or the name of a ref there.
+            history: ``none`` of it, back to a day (``YYYY-MM-DD``), or all there is (``None``).
             progress: told objects received so far, and in all once known.
 
         Raises:
@@ -307,7 +116,7 @@ class Store:
             "--progress",
             "--no-tags",
             "--no-write-fetch-head",
-            "--depth=1",
+            *([] if history is None else ["--depth=1"] if history == "none" else [f"--shallow-since={history}"]),
             "--end-of-options",
             location,
             commit,
@@ -341,6 +150,27 @@ class Store:
             raise GitFailure(["fetch"], error.status if isinstance(error.status, int) else 1, text) from error
         finally:
             timer.cancel()
+
+    def remote_commit(self, location: str, ref: str = "HEAD") -> str | None:
+        """The commit a ref of another repository is at; ``None`` if it has no such ref.
+
+        Raises:
+            GitFailure: the repository cannot be reached.
+        """
+        config = {"protocol.ext.allow": "never"}
+        output = self._git(
+            "ls-remote", "--end-of-options", location, ref, users_config=True, config=config, timeout_s=SHORT_S
+        )
+        lines = output.decode("utf-8", "replace").splitlines()
+        return lines[0].split("\t")[0] if lines else None
+
+    def take(self, location: Path, commit: str) -> None:
+        """Copy a commit with all it is made on from a repository on this disk.
+
+        Raises:
+            GitFailure: it is not there.
+        """
+        self._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options", str(location), commit)
 
     def allow_any_fetch(self) -> None:
         """Let :meth:`fetch` from another store take any object of this one."""
@@ -500,8 +330,32 @@ class Store:
         """A commit as a mailed patch, byte for byte the same wherever it is done, less some whole files."""
         paths = [f":(exclude,literal){path}" for path in exclude]
         return self._git(
-            "format-patch", "-1", *EXPORT_OPTIONS, commit, "--", ".", *paths, config=EXPORT_CONFIG, work_tree=self.path
+            "format-patch",
+            "-1",
+            "--stdout",
+            *EXPORT_OPTIONS,
+            commit,
+            "--",
+            ".",
+            *paths,
+            config=EXPORT_CONFIG,
+            work_tree=self.path,
         )
+
+    def export_range(self, base: str, tip: str) -> list[bytes]:
+        """Every commit of ``base..tip`` as :meth:`export` gives it, oldest first, by one git."""
+        with tempfile.TemporaryDirectory(prefix="export-", dir=self.path) as folder:
+            self._git(
+                "format-patch",
+                f"--output-directory={folder}",
+                *EXPORT_OPTIONS,
+                f"{base}..{tip}",
+                config=EXPORT_CONFIG,
+                work_tree=self.path,
+            )
+            # Numbered names of four digits or more; sorted as numbers, for the ten thousandth patch.
+            files = sorted(Path(folder).iterdir(), key=lambda path: int(path.name.split("-", 1)[0]))
+            return [path.read_bytes() for path in files]
 
     # -- work trees ----------------------------------------------------------------------------------
 

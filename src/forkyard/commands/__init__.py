@@ -1,0 +1,1 @@
+"""The words of the ``forkyard`` command beyond building, a module each; ``cli.py`` puts them together."""

@@ -1,0 +1,168 @@
+"""Three-way merges of trees and of single files, in the store: no work tree, no index of anybody's, no configuration.
+
+``git merge-tree`` finds its own merge base, and only newer gits can be told one. So the three trees are made into
+commits whose only common ancestor is the base; their ids depend on nothing but the trees.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forkyard.errors import ToolchainError
+from forkyard.gitstore.formats import Author, Entry
+from forkyard.gitstore.running import GitFailure
+from forkyard.gitstore.store import Store
+
+MARKER_SIZE = 15
+"""Characters of a conflict marker: longer than any underline in upstream's documents."""
+SIDES = ("upstream", "before", "patch")
+"""What the sides of a conflict are called in its markers: the new base, what the patch was made on, the patch."""
+_NOBODY = Author("Forkyard", "forkyard@users.noreply.invalid", "2000-01-01T00:00:00+00:00")
+# `git merge-tree --write-tree` came with this one.
+_FLOOR = "2.38"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One path that a merge could not decide."""
+
+    path: str
+    kind: str
+    """git's word for it: ``contents``, ``modify/delete``, ``add/add``, ``binary``, ``rename/delete`` ..."""
+    before: Entry | None
+    """The file in the merge base; ``None`` where it is not there."""
+    upstream: Entry | None
+    patch: Entry | None
+    message: str
+
+    @property
+    def textual(self) -> bool:
+        """Whether both sides have the file and it can be merged line by line."""
+        sides = (self.upstream, self.patch)
+        return self.kind in ("contents", "add/add") and all(
+            side is not None and side.mode in ("100644", "100755") for side in sides
+        )
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The outcome of a three-way merge of trees."""
+
+    tree: str
+    """With conflicts: the merge as far as it goes; what stands at the conflicting paths is git's and means little."""
+    conflicts: tuple[Conflict, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What git said about renames and the like."""
+
+
+def merge_trees(store: Store, before: str, upstream: str, patch: str) -> Merge:
+    """Carry the change from tree ``before`` to tree ``patch`` over to tree ``upstream``; renames are followed.
+
+    Raises:
+        GitFailure: a tree or a file that must be looked into is not in the store.
+        ToolchainError: git is too old.
+    """
+    if upstream == before:
+        return Merge(patch)
+    if patch in (before, upstream):
+        return Merge(upstream)
+    base = store.commit(before, None, _NOBODY, b"before\n")
+    ours = store.commit(upstream, base, _NOBODY, b"upstream\n")
+    theirs = store.commit(patch, base, _NOBODY, b"patch\n")
+    command = ["merge-tree", "--write-tree", "-z", "--messages", ours, theirs]
+    config = {"merge.renames": "true", "merge.directoryRenames": "false", "merge.renameLimit": "3000"}
+    status, output, problem = store._attempt(*command, config=config)
+    if status not in (0, 1):
+        if "usage" in problem or "unknown option" in problem or "not a git command" in problem:
+            msg = f"this git cannot merge without a work tree: {_FLOOR} or newer is needed"
+            raise ToolchainError(msg, why=problem.splitlines()[0], next_step="install a newer git")
+        raise GitFailure(command, status, problem)
+    return _read(output, clean=status == 0)
+
+
+def _read(output: bytes, *, clean: bool) -> Merge:
+    fields = output.decode("utf-8", "surrogateescape").split("\0")
+    tree, position = fields[0].strip(), 1
+    stages: dict[str, dict[int, Entry]] = {}
+    if not clean:
+        while position < len(fields) and fields[position]:
+            head, _, path = fields[position].partition("\t")
+            mode, oid, stage = head.split(" ")
+            stages.setdefault(path, {})[int(stage)] = Entry(mode, "blob", oid, path)
+            position += 1
+        position += 1
+    elif position < len(fields) and not fields[position]:
+        position += 1
+    said: list[tuple[tuple[str, ...], str, str]] = []
+    while position < len(fields) and fields[position].strip().isdigit():
+        count = int(fields[position])
+        paths = tuple(fields[position + 1 : position + 1 + count])
+        kind, message = fields[position + 1 + count], fields[position + 2 + count]
+        said.append((paths, kind, message.strip()))
+        position += 3 + count
+    conflicts = []
+    for path, sides in sorted(stages.items()):
+        about = [(kind, text) for paths, kind, text in said if path in paths and kind.startswith("CONFLICT")]
+        kind, text = about[0] if about else ("CONFLICT (contents)", "")
+        word = kind.partition("(")[2].partition(")")[0] or kind
+        conflicts.append(Conflict(path, word, sides.get(1), sides.get(2), sides.get(3), text))
+    notes = tuple(text for _, kind, text in said if kind != "Auto-merging")
+    return Merge(tree, tuple(conflicts), notes)
+
+
+@dataclass(frozen=True)
+class MergedText:
+    """The outcome of a three-way merge of one file."""
+
+    data: bytes
+    """With markers of :data:`MARKER_SIZE` around each conflict, all three sides shown."""
+    conflicts: int
+    binary: bool = False
+
+
+def merge_texts(
+    store: Store, before: bytes, upstream: bytes, patch: bytes, *, favour_patch: bool = False
+) -> MergedText:
+    """Merge one file line by line.
+
+    Args:
+        favour_patch: where both sides changed the same lines take the patch's, and leave no conflict.
+    """
+    with tempfile.TemporaryDirectory(prefix="merge-", dir=store.path) as folder:
+        names = []
+        # git merges the first and the third into each other over the second.
+        for name, data in (("upstream", upstream), ("before", before), ("patch", patch)):
+            (Path(folder) / name).write_bytes(data)
+            names.append(str(Path(folder) / name))
+        labels = [word for side in SIDES for word in ("-L", side)]
+        options = ["--theirs"] if favour_patch else ["--diff3"]
+        command = ["merge-file", "-p", "-q", *options, f"--marker-size={MARKER_SIZE}", *labels, *names]
+        status, output, problem = store._attempt(*command)
+    if status > 127 or status < 0:
+        if "binary" in problem.lower():
+            return MergedText(patch if favour_patch else upstream, 0 if favour_patch else 1, binary=True)
+        raise GitFailure(command[:1], status, problem)
+    return MergedText(output, 0 if favour_patch else status)
+
+
+def has_markers(data: bytes) -> bool:
+    """Whether a file still holds conflict markers as :func:`merge_texts` writes them."""
+    marks = tuple(character * MARKER_SIZE for character in (b"<", b"|", b"=", b">"))
+    return any(
+        line.startswith(marks) and line[MARKER_SIZE : MARKER_SIZE + 1] in (b"", b" ") for line in data.split(b"\n")
+    )
+
+
+def edit_tree(store: Store, tree: str, changes: Sequence[tuple[str, Entry | None]]) -> str:
+    """Tree id of ``tree`` with some paths set to an entry's mode and content, or removed."""
+    if not changes:
+        return tree
+    lines = "".join(
+        f"0 {'0' * 40}\t{path}\0" if entry is None else f"{entry.mode} {entry.oid}\t{path}\0" for path, entry in changes
+    )
+    with store.index(tree) as index:
+        store._git("update-index", "-z", "--index-info", index=index, stdin=lines.encode("utf-8", "surrogateescape"))
+        return store.write_index(index)

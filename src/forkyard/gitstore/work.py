@@ -1,0 +1,132 @@
+"""Ordinary repositories for people: an edit of a stack, a conflict to resolve, a branch to propose upstream.
+
+They hold their own objects and no reference to the store, so that cleaning the cache never costs anybody's work.
+People use them with their own git and configuration; forkyard reads and writes them without either.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from forkyard.cache import explained
+from forkyard.errors import SourceError
+from forkyard.gitstore.formats import Entry
+from forkyard.gitstore.running import Repository
+from forkyard.gitstore.store import Store
+
+
+class WorkRepository(Repository):
+    """A repository with a work tree at ``path``."""
+
+    def _environment(self, index: Path | None, *, users_config: bool) -> dict[str, str]:
+        folder = self.path / ".git"
+        return {
+            **super()._environment(index, users_config=users_config),
+            "GIT_DIR": str(folder),
+            "GIT_WORK_TREE": str(self.path),
+            "GIT_OBJECT_DIRECTORY": str(folder / "objects"),
+            "GIT_INDEX_FILE": str(index if index is not None else folder / "index"),
+        }
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was made completely."""
+        return (self.path / ".git" / "forkyard-ready").is_file()
+
+    @classmethod
+    def make(cls, path: Path, store: Store, tip: str, branch: str, refs: Mapping[str, str]) -> WorkRepository:
+        """Make a repository whose ``branch`` is at ``tip``, checked out.
+
+        It is made beside its place and renamed, so a killed run leaves nothing that looks finished.
+
+        Args:
+            refs: further refs, by full name; their commits must be reachable from ``tip``.
+
+        Raises:
+            SourceError: there is something at ``path``.
+            StorageError: no space or permission.
+        """
+        if path.exists():
+            msg = f"{path.name} is there already"
+            raise SourceError(msg, where=str(path), next_step="finish or delete it first")
+        store.allow_any_fetch()
+        new = cls(path.with_name(f".{path.name}.new"))
+        with explained(f"make {path}"):
+            shutil.rmtree(new.path, ignore_errors=True)
+            new.path.mkdir(parents=True)
+            new._git("init", "--quiet", "--template=", "--object-format=sha1", f"--initial-branch={branch}")
+            new._git("config", "core.autocrlf", "false")
+            # A file that was only copied must not look changed, nor an upstream attribute rewrite its line ends.
+            attributes = new.path / ".git" / "info" / "attributes"
+            attributes.parent.mkdir(exist_ok=True)
+            attributes.write_text("* -text -eol -filter -ident -working-tree-encoding\n")
+            new._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(store.path), tip, timeout_s=600.0)
+            new._git("update-ref", f"refs/heads/{branch}", tip)
+            for name, commit in refs.items():
+                new._git("update-ref", name, commit)
+            new._git("reset", "--quiet", "--hard", tip)
+            (new.path / ".git" / "forkyard-ready").touch()
+            os.rename(new.path, path)
+        return cls(path)
+
+    def resolve(self, name: str) -> str:
+        """Commit id of a ref or other name of a commit.
+
+        Raises:
+            GitFailure: there is none.
+        """
+        return self._line("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+
+    def dirty(self) -> list[str]:
+        """Paths that are changed, staged or unknown to git, and not ignored."""
+        output = self._git("status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+        return sorted(record[3:] for record in output.decode("utf-8", "surrogateescape").split("\0") if record)
+
+    def operation(self) -> str | None:
+        """What git operation of the person's own is unfinished here: ``rebase``, ``merge``, ``cherry-pick`` ..."""
+        marks = {
+            "rebase-merge": "rebase",
+            "rebase-apply": "rebase",
+            "MERGE_HEAD": "merge",
+            "CHERRY_PICK_HEAD": "cherry-pick",
+            "REVERT_HEAD": "revert",
+            "BISECT_LOG": "bisect",
+        }
+        return next((word for mark, word in marks.items() if (self.path / ".git" / mark).exists()), None)
+
+    def show_conflict(self, tree: str, stages: Sequence[tuple[int, Entry]], files: Mapping[str, bytes]) -> None:
+        """Put an unfinished merge into index and work tree, as git itself would show it.
+
+        Args:
+            tree: the merge as far as it goes; its objects must be here.
+            stages: (1 before, 2 upstream, 3 patch) and the entry, for each conflicting path.
+            files: work tree content of conflicting paths, markers and all.
+        """
+        self._git("read-tree", "--reset", "-u", tree)
+        paths = sorted({entry.path for _, entry in stages} | set(files))
+        lines = "".join(f"0 {'0' * 40}\t{path}\0" for path in paths)
+        lines += "".join(f"{entry.mode} {entry.oid} {stage}\t{entry.path}\0" for stage, entry in stages)
+        self._git("update-index", "-z", "--index-info", stdin=lines.encode("utf-8", "surrogateescape"))
+        for path, data in files.items():
+            target = self.path / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.write_bytes(data)
+        executable = {entry.path for _, entry in stages if entry.mode == "100755"}
+        for path in executable & set(files):
+            (self.path / path).chmod(0o755)
+
+    def snapshot(self) -> str:
+        """Tree id of the work tree as it lies there now, ignored files left out; nothing of the person's is changed."""
+        index = self.path / ".git" / "forkyard-index"
+        index.unlink(missing_ok=True)
+        try:
+            if (self.path / ".git" / "index").exists():
+                shutil.copyfile(self.path / ".git" / "index", index)
+            self._git("add", "--all", index=index, config={"core.fileMode": "true", "core.safecrlf": "false"})
+            return self._line("write-tree", index=index)
+        finally:
+            index.unlink(missing_ok=True)
