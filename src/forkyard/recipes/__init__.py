@@ -1,5 +1,6 @@
 """Recipes, variants and locks: what is to be built, as checked data."""
 
+from forkyard.recipes.known import KnownPin, load_known_pins
 from forkyard.recipes.load import AbsentEntry, load_absent, load_recipe, load_variants, recipe_names
 from forkyard.recipes.lock import (
     Difference,
@@ -36,6 +37,7 @@ __all__ = [
     "Build",
     "Difference",
     "GitSource",
+    "KnownPin",
     "LocalSource",
     "Lock",
     "LockedFile",
@@ -50,6 +52,7 @@ __all__ = [
     "Variants",
     "configure_options",
     "load_absent",
+    "load_known_pins",
     "load_recipe",
     "load_variants",
     "read_lock",

@@ -41,7 +41,9 @@ class AbsentEntry:
 def recipe_names(root: Path) -> list[str]:
     """Return the names of the recipes in *root*'s ``recipes`` folder, sorted."""
     files = (root / "recipes").glob("*.toml")
-    return sorted(f.stem for f in files if f.name != VARIANTS_FILE and not f.name.endswith(".lock.toml"))
+    return sorted(
+        f.stem for f in files if f.name != VARIANTS_FILE and not f.name.endswith((".lock.toml", ".pins.toml"))
+    )
 
 
 def load_recipe(ref: str | Path, root: Path, *, stacks: Collection[str] | None = None) -> Recipe:

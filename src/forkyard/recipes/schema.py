@@ -1,4 +1,4 @@
-"""The JSON schemas of recipe and variants files, for editors and for checking files without forkyard."""
+"""The JSON schemas of recipe, variants and pins files, for editors and for checking files without forkyard."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from forkyard.recipes.known import KnownPins
 from forkyard.recipes.model import Recipe, Table
 from forkyard.recipes.variants import Variants
 
 _MODELS: dict[str, tuple[type[Table], str]] = {
     "recipe": (Recipe, "forkyard recipe"),
     "variants": (Variants, "forkyard variants"),
+    "pins": (KnownPins, "forkyard known pins"),
 }
 SCHEMAS: tuple[str, ...] = tuple(_MODELS)
 """The names of the schemas there are."""

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -79,6 +79,12 @@ class Stack:
     name: str
     folder: Path
     about: StackFile
+    limit: int | None = None
+    """Only so many patches of its series; ``None`` for all. Whole files are those its patches add."""
+
+    def first(self, count: int) -> Stack:
+        """The stack with the first ``count`` patches of its series alone."""
+        return replace(self, limit=count)
 
     @property
     def src(self) -> Path:
@@ -130,7 +136,7 @@ class Stack:
                 why="a patch that is not listed would be left out silently",
                 next_step=f"add it to {listing} or delete it",
             )
-        return Series(self.name, family, tuple(patches))
+        return Series(self.name, family, tuple(patches[: self.limit]))
 
     def whole_file(self, path: str) -> bytes:
         """Content of a whole file of ours.

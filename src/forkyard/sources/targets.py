@@ -1,0 +1,224 @@
+"""Other commits than a recipe's pin: finding the one that is meant, having it in the store, and the way to it."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from forkyard.cache import Cache
+from forkyard.console import Reporter
+from forkyard.errors import NetworkError, RecipeError
+from forkyard.gitstore import OBJECT_ID, GitFailure, Store
+from forkyard.gitstore.history import is_ancestor
+from forkyard.locks import hold
+from forkyard.network import without_secrets
+from forkyard.recipes import GitSource, KnownPin, LocalSource, Pin, Recipe, RegistrySource, Source, load_known_pins
+from forkyard.sources.obtaining import Obtained, obtain
+
+LATEST = "latest"
+_PREFIX = re.compile(r"^[0-9a-f]{7,40}$")
+
+
+def target_recipe(
+    recipe: Recipe,
+    to: str,
+    root: Path,
+    cache: Cache,
+    reporter: Reporter,
+    *,
+    source: str | None = None,
+    offline: bool = False,
+) -> Recipe:
+    """The recipe with another pin: a commit id, an unambiguous beginning of a known one, a ref, or ``latest``.
+
+    ``latest`` is the head of the given source, else of upstream, else, where neither can be reached, the newest pin
+    known in ``recipes/<family>.pins.toml``.
+
+    Raises:
+        RecipeError: the words name no commit.
+        NetworkError: only the network could tell.
+    """
+    known = load_known_pins(root, recipe.family)
+    if to == LATEST:
+        commit = _latest(recipe, known, cache, reporter, source=source, offline=offline)
+    elif OBJECT_ID.match(to):
+        commit = to
+    else:
+        commit = _named(recipe, to, known, cache, source=source, offline=offline)
+    return with_pin(recipe, commit, known)
+
+
+def with_pin(recipe: Recipe, commit: str, known: Sequence[KnownPin]) -> Recipe:
+    """The recipe with the pin ``commit``; its registry source is the one known to carry that commit, or none."""
+    if commit == recipe.pin.commit:
+        return recipe
+    pin = next((one for one in known if one.commit == commit), None)
+    sources: list[Source] = [source for source in recipe.sources if not isinstance(source, RegistrySource)]
+    if pin is not None:
+        sources.append(pin.source)
+    new = Pin.model_validate(
+        {"commit": commit, "tree": pin.tree if pin else None, "date": pin.date if pin else None, "build-number": 0}
+    )
+    return recipe.model_copy(update={"pin": new, "sources": tuple(sources)})
+
+
+def obtain_target(
+    target: Recipe, cache: Cache, reporter: Reporter, *, source: str | None = None, offline: bool = False
+) -> Obtained:
+    """Have a target's commit in the store.
+
+    Raises:
+        RecipeError: nobody is known to have it.
+        ForkyardError: see :func:`forkyard.sources.obtain`.
+    """
+    if source is None and not target.sources:
+        msg = f"no source is known to have {target.pin.commit}"
+        raise RecipeError(
+            msg,
+            where=target.location_of("sources"),
+            next_step="give a clone, URL or archive with --source, or add the commit to recipes/*.pins.toml",
+        )
+    return obtain(target, cache, reporter, source=source, offline=offline)
+
+
+def connect_history(
+    old: Recipe,
+    new: Recipe,
+    cache: Cache,
+    reporter: Reporter,
+    *,
+    source: str | None = None,
+    offline: bool = False,
+) -> bool:
+    """Try to have every commit between two pins, so that a conflict can be traced to the commit that caused it.
+
+    Registry packages carry single commits; then this is only possible with a clone or the network, and its absence
+    is not an error.
+
+    Returns:
+        whether the store knows how one leads to the other.
+    """
+    store = Store(cache.store(old.family))
+    with hold(cache.locks / f"store-{old.family}.lock"):
+        if _connected(store, old.pin.commit, new.pin.commit):
+            return True
+        newer, older = (new, old) if (new.pin.date or "9") >= (old.pin.date or "9") else (old, new)
+        since = _day_before(older.pin.date or store.commit_date(older.pin.commit))
+        for location in _locations(old, source, offline=offline):
+            with reporter.step(f"fetching history since {since} from {without_secrets(location)}", "objects") as step:
+                try:
+                    store.fetch(
+                        location,
+                        newer.pin.commit,
+                        history=since,
+                        progress=lambda done, total: step.update(done, total),
+                    )
+                except GitFailure as error:
+                    last = (error.text.strip().splitlines() or ["no reason given"])[-1]
+                    reporter.note(f"no history from {without_secrets(location)}: {last}")
+                    continue
+            if _connected(store, old.pin.commit, new.pin.commit):
+                return True
+    return False
+
+
+def _connected(store: Store, one: str, other: str) -> bool:
+    if not (store.has(one, "commit") and store.has(other, "commit")):
+        return False
+    return is_ancestor(store, one, other) or is_ancestor(store, other, one)
+
+
+def _day_before(date: str) -> str:
+    return (datetime.date.fromisoformat(date) - datetime.timedelta(days=1)).isoformat()
+
+
+def _locations(recipe: Recipe, source: str | None, *, offline: bool) -> Iterator[str]:
+    """Where a repository may be: the given one alone, else those of the recipe."""
+    if source is not None:
+        if Path(source).expanduser().is_dir():
+            yield str(Path(source).expanduser().absolute())
+        elif "://" in source and not (offline and not source.startswith("file://")):
+            yield source
+        return
+    for one in recipe.sources:
+        if isinstance(one, LocalSource):
+            yield str((recipe.folder / Path(one.path).expanduser()).resolve())
+        elif isinstance(one, GitSource):
+            remote = "://" in one.url and not one.url.startswith("file://")
+            if not (remote and offline):
+                yield one.url if "://" in one.url else str((recipe.folder / Path(one.url).expanduser()).resolve())
+
+
+def _latest(
+    recipe: Recipe,
+    known: Sequence[KnownPin],
+    cache: Cache,
+    reporter: Reporter,
+    *,
+    source: str | None,
+    offline: bool,
+) -> str:
+    store = _store(recipe, cache)
+    problems = []
+    for location in _locations(recipe, source, offline=offline):
+        try:
+            commit = store.remote_commit(location)
+        except GitFailure as error:
+            problems.append(f"{without_secrets(location)}: {(error.text.strip().splitlines() or ['?'])[-1]}")
+            continue
+        if commit is not None:
+            return commit
+        problems.append(f"{without_secrets(location)}: it has no HEAD")
+    if source is None and known:
+        for problem in problems:
+            reporter.note(f"not reachable: {problem}")
+        reporter.note(f"the newest known commit is {known[0].commit[:12]} of {known[0].date}")
+        return known[0].commit
+    msg = f"the newest commit of {recipe.name} cannot be told"
+    raise NetworkError(
+        msg,
+        where=recipe.location_of("sources"),
+        why="; ".join(problems) or "no source is a repository",
+        next_step="give a clone with --source, or a commit with --to",
+    )
+
+
+def _named(
+    recipe: Recipe, to: str, known: Sequence[KnownPin], cache: Cache, *, source: str | None, offline: bool
+) -> str:
+    if _PREFIX.match(to):
+        found = sorted({pin.commit for pin in known if pin.commit.startswith(to)} | _own(recipe, to))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            msg = f"{to} is the beginning of several commits"
+            raise RecipeError(msg, why=", ".join(found), next_step="give more digits")
+    store = _store(recipe, cache)
+    for location in _locations(recipe, source, offline=offline):
+        try:
+            commit = store.remote_commit(location, to)
+        except GitFailure:
+            continue
+        if commit is not None:
+            return commit
+    msg = f"{to!r} names no commit of {recipe.name}"
+    listed = ", ".join(f"{pin.commit[:12]} ({pin.date})" for pin in known)
+    raise RecipeError(
+        msg,
+        why=f"known: {listed}" if listed else None,
+        next_step="give all 40 digits, a ref of the repository given with --source, or `latest`",
+    )
+
+
+def _own(recipe: Recipe, to: str) -> set[str]:
+    return {recipe.pin.commit} if recipe.pin.commit.startswith(to) else set()
+
+
+def _store(recipe: Recipe, cache: Cache) -> Store:
+    cache.prepare()
+    store = Store(cache.store(recipe.family))
+    with hold(cache.locks / f"store-{recipe.family}.lock"):
+        store.ensure()
+    return store
