@@ -229,6 +229,10 @@ class Store(Repository):
         found = [Entry(mode, "blob", oid, path) for (mode, path), oid in zip(entries, oids, strict=True)]
         return sorted([*found, *links], key=lambda entry: entry.path)
 
+    def write_blob(self, data: bytes) -> str:
+        """Put one file's content into the store; returns its object id."""
+        return self._line("hash-object", "-w", "--no-filters", "--stdin", stdin=data)
+
     def write_tree(self, entries: Iterable[Entry]) -> str:
         """Tree id of a listing; objects it names need not be in the store."""
         with self.index() as index:
@@ -307,7 +311,7 @@ class Store(Repository):
 
     def add_file(self, index: Path, path: str, data: bytes, *, executable: bool = False) -> str:
         """Add one file to an index; returns its object id."""
-        oid = self._line("hash-object", "-w", "--no-filters", "--stdin", stdin=data)
+        oid = self.write_blob(data)
         mode = "100755" if executable else "100644"
         self._git("update-index", "--add", "--cacheinfo", f"{mode},{oid},{path}", index=index)
         return oid
@@ -356,6 +360,15 @@ class Store(Repository):
             # Numbered names of four digits or more; sorted as numbers, for the ten thousandth patch.
             files = sorted(Path(folder).iterdir(), key=lambda path: int(path.name.split("-", 1)[0]))
             return [path.read_bytes() for path in files]
+
+    def diff(self, old: str, new: str, *, only: Sequence[str] = (), exclude: Sequence[str] = ()) -> bytes:
+        """The difference of two trees as ``git apply`` reads it, for some paths or all but some."""
+        words = [f":(literal){path}" for path in only] or ["."]
+        words += [f":(exclude,literal){path}" for path in exclude]
+        return self._git(
+            "diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", old, new, "--", *words,
+            config=EXPORT_CONFIG, work_tree=self.path,
+        )  # fmt: skip
 
     # -- work trees ----------------------------------------------------------------------------------
 

@@ -1,0 +1,188 @@
+"""Carrying one change over to another tree: merge, look up known resolutions, and say exactly what is left.
+
+When something is left, a *provisional* tree is given as well, with the patch's side wherever the two disagree. Later
+patches are tried on it, so that one run tells about all of them and not only about the first that fails.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+from forkyard.gitstore import GitFailure, Store
+from forkyard.gitstore.formats import Entry
+from forkyard.gitstore.merging import Conflict, edit_tree, has_markers, merge_texts, merge_trees
+from forkyard.rebasing.regions import Region, identity, regions
+from forkyard.rebasing.resolutions import Resolution, Resolutions, structural_key
+
+
+@dataclass(frozen=True)
+class OpenConflict:
+    """A conflict with everything a person or a record needs to resolve it."""
+
+    conflict: Conflict
+    key: str
+    start: Entry | None
+    """What stands at the path before it is resolved: the file with markers, or the patch's version, or nothing."""
+    regions: tuple[Region, ...] = ()
+    known: Resolution | None = None
+    """The record that resolved it."""
+
+    @property
+    def path(self) -> str:
+        """Path in the new tree."""
+        return self.conflict.path
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What became of one change."""
+
+    tree: str
+    """The new tree; provisional if there are open conflicts."""
+    marked: str
+    """What a person starts from: records applied, open conflicts with markers. The new tree where there are none."""
+    conflicts: tuple[OpenConflict, ...] = ()
+    """All there were, resolved ones too."""
+    empty: bool = False
+    """Nothing of the change is left to do: the new tree is what was there."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def open(self) -> tuple[OpenConflict, ...]:
+        """Those that no record resolves."""
+        return tuple(one for one in self.conflicts if one.known is None)
+
+    @property
+    def status(self) -> str:
+        """``clean``, ``resolved`` (from records), ``conflict``."""
+        if self.open:
+            return "conflict"
+        return "resolved" if self.conflicts else "clean"
+
+
+def carry(store: Store, before: str, upstream: str, patch: str, resolutions: Resolutions | None = None) -> Carried:
+    """Carry the change from tree ``before`` to tree ``patch`` over to tree ``upstream``.
+
+    Raises:
+        GitFailure: an object that is needed is not in the store.
+    """
+    merge = merge_trees(store, before, upstream, patch)
+    if not merge.conflicts:
+        return Carried(merge.tree, merge.tree, empty=merge.tree == upstream, notes=merge.notes)
+    found, starts, texts = [], list[tuple[str, Entry | None]](), dict[str, Entry | None]()
+    for conflict in merge.conflicts:
+        one, provisional = _look_into(store, conflict)
+        texts[conflict.path] = provisional
+        starts.append((conflict.path, one.start))
+        # Two sides may agree line by line where trees did not, as after a rename.
+        if one.regions or not one.conflict.textual:
+            found.append(one)
+    known = resolutions or Resolutions()
+    marked, settled = edit_tree(store, merge.tree, starts), list[OpenConflict]()
+    for one in found:
+        resolution = known.get(one.key)
+        after = _apply(store, marked, one, resolution) if resolution is not None else None
+        if after is not None:
+            marked, one = after, replace(one, known=resolution)
+        settled.append(one)
+    left = [(one.path, texts[one.path]) for one in settled if one.known is None]
+    tree = edit_tree(store, marked, left)
+    return Carried(tree, marked, tuple(settled), empty=not left and tree == upstream, notes=merge.notes)
+
+
+def _look_into(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | None]:
+    """The conflict with its markers, and what a provisional tree holds at its path."""
+    if not conflict.textual:
+        start = conflict.patch or conflict.upstream
+        # Deleted upstream and changed by the patch, or the other way round: deleted, for the time being.
+        provisional = conflict.patch if conflict.upstream is not None and conflict.patch is not None else None
+        return OpenConflict(conflict, structural_key(conflict), _at(start, conflict.path)), _at(
+            provisional, conflict.path
+        )
+    assert conflict.upstream is not None
+    assert conflict.patch is not None
+    before, upstream, patch = (
+        store._git("cat-file", "blob", entry.oid) if entry else b""
+        for entry in (conflict.before, conflict.upstream, conflict.patch)
+    )
+    mode = conflict.patch.mode
+    if conflict.before is not None and conflict.patch.mode == conflict.before.mode:
+        mode = conflict.upstream.mode
+    marked = merge_texts(store, before, upstream, patch)
+    if marked.binary:
+        entry = Entry(mode, "blob", conflict.patch.oid, conflict.path)
+        return OpenConflict(replace(conflict, kind="binary"), structural_key(conflict), entry), entry
+    found = tuple(regions(marked.data))
+    start = _entry(store, mode, marked.data, conflict.path)
+    favoured = merge_texts(store, before, upstream, patch, favour_patch=True)
+    return OpenConflict(conflict, identity(found), start, found), _entry(store, mode, favoured.data, conflict.path)
+
+
+def _at(entry: Entry | None, path: str) -> Entry | None:
+    return replace(entry, path=path) if entry is not None else None
+
+
+def _entry(store: Store, mode: str, data: bytes, path: str) -> Entry:
+    return Entry(mode, "blob", store.write_blob(data), path)
+
+
+def _apply(store: Store, tree: str, one: OpenConflict, resolution: Resolution) -> str | None:
+    """The tree with a recorded resolution, or ``None`` if the record does not fit after all."""
+    diff = _at_path(resolution.diff, resolution.path, one.path)
+    with store.index(tree) as index:
+        if diff.strip():
+            try:
+                store.apply_diff(index, diff)
+            except GitFailure:
+                return None
+        after = store.write_index(index)
+    data = store.read_file(after, one.path)
+    if one.regions and data is not None and has_markers(data):
+        return None
+    return after
+
+
+def _at_path(diff: bytes, old: str, new: str) -> bytes:
+    """A recorded diff for a file that has another path by now."""
+    if old == new:
+        return diff
+    was, now = re.escape(old.encode()), new.encode()
+    return re.sub(
+        rb"^(diff --git a/)" + was + rb"( b/)" + was + rb"$|^((?:---|\+\+\+) [ab]/)" + was + rb"(\t?)$",
+        lambda match: match[1] + now + match[2] + now if match[1] else match[3] + now + match[4],
+        diff,
+        flags=re.MULTILINE,
+    )
+
+
+def resolution_of(
+    store: Store, carried: Carried, resolved: str, patch: str, old: str, new: str
+) -> tuple[list[Resolution], list[str]]:
+    """Records of how a person resolved the open conflicts of a change.
+
+    Args:
+        resolved: the tree as the person left it.
+        patch, old, new: what to say in the records: patch name and the upstream commits.
+
+    Returns:
+        the records, and the paths that still hold conflict markers (there are then no records).
+    """
+    left = []
+    for one in carried.open:
+        data = store.read_file(resolved, one.path)
+        if data is not None and has_markers(data):
+            left.append(one.path)
+    if left:
+        return [], left
+    # What a record resolved already is in the start as well: it is not the person's doing.
+    start = carried.marked
+    paths = [one.path for one in carried.open]
+    records = []
+    for number, one in enumerate(carried.open):
+        diff = store.diff(start, resolved, only=[one.path])
+        if number == 0:
+            # What else had to change goes with the first, and only as a whole.
+            diff += store.diff(start, resolved, exclude=paths)
+        records.append(Resolution(one.key, one.path, one.conflict.kind, patch, old, new, diff))
+    return records, []

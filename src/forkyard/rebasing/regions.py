@@ -1,0 +1,68 @@
+"""Reading conflict markers: which lines of which side disagree, and an identity that survives moves within the file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forkyard.gitstore.merging import MARKER_SIZE
+
+_OPEN, _BEFORE, _MIDDLE, _CLOSE = (character * MARKER_SIZE for character in (b"<", b"|", b"=", b">"))
+
+
+@dataclass(frozen=True)
+class Region:
+    """One conflict of a file."""
+
+    line: int
+    """Line of the upstream file it begins at, counted from 1."""
+    upstream: bytes
+    before: bytes
+    patch: bytes
+
+    @property
+    def span(self) -> str:
+        """Its lines in the upstream file, as ``12`` or ``12-15``; ``after 11`` where upstream has none."""
+        count = self.upstream.count(b"\n") + (not self.upstream.endswith(b"\n") if self.upstream else 0)
+        if count == 0:
+            return f"after {self.line - 1}"
+        return str(self.line) if count == 1 else f"{self.line}-{self.line + count - 1}"
+
+
+def regions(marked: bytes) -> list[Region]:
+    """The conflicts of a file as :func:`forkyard.gitstore.merging.merge_texts` marks them."""
+    found: list[Region] = []
+    sides: list[list[bytes]] = []
+    state, number, start = 0, 1, 0
+    for line in marked.splitlines(keepends=True):
+        if state == 0 and _is(line, _OPEN):
+            sides, state, start = [[], [], []], 1, number
+        elif state == 1 and _is(line, _BEFORE):
+            state = 2
+        elif state in (1, 2) and _is(line, _MIDDLE):
+            state = 3
+        elif state == 3 and _is(line, _CLOSE):
+            upstream, before, patch = (b"".join(side) for side in sides)
+            found.append(Region(start, upstream, before, patch))
+            state = 0
+        elif state == 0:
+            number += 1
+        else:
+            sides[state - 1].append(line)
+            number += state == 1
+    return found
+
+
+def _is(line: bytes, mark: bytes) -> bool:
+    return line.startswith(mark) and line[MARKER_SIZE : MARKER_SIZE + 1] in (b"", b" ", b"\n", b"\r")
+
+
+def identity(found: Sequence[Region]) -> str:
+    """sha256 over what the sides say, in order; neither path nor line numbers nor what lies between takes part."""
+    whole = hashlib.sha256(b"regions\0")
+    for region in found:
+        for side in (region.upstream, region.before, region.patch):
+            whole.update(len(side).to_bytes(8, "little"))
+            whole.update(side)
+    return whole.hexdigest()
