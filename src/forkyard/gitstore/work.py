@@ -13,9 +13,11 @@ from pathlib import Path
 
 from forkyard.cache import explained
 from forkyard.errors import SourceError
-from forkyard.gitstore.formats import Entry
+from forkyard.gitstore.formats import COMMITTER, Entry
 from forkyard.gitstore.running import Repository
 from forkyard.gitstore.store import Store
+
+_NOBODY = {"NAME": COMMITTER[0], "EMAIL": COMMITTER[1], "DATE": "2000-01-01T00:00:00+00:00"}
 
 
 class WorkRepository(Repository):
@@ -118,6 +120,18 @@ class WorkRepository(Repository):
         executable = {entry.path for _, entry in stages if entry.mode == "100755"}
         for path in executable & set(files):
             (self.path / path).chmod(0o755)
+
+    def bring(self, store: Store, *wanted: str) -> None:
+        """Copy commits, with all they are made on, from the store."""
+        self._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(store.path), *wanted, timeout_s=600.0)
+
+    def keep_snapshot(self) -> str:
+        """A commit of the work tree as it lies there now, on HEAD, kept under ``refs/forkyard/snapshot``."""
+        env = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _NOBODY.items()}
+        commit = self._git("commit-tree", self.snapshot(), "-p", "HEAD", stdin=b"snapshot\n", env=env)
+        name = commit.decode("ascii").strip()
+        self._git("update-ref", "refs/forkyard/snapshot", name)
+        return name
 
     def snapshot(self) -> str:
         """Tree id of the work tree as it lies there now, ignored files left out; nothing of the person's is changed."""

@@ -1,0 +1,189 @@
+"""Replaying series on a new base: all patches in one run, whatever happens to each.
+
+The series are first applied exactly on the old base. So every blob a three-way merge needs is in the store, and each
+patch is carried over by what it changes and not by where its context happens to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+from forkyard.gitstore import GitFailure, Store
+from forkyard.gitstore.history import CommitFacts, changed_paths, commits, is_ancestor, patch_ids, touching
+from forkyard.rebasing.carrying import Carried, carry
+from forkyard.rebasing.culprits import Culprit, find_culprit
+from forkyard.rebasing.resolutions import Resolutions
+from forkyard.rebasing.verdicts import MERGED, Verdict, judge
+from forkyard.stacks.applying import AppliedPatch, PatchedTree, base_commit
+
+CLEAN, RESOLVED, CONFLICT, DROPPED = "clean", "resolved", "conflict", "dropped"
+
+
+@dataclass(frozen=True)
+class Base:
+    """An upstream commit that series stand on."""
+
+    commit: str
+    tree: str
+    date: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one patch."""
+
+    stack: str
+    name: str
+    subject: str
+    status: str
+    """``clean``, ``resolved`` (from records), ``conflict``, ``dropped`` (by a person, or nothing is left of it)."""
+    verdict: Verdict
+    commit: str
+    """The new commit; the one before where the patch was dropped."""
+    before: str
+    """Tree the patch was carried onto."""
+    carried: Carried | None = None
+    culprits: tuple[Culprit, ...] = ()
+    follows_conflict: bool = False
+    """A patch before it conflicts, so this was tried on a provisional tree."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Stack and patch name."""
+        return self.stack, self.name
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A whole replay."""
+
+    old: PatchedTree
+    base: str
+    """The commit made from the new base's tree."""
+    outcomes: tuple[Outcome, ...]
+    tree: str
+    """Tree after the last patch; provisional while there are conflicts."""
+    chain: tuple[tuple[str, str, CommitFacts], ...] = ()
+    """Stack, patch name and new commit of every patch that is kept, in order."""
+    history: bool = False
+    """Whether upstream's commits between the bases are known."""
+
+    @property
+    def conflicts(self) -> tuple[Outcome, ...]:
+        """Patches that wait for a person."""
+        return tuple(one for one in self.outcomes if one.status == CONFLICT)
+
+
+def replay(
+    store: Store,
+    family: str,
+    old: PatchedTree,
+    old_base: Base,
+    new_base: Base,
+    resolutions: Callable[[str], Resolutions],
+    *,
+    dropped: Collection[tuple[str, str]] = (),
+    retire: bool = False,
+    blame: bool = True,
+    progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
+) -> Replay:
+    """Carry every patch of ``old`` over to ``new_base``.
+
+    Args:
+        resolutions: the records of a stack.
+        dropped: patches (stack, name) to leave out.
+        retire: leave out patches whose verdict is that they can go, too.
+        blame: look for the upstream commits that cause conflicts, where history is known.
+
+    Raises:
+        GitFailure: objects are missing.
+    """
+    history = _History(store, old_base.commit, new_base.commit)
+    same = history.same_changes([patch.commit for patch in old.patches])
+    base = base_commit(store, family, new_base.commit, new_base.date, new_base.tree)
+    commit, tree, provisional = base, new_base.tree, False
+    before = old_base.tree
+    outcomes: list[Outcome] = []
+    chain: list[tuple[str, str, CommitFacts]] = []
+    facts = {one.commit: one for one in commits(store, f"{old.base}..{old.commit}")} if old.patches else {}
+    for number, patch in enumerate(old.patches):
+        progress(number, len(old.patches), patch.name)
+        carried = carry(store, before, tree, patch.tree, resolutions(patch.stack))
+        verdict = judge(
+            store, patch.trailers.retire_when, old_base.tree, new_base.tree, empty=carried.empty,
+            resolved=bool(carried.conflicts), same_upstream=same.get(patch.commit), reachable=history.reachable, was_reachable=history.was_reachable,
+        )  # fmt: skip
+        goes = (
+            carried.empty
+            or verdict.word == MERGED
+            or (retire and verdict.retires)
+            or (patch.stack, patch.name) in dropped
+        )
+        status = DROPPED if goes else carried.status
+        made = facts[patch.commit]
+        if not goes:
+            commit = store.commit(carried.tree, commit, made.author, made.message.encode("utf-8", "surrogateescape"))
+            chain.append((patch.stack, patch.name, replace(made, commit=commit, tree=carried.tree)))
+        outcome = Outcome(
+            patch.stack, patch.name, patch.subject, status, verdict, commit, tree, carried, follows_conflict=provisional
+        )
+        if status == CONFLICT and blame and history.known:
+            outcome = replace(outcome, culprits=_culprits(store, old_base, new_base, before, patch, carried))
+        outcomes.append(outcome)
+        provisional = provisional or status == CONFLICT
+        tree = tree if goes else carried.tree
+        before = patch.tree
+    progress(len(old.patches), len(old.patches), "")
+    return Replay(old, base, tuple(outcomes), tree, tuple(chain), history.known)
+
+
+def _culprits(
+    store: Store, old: Base, new: Base, before: str, patch: AppliedPatch, carried: Carried
+) -> tuple[Culprit, ...]:
+    found = []
+    for one in carried.open:
+        culprit = find_culprit(store, old.commit, new.commit, one.path, before, patch.tree)
+        if culprit is not None:
+            found.append(culprit)
+    return tuple(found)
+
+
+class _History:
+    """What is known of upstream's commits between two bases."""
+
+    def __init__(self, store: Store, old: str, new: str) -> None:
+        self._store, self._old, self._new = store, old, new
+        try:
+            self.known = old != new and is_ancestor(store, old, new)
+        except GitFailure:
+            self.known = False
+
+    def same_changes(self, ours: list[str]) -> Mapping[str, str]:
+        """Our commit -> the upstream commit with the same patch id."""
+        if not self.known or not ours:
+            return {}
+        mine = patch_ids(self._store, ours)
+        paths = sorted({path for commit in ours for path in changed_paths(self._store, f"{commit}^", commit)})
+        theirs = patch_ids(self._store, touching(self._store, self._old, self._new, paths))
+        by_id = {patch: commit for commit, patch in theirs.items()}
+        return {commit: by_id[patch] for commit, patch in mine.items() if patch in by_id}
+
+    def reachable(self, commit: str) -> bool | None:
+        """Whether the new base contains a commit."""
+        return self._contains(self._new, commit)
+
+    def was_reachable(self, commit: str) -> bool | None:
+        """Whether the old base contains a commit."""
+        return self._contains(self._old, commit)
+
+    def _contains(self, tip: str, commit: str) -> bool | None:
+        if tip.startswith(commit):
+            return True
+        try:
+            if is_ancestor(self._store, commit, tip):
+                return True
+        except GitFailure:
+            return None
+        # A shallow store may have cut off where it would be.
+        return None if (self._store.path / "shallow").exists() else False
