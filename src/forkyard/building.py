@@ -148,10 +148,19 @@ def build(
             with _timed(seconds, "tree"):
                 checkout = stack.enter_context(
                     checked_out(
-                        plan.recipe, plan.workspace, obtained, plan.stacks, plan.toolchain.sha256, cache, reporter
+                        plan.recipe,
+                        plan.workspace,
+                        obtained,
+                        plan.stacks,
+                        plan.toolchain.sha256,
+                        cache,
+                        reporter,
+                        plan.usual,
                     )
                 )
-            check_lock(plan.recipe, obtained, plan.stacks, checkout.patched, reporter, strict=locked)
+            if all(stack.limit is None for stack in plan.stacks):
+                # The beginning of a series is nobody's lock.
+                check_lock(plan.recipe, obtained, plan.stacks, checkout.patched, reporter, strict=locked)
             launcher = _ccache(use_ccache)
             with _timed(seconds, "project"):
                 project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher)

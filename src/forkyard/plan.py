@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from forkyard.recipes import (
 )
 from forkyard.sources import Obtained, recorded
 from forkyard.stacks import Stack, load_stacks
+from forkyard.stacks.combining import at_home, missing_homes
 from forkyard.toolchain import Toolchain, native_features
 from forkyard.trees import pin_label
 
@@ -53,6 +54,8 @@ class Plan:
     workspace: str
     inputs: dict[str, Any]
     """Everything the key is computed from."""
+    usual: tuple[Stack, ...] | None = None
+    """The recipe's own stacks, where those chosen are others and have to be carried over from where they are exact."""
 
     @property
     def key(self) -> str:
@@ -151,12 +154,12 @@ def make_plan(
     root: Path,
     toolchain: Toolchain,
     *,
-    stacks: Sequence[str] | None = None,
+    stacks: Sequence[str] | Sequence[Stack] | None = None,
 ) -> Plan:
     """Decide everything about one payload. Reads files and asks the compiler; fetches and builds nothing.
 
     Args:
-        stacks: instead of the recipe's own.
+        stacks: instead of the recipe's own: names, or stacks as they are, say the beginning of a series.
 
     Raises:
         RecipeError: names that lead nowhere, or options that contradict each other.
@@ -164,7 +167,8 @@ def make_plan(
     """
     host = native_features(toolchain) if variants.get(variant).native else None
     resolved = resolve(variants, variant, recipe.family, host)
-    chosen = load_stacks(root, recipe.stacks if stacks is None else stacks, recipe.family)
+    chosen = _chosen(recipe, root, stacks)
+    usual = None if stacks is None or not chosen else _usual(recipe, root, chosen)
     options = configure_options(recipe, resolved)
     if "GGML_OPENMP" in options and options["GGML_OPENMP"] == "ON" and toolchain.openmp is None:
         msg = "the compiler has no OpenMP library to put into the wheel"
@@ -207,6 +211,12 @@ def make_plan(
         | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
         "logic": logic_digest(root),
     }
+    if usual is not None:
+        # What a patch is carried over from decides what it becomes.
+        inputs["homes"] = {
+            "stacks": [_stack_digest(stack, recipe.family) for stack in missing_homes(usual, chosen)],
+            "logic": _combining_digest(),
+        }
     return Plan(
         recipe=recipe,
         variant=resolved,
@@ -218,7 +228,19 @@ def make_plan(
         cpu_flags=tuple(resolved.flags),
         workspace=workspace_of(recipe, root),
         inputs=inputs,
+        usual=usual,
     )
+
+
+def _chosen(recipe: Recipe, root: Path, stacks: Sequence[str] | Sequence[Stack] | None) -> list[Stack]:
+    made = [stack for stack in stacks or () if isinstance(stack, Stack)]
+    names = recipe.stacks if stacks is None else [name for name in stacks if isinstance(name, str)]
+    return made or load_stacks(root, names, recipe.family)
+
+
+def _usual(recipe: Recipe, root: Path, chosen: Sequence[Stack]) -> tuple[Stack, ...] | None:
+    usual = load_stacks(root, recipe.stacks, recipe.family)
+    return None if at_home(usual, chosen) else tuple(usual)
 
 
 def _without_secrets(source: dict[str, Any]) -> dict[str, Any]:
@@ -243,11 +265,18 @@ def _absent_digest(recipe: Recipe) -> str:
 
 def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
     files = sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
+    patches = stack.series(family).patches
+    if stack.limit is not None and len(patches) < len(replace(stack, limit=None).series(family).patches):
+        # A later patch's file is not part of what is built.
+        declared = [added_sources(patch.data) for patch in patches]
+        if None not in declared:
+            wanted = {stack.src / name for names in declared for name in names or ()}
+            files = [path for path in files if path in wanted]
     return {
         "name": stack.name,
         "title": stack.about.title,
         "capability": stack.about.capability,
-        "patches": [[patch.name, patch.sha256] for patch in stack.series(family).patches],
+        "patches": [[patch.name, patch.sha256] for patch in patches],
         "files": [
             [
                 path.relative_to(stack.src).as_posix(),
@@ -257,6 +286,21 @@ def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
             for path in files
         ],
     }
+
+
+def added_sources(data: bytes) -> list[str] | None:
+    """Whole files a patch may add, by path below ``src``, told without git; ``None`` if its message is encoded."""
+    message = re.split(rb"^(?:---|diff --git )", data, maxsplit=1, flags=re.MULTILINE)[0]
+    if re.search(rb"^Content-Transfer-Encoding:(?! *(?:8bit|7bit) *$)", message, re.MULTILINE | re.IGNORECASE):
+        return None
+    values = re.findall(rb"^[ \t]*Adds-Files: (.*)$", message, re.MULTILINE)
+    return [value.decode("utf-8", "surrogateescape").partition("->")[0].strip() for value in values]
+
+
+@functools.lru_cache(maxsize=1)
+def _combining_digest() -> str:
+    source = Path(__file__).parent / "stacks" / "combining.py"
+    return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 _DECIDING = ("building", "manifest", "packing", "process", "project", "runner", "sbom", "trees")

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from forkyard.cache import Cache, write_atomic
 from forkyard.console import Reporter
-from forkyard.errors import SourceError
+from forkyard.errors import PatchError, SourceError
 from forkyard.gitstore import Store
 from forkyard.locks import hold
 from forkyard.recipes import Recipe, RegistrySource, load_absent
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree, Stack, apply_stacks
+from forkyard.stacks.combining import at_home, combine_stacks
 
 # ik_llama.cpp's build writes this into its source tree; removing it would relink every tool each time.
 _WRITTEN_BY_BUILD = ("common/build-info.cpp",)
@@ -34,15 +35,31 @@ class Checkout:
     """Hand this to compilers: while they live, nobody changes the folder."""
 
 
-def patch(recipe: Recipe, obtained: Obtained, stacks: Sequence[Stack], cache: Cache) -> PatchedTree:
+def patch(
+    recipe: Recipe,
+    obtained: Obtained,
+    stacks: Sequence[Stack],
+    cache: Cache,
+    usual: Sequence[Stack] | None = None,
+) -> PatchedTree:
     """Apply the stacks to the obtained pin, in the object store.
 
+    Args:
+        usual: the recipe's own stacks. Patches that are not exact without stacks they are usually applied after are
+            then carried over by a three-way merge; without it every patch must apply exactly.
+
     Raises:
-        PatchError: a patch is malformed or does not apply exactly.
+        PatchError: a patch is malformed, does not apply exactly, or conflicts with what it is carried over to.
     """
     store = Store(cache.store(recipe.family))
+    facts = (store, recipe.family, obtained.commit, obtained.date, obtained.tree)
     with hold(cache.locks / f"store-{recipe.family}.lock"):
-        patched = apply_stacks(store, recipe.family, obtained.commit, obtained.date, obtained.tree, stacks)
+        try:
+            patched = apply_stacks(*facts, stacks)
+        except PatchError:
+            if usual is None or at_home(usual, stacks):
+                raise
+            patched = combine_stacks(*facts, usual, stacks)
         store.pin_object(patched.commit, f"patched/{patched.commit}")
     return patched
 
@@ -56,6 +73,7 @@ def checked_out(
     toolchain: str,
     cache: Cache,
     reporter: Reporter,
+    usual: Sequence[Stack] | None = None,
 ) -> Iterator[Checkout]:
     """The patched tree in its folder, every file hashed against its object id, unchanged for the length of the block.
 
@@ -64,6 +82,7 @@ def checked_out(
     Args:
         workspace: name of the folder in the cache.
         toolchain: identity of the compiler; files a build writes into the tree do not survive a change of it.
+        usual: see :func:`patch`.
 
     Raises:
         PatchError, SourceError, StorageError: see :func:`patch` and the object store.
@@ -72,7 +91,7 @@ def checked_out(
     with reporter.step(
         f"applying {sum(len(s.series(recipe.family).patches) for s in stacks)} patches to {recipe.name}"
     ):
-        patched = patch(recipe, obtained, stacks, cache)
+        patched = patch(recipe, obtained, stacks, cache, usual)
         tree = store.without(patched.tree, {*declared_absent(recipe), *obtained.absent})
     folder, index = cache.tree(workspace), cache.tree_index(workspace)
     stamp = index.with_suffix(".stamp")

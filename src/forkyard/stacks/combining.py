@@ -8,12 +8,12 @@ is applied as a three-way merge with its home as the base, which is clean or an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from forkyard.errors import PatchError
+from forkyard.errors import PatchError, RecipeError
 from forkyard.gitstore import Store
 from forkyard.gitstore.merging import merge_trees
-from forkyard.stacks.applying import AppliedPatch, PatchedTree, apply_stacks, base_commit
+from forkyard.stacks.applying import AppliedPatch, Chain, PatchedTree, base_commit
 from forkyard.stacks.model import Stack, WholeFile
 
 
@@ -27,15 +27,33 @@ def home_of(stack: Stack, usual: Sequence[Stack], known: Sequence[Stack]) -> lis
     names = [one.name for one in usual]
     if stack.name in names:
         return list(usual[: names.index(stack.name)])
-    wanted: set[str] = set()
-    todo = list(stack.about.requires)
+    wanted = required_by([stack], known) - {stack.name}
+    return [one for one in known if one.name in wanted]
+
+
+def required_by(stacks: Sequence[Stack], known: Sequence[Stack]) -> set[str]:
+    """Names of the stacks that some stacks require, directly or not, as far as they are among ``known``."""
     by_name = {one.name: one for one in known}
+    wanted: set[str] = set()
+    todo = [name for stack in stacks for name in stack.about.requires]
     while todo:
         name = todo.pop()
         if name not in wanted and name in by_name:
             wanted.add(name)
             todo += by_name[name].about.requires
-    return [one for one in known if one.name in wanted]
+    return wanted
+
+
+def at_home(usual: Sequence[Stack], chosen: Sequence[Stack]) -> bool:
+    """Whether every one of the chosen stacks stands where its patches are exact."""
+    return all(_names(home_of(stack, usual, chosen)) == _names(chosen[:number]) for number, stack in enumerate(chosen))
+
+
+def missing_homes(usual: Sequence[Stack], chosen: Sequence[Stack]) -> list[Stack]:
+    """The recipe's stacks that are not chosen, but stand before one that is: where chosen patches are carried from."""
+    names, here = _names(usual), set(_names(chosen))
+    last = max((names.index(name) for name in here if name in names), default=-1)
+    return [stack for stack in usual[: last + 1] if stack.name not in here]
 
 
 def combine_stacks(
@@ -55,44 +73,112 @@ def combine_stacks(
 
     Raises:
         PatchError: a patch is not exact at home, or conflicts here.
+        RecipeError: stacks require each other.
     """
     base = base_commit(store, family, pin, date, tree)
-    commit, current = base, tree
-    applied: list[AppliedPatch] = []
-    files: dict[str, tuple[WholeFile, ...]] = {}
-    for stack in chosen:
-        home = apply_stacks(store, family, pin, date, tree, [*home_of(stack, usual, chosen), stack])
-        own = [patch for patch in home.patches if patch.stack == stack.name]
-        before = _before(home, stack, tree)
-        for patch in own:
-            merge = merge_trees(store, before, current, patch.tree)
+    ground = PatchedTree(base, base, tree)
+    return _Combining(store, family, ground, tuple(usual), tuple(chosen)).after(tuple(chosen))
+
+
+class _Combining:
+    """Trees after some stacks, each made once."""
+
+    def __init__(
+        self, store: Store, family: str, ground: PatchedTree, usual: tuple[Stack, ...], known: tuple[Stack, ...]
+    ) -> None:
+        self._store, self._family, self._usual, self._known = store, family, usual, known
+        self._done: dict[tuple[str, ...], PatchedTree] = {(): ground}
+        self._wanted: list[tuple[str, ...]] = []
+
+    def after(self, stacks: tuple[Stack, ...]) -> PatchedTree:
+        """The tree after these stacks in this order."""
+        names = tuple(_names(stacks))
+        if names in self._done:
+            return self._done[names]
+        if names in self._wanted:
+            msg = f"stacks {' and '.join(sorted(set(names)))} require each other"
+            raise RecipeError(msg, next_step="take one of them out of the other's `requires` in its stack.toml")
+        self._wanted.append(names)
+        *before, stack = stacks
+        ground = self.after(tuple(before))
+        home = tuple(home_of(stack, self._usual, self._known))
+        if _names(home) == list(names[:-1]):
+            done = self._exact(ground, stack)
+        else:
+            done = self._carried(ground, stack, self.after(home), self.after((*home, stack)))
+        self._wanted.pop()
+        self._done[names] = done
+        return done
+
+    def _exact(self, ground: PatchedTree, stack: Stack) -> PatchedTree:
+        applied: list[AppliedPatch] = []
+        added: list[WholeFile] = []
+        with Chain.on(self._store, ground.commit, ground.tree) as chain:
+            for patch in stack.series(self._family).patches:
+                done, new = chain.add_patch(stack, patch)
+                applied.append(done)
+                added += new
+            chain.check_exports()
+            return _grown(ground, stack, chain.commit, chain.tree, applied, added)
+
+    def _carried(self, ground: PatchedTree, stack: Stack, home: PatchedTree, at_home: PatchedTree) -> PatchedTree:
+        commit, current, before = ground.commit, ground.tree, home.tree
+        data = {patch.name: patch.data for patch in stack.series(self._family).patches}
+        applied: list[AppliedPatch] = []
+        for patch in at_home.patches:
+            if patch.stack != stack.name:
+                continue
+            merge = merge_trees(self._store, before, current, patch.tree)
             if merge.conflicts:
                 first = merge.conflicts[0]
-                msg = f"{stack.name}/{patch.name} does not apply without the stacks it was made on"
-                raise PatchError(
-                    msg,
-                    where=first.path,
-                    why=first.message or first.kind,
-                    next_step=f"add {_missing(home, stack, chosen)} to the chosen stacks, "
-                    f"or name what it needs in {stack.name}'s `requires`",
+                there = {one.stack for one in ground.patches}
+                lacks = [name for name in home.files if name not in there]
+                beyond = [name for name in ground.files if name not in home.files]
+                raise _Conflict(f"{stack.name}/{patch.name}", lacks, beyond).error(
+                    first.path, first.message or first.kind, stack.name
                 )
-            author, message, _ = store.mail_info(_data(stack, family, patch.name))
-            commit, current, before = store.commit(merge.tree, commit, author, message), merge.tree, patch.tree
+            author, message, _ = self._store.mail_info(data[patch.name])
+            commit, current = self._store.commit(merge.tree, commit, author, message), merge.tree
+            before = patch.tree
             applied.append(replace(patch, commit=commit, tree=current))
-        files[stack.name] = home.files[stack.name]
-    return PatchedTree(base, commit, current, tuple(applied), files)
+        return _grown(ground, stack, commit, current, applied, at_home.files[stack.name])
 
 
-def _before(home: PatchedTree, stack: Stack, tree: str) -> str:
-    earlier = [patch for patch in home.patches if patch.stack != stack.name]
-    return earlier[-1].tree if earlier else tree
+@dataclass(frozen=True)
+class _Conflict:
+    """A patch that cannot be carried from its home to where it is wanted."""
+
+    label: str
+    lacks: list[str]
+    """Stacks of its home that are not there."""
+    beyond: list[str]
+    """Stacks that are there and not at its home."""
+
+    def error(self, where: str, why: str, stack: str) -> PatchError:
+        if self.lacks:
+            msg = f"{self.label} does not apply without {' and '.join(self.lacks)}"
+            step = (
+                f"add {' or '.join(self.lacks)} to the chosen stacks; "
+                f"a stack it cannot do without belongs in {stack}'s `requires`"
+            )
+        else:
+            msg = f"{self.label} does not apply together with {' and '.join(self.beyond) or 'the others'}"
+            step = f"take one of them out, or name the other in {stack}'s `requires` and refresh it on top"
+        return PatchError(msg, where=where, why=why, next_step=step)
 
 
-def _data(stack: Stack, family: str, name: str) -> bytes:
-    return next(patch.data for patch in stack.series(family).patches if patch.name == name)
+def _grown(
+    ground: PatchedTree,
+    stack: Stack,
+    commit: str,
+    tree: str,
+    applied: Sequence[AppliedPatch],
+    added: Sequence[WholeFile],
+) -> PatchedTree:
+    return PatchedTree(
+        ground.base, commit, tree, (*ground.patches, *applied), {**ground.files, stack.name: tuple(added)}
+    )
 
 
-def _missing(home: PatchedTree, stack: Stack, chosen: Sequence[Stack]) -> str:
-    here = {one.name for one in chosen}
-    names = [name for name in home.files if name != stack.name and name not in here]
-    return " or ".join(names) or "another stack"
+def _names(stacks: Sequence[Stack]) -> list[str]:
+    return [stack.name for stack in stacks]

@@ -10,9 +10,10 @@ from packaging.version import Version
 
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError
-from forkyard.plan import check_obtained, origin_of, workspace_of
+from forkyard.plan import added_sources, check_obtained, origin_of, workspace_of
 from forkyard.recipes import load_recipe
 from forkyard.sources import Obtained
+from forkyard.stacks import load_stacks
 
 PlanOf = Callable[..., Any]
 
@@ -239,3 +240,54 @@ def test_a_secret_in_a_source_is_not_in_what_goes_into_the_wheel(project_root: P
     secret = 'kind = "git"\nurl = "https://me:hunter2@a.example/b"'
     change(project_root / "recipes" / "mine.toml", 'kind = "local"\npath = "clone"', secret)
     assert origin_of(load_recipe("mine", project_root)) == {"kind": "git", "location": "https://***@a.example/b"}
+
+
+# -- parts of stacks, and others than the recipe's ----------------------------------------------------------
+
+
+def message(adds: str = "", encoding: str = "") -> bytes:
+    return f"Subject: x\n{encoding}\nWhy.\n\nUpstream-Status: Pending\n{adds}\ndiff --git a/x b/x\n".encode()
+
+
+def test_the_beginning_of_a_series_has_a_key_of_its_own(project_root: Path, plan_of: PlanOf, add_stack: Any) -> None:
+    patches = {"a.patch": message("Adds-Files: one.c\n"), "b.patch": message("Adds-Files: two.c -> t.c\n")}
+    folder = add_stack(project_root, "part", patches=patches, files={"one.c": b"1", "two.c": b"2"})
+    (stack,) = load_stacks(project_root, ["part"], "llama.cpp")
+
+    def keys() -> list[str]:
+        return [plan_of(stacks=[stack.first(count)]).key for count in (1, 2)] + [plan_of(stacks=["part"]).key]
+
+    first, second, whole = before = keys()
+    assert first != second == whole
+    (folder / "src" / "two.c").write_bytes(b"22")
+    after = keys()
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, False, False]
+    (folder / "llama.cpp" / "b.patch").write_bytes(patches["b.patch"] + b" ")
+    assert keys()[0] == first
+    (folder / "src" / "one.c").write_bytes(b"11")
+    assert keys()[0] != first
+
+
+def test_files_a_patch_adds_are_read_from_its_message_alone() -> None:
+    assert added_sources(message("Adds-Files: a b.c -> x/a b.c\nAdds-Files: c.c\n")) == ["a b.c", "c.c"]
+    assert added_sources(message() + b"+Adds-Files: no.c\n Adds-Files: no.c\n") == []
+    assert added_sources(message("Adds-Files: c.c\n", "Content-Transfer-Encoding: 8bit\n")) == ["c.c"]
+    assert added_sources(message("", "Content-Transfer-Encoding: base64\n")) is None
+
+
+def test_what_a_patch_is_carried_over_from_is_part_of_the_key(
+    project_root: Path, plan_of: PlanOf, add_stack: Any
+) -> None:
+    for name in "abc":
+        add_stack(project_root, name, patches={f"{name}.patch": message()})
+    change(project_root / "recipes" / "mine.toml", "stacks = []", 'stacks = ["a", "b", "c"]')
+    assert plan_of().usual is None
+    assert plan_of(stacks=["a", "b", "c"]).key == plan_of().key
+    assert plan_of(stacks=["a", "b"]).usual is None
+    assert plan_of(stacks=[]).usual is None
+    apart = plan_of(stacks=["a", "c"])
+    assert [stack.name for stack in apart.usual] == ["a", "b", "c"]
+    beginning = plan_of(stacks=["a"]).key
+    (project_root / "patches" / "b" / "llama.cpp" / "b.patch").write_bytes(message() + b"more\n")
+    assert plan_of(stacks=["a", "c"]).key != apart.key
+    assert plan_of(stacks=["a"]).key == beginning
