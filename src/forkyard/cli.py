@@ -11,6 +11,7 @@ from forkyard import __version__
 from forkyard import doctor as doctoring
 from forkyard.cache import Cache
 from forkyard.commands.answering import answers, choices, sources, stack_names_of
+from forkyard.commands.rebase import rebase
 from forkyard.console import Console
 from forkyard.errors import UsageError
 from forkyard.locking import lock_recipe
@@ -233,6 +234,9 @@ def schema(console: Console, name: str | None) -> None:
         msg = f"there is no schema {name!r}"
         raise UsageError(msg, next_step=f"choose from {', '.join(SCHEMAS)}")
     console.result(schema_document(name), schema_text(name))
+
+
+main.add_command(rebase)
 
 
 if __name__ == "__main__":

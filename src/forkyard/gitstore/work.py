@@ -125,6 +125,11 @@ class WorkRepository(Repository):
         """Copy commits, with all they are made on, from the store."""
         self._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(store.path), *wanted, timeout_s=600.0)
 
+    def unmerged(self) -> set[str]:
+        """Paths the person has neither added nor removed since the conflict was shown."""
+        output = self._git("ls-files", "--unmerged", "-z").decode("utf-8", "surrogateescape")
+        return {record.split("\t", 1)[1] for record in output.split("\0") if record}
+
     def keep_snapshot(self) -> str:
         """A commit of the work tree as it lies there now, on HEAD, kept under ``refs/forkyard/snapshot``."""
         env = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _NOBODY.items()}

@@ -13,7 +13,7 @@ from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.formats import Entry
 from forkyard.gitstore.merging import Conflict, edit_tree, has_markers, merge_texts, merge_trees
 from forkyard.rebasing.regions import Region, identity, regions
-from forkyard.rebasing.resolutions import Resolution, Resolutions, structural_key
+from forkyard.rebasing.resolutions import DELETED, EDITED, Resolution, Resolutions, structural_key
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def _entry(store: Store, mode: str, data: bytes, path: str) -> Entry:
 def _apply(store: Store, tree: str, one: OpenConflict, resolution: Resolution) -> str | None:
     """The tree with a recorded resolution, or ``None`` if the record does not fit after all."""
     diff = _at_path(resolution.diff, resolution.path, one.path)
+    if resolution.result == DELETED:
+        tree = edit_tree(store, tree, [(one.path, None)])
     with store.index(tree) as index:
         if diff.strip():
             try:
@@ -180,9 +182,12 @@ def resolution_of(
     paths = [one.path for one in carried.open]
     records = []
     for number, one in enumerate(carried.open):
-        diff = store.diff(start, resolved, only=[one.path])
+        # A deleted file says it in a word; its diff would be all of upstream's text.
+        deleted = store.read_file(resolved, one.path) is None
+        diff = b"" if deleted else store.diff(start, resolved, only=[one.path])
         if number == 0:
             # What else had to change goes with the first, and only as a whole.
             diff += store.diff(start, resolved, exclude=paths)
-        records.append(Resolution(one.key, one.path, one.conflict.kind, patch, old, new, diff))
+        result = DELETED if deleted else EDITED
+        records.append(Resolution(one.key, one.path, one.conflict.kind, patch, old, new, result, diff))
     return records, []

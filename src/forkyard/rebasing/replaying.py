@@ -111,15 +111,18 @@ def replay(
         progress(number, len(old.patches), patch.name)
         carried = carry(store, before, tree, patch.tree, resolutions(patch.stack))
         verdict = judge(
-            store, patch.trailers.retire_when, old_base.tree, new_base.tree, empty=carried.empty,
-            resolved=bool(carried.conflicts), same_upstream=same.get(patch.commit), reachable=history.reachable, was_reachable=history.was_reachable,
-        )  # fmt: skip
-        goes = (
-            carried.empty
-            or verdict.word == MERGED
-            or (retire and verdict.retires)
-            or (patch.stack, patch.name) in dropped
+            store,
+            patch.trailers.retire_when,
+            old_base.tree,
+            new_base.tree,
+            empty=carried.empty,
+            resolved=bool(carried.conflicts),
+            same_upstream=same.get(patch.commit),
+            reachable=history.reachable,
+            was_reachable=history.was_reachable,
         )
+        unwanted = verdict.word == MERGED or (retire and verdict.retires)
+        goes = carried.empty or unwanted or (patch.stack, patch.name) in dropped
         status = DROPPED if goes else carried.status
         made = facts[patch.commit]
         if not goes:

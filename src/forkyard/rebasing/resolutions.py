@@ -20,7 +20,8 @@ from forkyard.gitstore.merging import Conflict
 FOLDER = "resolutions"
 _SUFFIX = ".resolution"
 _HEAD = "forkyard-resolution 1"
-_FIELDS = ("key", "path", "kind", "patch", "from", "to")
+_FIELDS = ("key", "path", "kind", "patch", "from", "to", "result")
+EDITED, DELETED = "edited", "deleted"
 _LARGEST = 4 << 20
 
 
@@ -36,6 +37,8 @@ class Resolution:
     old: str
     new: str
     """The upstream commits it arose between: for people, not compared."""
+    result: str
+    """``edited``, or ``deleted``: what became of the file at ``path``."""
     diff: bytes
     """From the file with markers (or the patch's version, where lines cannot be merged) to the resolved file; may
     change other files of the tree as well. Empty where what the merge left is right."""
@@ -47,7 +50,7 @@ class Resolution:
 
     def render(self) -> bytes:
         """The record as it is kept."""
-        values = (self.key, self.path, self.kind, self.patch, self.old, self.new)
+        values = (self.key, self.path, self.kind, self.patch, self.old, self.new, self.result)
         lines = [_HEAD, *(f"{name} {value}" for name, value in zip(_FIELDS, values, strict=True)), "", ""]
         return "\n".join(lines).encode("utf-8", "surrogateescape") + self.diff
 
@@ -72,9 +75,7 @@ def parse(data: bytes, where: str) -> Resolution:
         raise PatchError(
             msg, where=where, why=f"it begins with {data[:40]!r}", next_step="delete the file; the conflict comes back"
         )
-    return Resolution(
-        fields["key"], fields["path"], fields["kind"], fields["patch"], fields["from"], fields["to"], diff
-    )
+    return Resolution(*(fields[name] for name in _FIELDS), diff=diff)
 
 
 def structural_key(conflict: Conflict) -> str:

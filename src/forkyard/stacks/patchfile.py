@@ -74,6 +74,12 @@ def _added_file(value: str, where: str) -> AddedFile:
     return AddedFile(source, target)
 
 
+def added_file_sources(patch: bytes) -> tuple[str, ...]:
+    """Paths below ``src`` that a patch file's trailers name, without checking anything else about it."""
+    found = re.findall(rb"^Adds-Files: (.*?)(?:->|$)", patch.split(b"\ndiff --git ", 1)[0], re.MULTILINE)
+    return tuple(value.strip().decode("utf-8", "replace") for value in found)
+
+
 def check_hunks(diff: bytes, where: str) -> int:
     """Check that every hunk holds exactly the lines its header counts.
 
