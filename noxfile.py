@@ -66,6 +66,39 @@ for _variant in _variants():
     _define_build(_variant)
 
 
+# Session -> the words of the forkyard command it runs, and what it is for.
+_COMMANDS = {
+    "stack-new": (["stack", "new"], "Begin a stack: nox -s stack-new -- NAME --engine llama.cpp ..."),
+    "stack-edit": (["stack", "edit"], "Work on a stack's patches as commits: nox -s stack-edit -- NAME --engine E."),
+    "stack-refresh": (["stack", "refresh"], "Write the commits of stack-edit back: nox -s stack-refresh -- NAME ..."),
+    "stack-export": (["stack", "export"], "Write a stack's patches anew, or --check them."),
+    "stack-import": (["stack", "import"], "Turn patches into commits, or add mailed patches to a stack."),
+    "stack-from-branch": (
+        ["stack", "from-branch"],
+        "Turn somebody's fork into a stack: -- REPO BRANCH.",
+    ),
+    "stack-lint": (["stack", "lint"], "Check all patches and stack descriptions."),
+    "stack-verify": (["stack", "verify"], "Build and test every prefix of every series, and the combinations."),
+    "rebase": (["rebase"], "Move an engine's stacks: nox -s rebase -- llama.cpp --to latest."),
+    "range-diff": (["range-diff"], "Compare two revisions of a stack: nox -s range-diff -- STACK REV1 REV2."),
+    "pr": (["pr"], "Prepare, never submit, a pull request: nox -s pr -- STACK ENGINE."),
+    "pr-status": (["pr-status"], "Read where the stacks' pull requests stand."),
+    "canary": (["canary"], "Rebase, build and test on the newest upstream commit that can be reached."),
+}
+
+
+def _define_command(name: str, words: list[str], purpose: str) -> None:
+    @nox.session(name=name, default=False)
+    def command(session: nox.Session) -> None:
+        session.run(str(_environment(session) / "forkyard"), *words, *session.posargs, external=True)
+
+    command.__doc__ = purpose
+
+
+for _name, (_words, _purpose) in _COMMANDS.items():
+    _define_command(_name, _words, _purpose)
+
+
 @nox.session(default=False)
 def plan(session: nox.Session) -> None:
     """Show what a build would do: nox -s plan -- avx512."""
@@ -82,11 +115,12 @@ def doctor(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, types, locks and schemas."""
+    """Style, types, and the stacks' patches."""
     folder = _environment(session, "dev")
     session.run(str(folder / "ruff"), "check", ".", external=True)
     session.run(str(folder / "ruff"), "format", "--check", ".", external=True)
     session.run(str(folder / "mypy"), external=True)
+    session.run(str(folder / "forkyard"), "stack", "lint", external=True)
 
 
 @nox.session

@@ -17,6 +17,8 @@ from forkyard.process import run
 from forkyard.toolchain import detect, find_compilers, native_features
 
 _GIT_FLOOR = (2, 30)
+# `git merge-tree --write-tree`, which carries patches over to another commit.
+_MERGING_FLOOR = (2, 38)
 _SPACE_WANTED = 8 << 30
 
 
@@ -69,8 +71,11 @@ def _git(manager: str | None) -> Check:
         return Check("git", "missing", "not installed", install_command("git", manager))
     said = run(["git", "--version"], timeout_s=30).stdout.strip()
     match = re.search(r"(\d+)\.(\d+)", said)
-    if match and (int(match[1]), int(match[2])) < _GIT_FLOOR:
+    version = (int(match[1]), int(match[2])) if match else _MERGING_FLOOR
+    if version < _GIT_FLOOR:
         return Check("git", "missing", f"{said}: older than 2.30", install_command("git", manager))
+    if version < _MERGING_FLOOR:
+        return Check("git", "advice", f"{said}: rebase needs 2.38 or newer", install_command("git", manager))
     return Check("git", "ok", said)
 
 

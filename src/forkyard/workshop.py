@@ -14,6 +14,7 @@ from forkyard.building import Built, build, kept_wheel
 from forkyard.cache import Cache, explained, folder_size
 from forkyard.console import Reporter
 from forkyard.errors import UsageError
+from forkyard.journal import recover
 from forkyard.locks import hold
 from forkyard.plan import Plan, make_plan
 from forkyard.pure import build_bindings
@@ -66,6 +67,8 @@ class Workshop:
             RecipeError, ToolchainError, UsageError: as said there.
         """
         found = root or find_root()
+        # A change of several files that was cut off is finished before anybody reads them.
+        recover(found)
         cache = Cache.default()
         return cls(found, cache, out or found / "dist", load_variants(found, variants_file), detect(cache))
 

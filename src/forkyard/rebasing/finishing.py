@@ -60,22 +60,46 @@ def finish(
         StorageError: no space or permission; nothing was written.
     """
     assert not done.conflicts
+    if out is not None:
+        changes = Changes()
+        notes = _series(store, changes, root, recipe, done, stacks)
+        for path, data in changes.writes.items():
+            target_path = out / path.removeprefix("patches/")
+            write_atomic(target_path, data, mode=0o755 if path in changes.executable else 0o644)
+        return Finished(tuple(sorted(changes.writes)), done.outcomes[-1].commit, out, tuple(notes))
+    with owned_folder(cache.scratch, "rebase-") as scratch:
+        changes, commit, notes = lay_out(store, root, cache, recipe, target, state, done, stacks, scratch)
+    written = commit_changes(root, changes)
+    return Finished(tuple(written), commit, None, tuple(notes))
+
+
+def lay_out(
+    store: Store,
+    root: Path,
+    cache: Cache,
+    recipe: Recipe,
+    target: Recipe,
+    state: State,
+    done: Replay,
+    stacks: Sequence[Stack],
+    scratch: Path,
+) -> tuple[Changes, str, list[str]]:
+    """A copy of the project in ``scratch`` as it is after the rebase, proved by patching the new pin with it.
+
+    Returns:
+        the changes, the patched commit, and notes for a person.
+
+    Raises:
+        PatchError: the result does not apply exactly where it should.
+    """
     changes = Changes()
     notes = _series(store, changes, root, recipe, done, stacks)
     obtained = recorded(target, cache)
     assert obtained is not None, "the target was obtained before it was replayed on"
-    if out is not None:
-        prefix = "patches/"
-        for path, data in changes.writes.items():
-            name = path.removeprefix(prefix)
-            write_atomic(out / name, data, mode=0o755 if path in changes.executable else 0o644)
-        return Finished(tuple(sorted(changes.writes)), done.outcomes[-1].commit, out, tuple(notes))
     text, moved = moved_recipe(recipe, target, state.new)
     changes.write(_below(root, recipe.path), text)
-    with owned_folder(cache.scratch, "rebase-") as scratch:
-        commit = _prove(store, scratch, root, recipe, obtained, changes)
-    written = commit_changes(root, changes)
-    return Finished(tuple(written), commit, None, (*notes, *moved))
+    commit = _prove(store, scratch, root, recipe, obtained, changes)
+    return changes, commit, [*notes, *moved]
 
 
 def _below(root: Path, path: Path) -> str:
@@ -150,4 +174,5 @@ def _prove(store: Store, scratch: Path, root: Path, recipe: Recipe, obtained: Ob
     if recipe.lock_path().exists():
         lock = make_lock(moved, obtained, stacks, patched)
         changes.write(_below(root, recipe.lock_path()), render(lock).encode())
+        write_atomic(scratch / Path(place).with_suffix(".lock.toml"), render(lock).encode())
     return patched.commit

@@ -46,6 +46,14 @@ def test_an_old_git_and_a_broken_compiler(empty_path: Path, cache: Cache) -> Non
     assert "wrong" in found["compiler"].found
 
 
+def test_a_git_that_builds_but_cannot_rebase(empty_path: Path, cache: Cache) -> None:
+    (empty_path / "git").write_text("#!/bin/sh\necho git version 2.34.1\n")
+    (empty_path / "git").chmod(0o755)
+    found = named(examine(cache))["git"]
+    assert found.state == "advice"
+    assert "2.38" in found.found
+
+
 def test_a_cache_that_cannot_be_made(empty_path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (empty_path / "git").symlink_to(str(shutil.which("git", path="/usr/bin:/bin:/usr/local/bin")))
