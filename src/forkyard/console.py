@@ -128,10 +128,17 @@ class Console:
         """See :class:`Reporter`."""
         self._err.print(Text("warning: " + text, style="yellow"))
 
-    def result(self, document: Any, text: str) -> None:
-        """The answer of a command: ``text`` for people, ``document`` with ``--json``."""
+    def result(self, document: Any, text: str | Text) -> None:
+        """The answer of a command: ``text`` for people, in colour on a terminal, ``document`` with ``--json``."""
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
+        elif isinstance(text, Text):
+            out = RichConsole(highlight=False, soft_wrap=True)
+            if out.is_terminal and not out.no_color:
+                out.print(text)
+            else:
+                # rich would make blanks of tabs.
+                sys.stdout.write(text.plain.rstrip("\n") + "\n")
         elif text:
             sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()

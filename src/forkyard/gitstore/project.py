@@ -1,26 +1,81 @@
-"""The project's own repository, read only: files as they were at a revision, and what differs from one."""
+"""The project's own repository, read only: files as they were at a revision, and what differs from one.
+
+The project may be the top of its repository, a folder in it, or a linked work tree. Whose it is and whether it may be
+read is git's to find out and the user's to say, so the user's configuration is in force here; nothing that is read
+depends on it: files are taken as the bytes that were committed, without line ends, filters or attributes.
+"""
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from forkyard.archives import unpack_below
-from forkyard.errors import UsageError
+from forkyard.cache import explained
+from forkyard.errors import SourceError, UsageError
 from forkyard.gitstore.running import GitFailure
 from forkyard.gitstore.work import WorkRepository
+
+# Where git looks by itself. A caller's are not ours: in a hook they name another repository or index.
+_FOUND_BY_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_INDEX_FILE", "GIT_CEILING_DIRECTORIES")
+# The user's way to say which configuration counts (safe.directory can be given in each), and where to look.
+_USERS = (
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_CONFIG_NOSYSTEM",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DISCOVERY_ACROSS_FILESYSTEM",
+)
+_USERS_LISTS = ("GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
+_REGULAR = ("100644", "100755")
+
+
+def _users_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name in _USERS or name.startswith(_USERS_LISTS)}
 
 
 class ProjectRepository(WorkRepository):
     """The repository around a project folder; forkyard never writes to it."""
 
     def _environment(self, index: Path | None, *, users_config: bool) -> dict[str, str]:
-        # Whether this folder may be read at all is the user's to say (safe.directory).
         environment = super()._environment(index, users_config=True)
-        # A linked work tree's .git is a file, and its objects are elsewhere: git finds both by itself.
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_OBJECT_DIRECTORY", "GIT_INDEX_FILE"):
+        for name in _FOUND_BY_GIT:
             environment.pop(name, None)
-        return environment
+        return {**environment, **_users_variables(os.environ)}
+
+    def prefix(self) -> str:
+        """The project folder's path in its repository: empty for its top, else with a slash at the end.
+
+        Raises:
+            UsageError: there is no repository, or git may not read it.
+        """
+        command = ("rev-parse", "--is-inside-work-tree", "--show-prefix")
+        # git's words are read below; they must be the English ones.
+        status, output, problem = self._attempt(*command, env={"LC_ALL": "C", "LANGUAGE": ""})
+        if status == 0:
+            inside, _, prefix = output.decode("utf-8", "surrogateescape").partition("\n")
+            if inside == "true":
+                return prefix.removesuffix("\n")
+        text = problem.strip()
+        if "dubious ownership" in text or "safe.directory" in text:
+            msg = "git does not trust the project's repository: it belongs to somebody else"
+            raise UsageError(
+                msg,
+                where=str(self.path),
+                why=text.splitlines()[0],
+                next_step="if you trust it, run the `git config --global --add safe.directory` line that"
+                " `git status` prints there",
+            )
+        if status == 0 or "not a git repository" in text:
+            msg = "the project is not in a git work tree, so it has no revisions"
+            raise UsageError(
+                msg,
+                where=str(self.path),
+                why=text.splitlines()[0] if text else None,
+                next_step="keep the project in git; without it only `worktree` can be named",
+            )
+        raise GitFailure(command, status, problem)
 
     def revision(self, name: str) -> str:
         """Commit id of a revision.
@@ -28,36 +83,110 @@ class ProjectRepository(WorkRepository):
         Raises:
             UsageError: there is no repository, or no such revision in it.
         """
+        found = self.find_revision(name)
+        if found is not None:
+            return found
+        shallow = self._git("rev-parse", "--is-shallow-repository").strip() == b"true"
+        msg = f"the project has no revision {name!r}"
+        raise UsageError(
+            msg,
+            where=str(self.path),
+            why="its repository is a shallow clone: older commits are not here" if shallow else None,
+            next_step="run `git fetch --unshallow` there, then again"
+            if shallow
+            else "name a commit, tag or branch of this project, or `worktree` for what lies there now",
+        )
+
+    def find_revision(self, name: str) -> str | None:
+        """Commit id of a revision; ``None`` if there is none of that name.
+
+        Raises:
+            UsageError: there is no repository.
+        """
+        self.prefix()
+        # git reads the name up to the first NUL, and an empty one as HEAD's.
+        if not name or "\0" in name:
+            return None
         try:
             return self.resolve(name)
-        except GitFailure as error:
-            msg = f"the project has no revision {name!r}"
-            raise UsageError(
-                msg,
-                where=str(self.path),
-                why=error.text.strip() or None,
-                next_step="name a commit, tag or branch of this project, or `worktree` for what lies there now",
-            ) from None
+        except (GitFailure, UnicodeError):
+            return None
 
     def export_folders(self, revision: str, folders: list[str], into: Path) -> list[str]:
-        """Write the files of some top-level folders, as they were at a revision, below ``into``.
+        """Write the files of some folders of the project, as they were committed at a revision, below ``into``.
+
+        Only regular files: a link could lead anywhere, and nothing in those folders is one.
+
+        Args:
+            folders: paths below the project folder.
 
         Returns:
             the folders that were there.
+
+        Raises:
+            UsageError: there is no repository or no such revision.
+            SourceError: a link or a path that leads out of its folder.
+            StorageError: no space or permission.
         """
+        prefix = self.prefix()
         commit = self.revision(revision)
-        listing = self._git("ls-tree", "-z", "--name-only", "--full-tree", commit).decode("utf-8", "surrogateescape")
-        there = [name for name in folders if name in listing.split("\0")]
-        if there:
-            with tempfile.NamedTemporaryFile(suffix=".tar") as archive:
-                self._git("archive", "--format=tar", "--prefix=r/", f"--output={archive.name}", commit, "--", *there)
-                unpack_below(Path(archive.name), PurePosixPath("."), into)
+        files: dict[str, list[tuple[Path, int]]] = {}
+        there = []
+        for folder in folders:
+            # Asked from the top with the whole path: `git ls-tree` treats paths as literal text.
+            listing = self._git("ls-tree", "-r", "-z", "--full-tree", commit, "--", f"{prefix}{folder}/")
+            records = [record for record in listing.decode("utf-8", "surrogateescape").split("\0") if record]
+            for record in records:
+                head, _, path = record.partition("\t")
+                mode, _, oid = head.split(" ")
+                below = path.removeprefix(prefix)
+                if mode not in _REGULAR or ".." in PurePosixPath(below).parts:
+                    msg = f"{below} is no ordinary file"
+                    raise SourceError(
+                        msg,
+                        where=f"{revision}:{path}",
+                        why=f"its mode is {mode}" if mode not in _REGULAR else "its path leads out of the project",
+                    )
+                files.setdefault(oid, []).append((into / below, 0o755 if mode == "100755" else 0o644))
+            if records:
+                there.append(folder)
+        with explained("write the project's files as they were"):
+            self._write(files)
         return there
 
+    def _write(self, files: Mapping[str, list[tuple[Path, int]]]) -> None:
+        if not files:
+            return
+        with tempfile.TemporaryFile() as answers:
+            # One git for all of them; the bytes as committed, whatever attributes and configuration say.
+            answers.write(self._git("cat-file", "--batch", stdin="".join(f"{oid}\n" for oid in files).encode()))
+            answers.seek(0)
+            for places in files.values():
+                words = answers.readline().split()
+                if len(words) != 3:
+                    msg = "a file of the project's repository is missing"
+                    raise SourceError(
+                        msg,
+                        where=str(self.path),
+                        why=" ".join(word.decode("ascii", "replace") for word in words),
+                        next_step="run `git fsck` in the project",
+                    )
+                data = answers.read(int(words[2]))
+                answers.read(1)
+                for path, mode in places:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(data)
+                    path.chmod(mode)
+
     def changed_since(self, revision: str) -> list[str]:
-        """Paths that differ between a revision and the work tree, files git does not know among them."""
+        """Paths below the project folder that differ between a revision and the work tree, unknown files among them.
+
+        Raises:
+            UsageError: there is no repository or no such revision.
+        """
         commit = self.revision(revision)
-        known = self._git("diff", "--name-only", "-z", "--no-renames", commit, "--")
-        unknown = self._git("ls-files", "--others", "--exclude-standard", "-z", "--full-name")
+        plain = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
+        known = self._git("diff", "--name-only", "-z", "--relative", *plain, commit, "--", ".")
+        unknown = self._git("ls-files", "--others", "--exclude-standard", "-z", "--", ".")
         names = (known + unknown).decode("utf-8", "surrogateescape").split("\0")
         return sorted({name for name in names if name})

@@ -1,0 +1,350 @@
+"""Comparing two revisions of a stack: each applied where its patches are exact, or carried to another base."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forkyard.cache import Cache
+from forkyard.console import Reporter
+from forkyard.errors import PatchError, RecipeError, UsageError
+from forkyard.gitstore import Store
+from forkyard.gitstore.comparing import CREATION_FACTOR, Change, changes_of, range_diff
+from forkyard.gitstore.history import CommitFacts, commits
+from forkyard.gitstore.merging import merge_trees
+from forkyard.gitstore.project import ProjectRepository
+from forkyard.locks import hold
+from forkyard.rangediff.model import (
+    SHORT,
+    Comparison,
+    Fact,
+    Line,
+    Pair,
+    Place,
+    RawPair,
+    Side,
+    differing,
+    moved_numbers,
+    read_range_diff,
+)
+from forkyard.rangediff.revisions import ProjectAt, Wanted, read_word
+from forkyard.recipes import Recipe
+from forkyard.sources import Obtained, obtain, recorded
+from forkyard.sources.targets import obtain_target, target_recipe
+from forkyard.stacks import PatchedTree, Stack, apply_stacks, stack_names
+from forkyard.stacks.applying import AppliedPatch, base_commit
+from forkyard.stacks.combining import home_of
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line may say besides the stack and the revisions."""
+
+    engine: str | None = None
+    recipe: str | None = None
+    creation_factor: int = CREATION_FACTOR
+    source: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class _Range:
+    """One side, in the store."""
+
+    place: Place
+    base: str
+    tip: str
+    patches: tuple[AppliedPatch, ...]
+    """The stack's own, oldest first; each with its commit in the range."""
+
+
+def compare_revisions(
+    root: Path,
+    cache: Cache,
+    reporter: Reporter,
+    stack: str,
+    old: str,
+    new: str = "worktree",
+    choices: Choices = Choices(),
+) -> list[Comparison]:
+    """Compare a stack at two revisions of the project, for every engine it has patches for at either.
+
+    Args:
+        old, new: as :func:`forkyard.rangediff.revisions.read_word` reads them.
+
+    Raises:
+        UsageError: no such revision, no repository, or an engine the stack is not for.
+        RecipeError: no such stack in either, or one of them is not valid there.
+        PatchError: a patch is not exact at home, or conflicts where it was to be carried.
+        SourceError, NetworkError: a pin cannot be had.
+    """
+    project = ProjectRepository(root)
+    first = read_word(old, project)
+    second = read_word(new, project, usual=first)
+    with ProjectAt.open(first, project, cache) as was, ProjectAt.open(second, project, cache) as now:
+        stacks = was.stack(stack), now.stack(stack)
+        if stacks == (None, None):
+            raise _no_stack(stack, was, now)
+        found = []
+        for family in _families(stack, stacks, was, now, choices):
+            found.append(_compare(stack, family, (was, stacks[0]), (now, stacks[1]), cache, reporter, choices))
+        return found
+
+
+def _no_stack(name: str, was: ProjectAt, now: ProjectAt) -> RecipeError:
+    known = sorted({*stack_names(was.root), *stack_names(now.root)})
+    near = difflib.get_close_matches(name, known, n=1)
+    places = " and ".join(dict.fromkeys((was.wanted.label, now.wanted.label)))
+    msg = f"there is no stack {name!r} at {places}"
+    return RecipeError(
+        msg,
+        why=f"stacks there: {', '.join(known) or 'none'}",
+        next_step=f"did you mean {near[0]!r}?" if near else None,
+    )
+
+
+def _families(name: str, stacks: Sequence[Stack | None], was: ProjectAt, now: ProjectAt, choices: Choices) -> list[str]:
+    known: list[str] = list(
+        dict.fromkeys(family for stack in stacks if stack is not None for family in stack.about.engines)
+    )
+    wanted = choices.engine
+    if choices.recipe is not None and wanted is None:
+        # It may have come, or gone, together with the stack.
+        project = now if stacks[1] is not None else was
+        wanted = project.family_of(choices.recipe)
+    if wanted is None:
+        return known
+    if wanted not in known:
+        msg = f"stack {name!r} has nothing for {wanted}"
+        raise UsageError(msg, why=f"it is for {', '.join(known)}", next_step="name one of those with --engine")
+    return [wanted]
+
+
+def _compare(
+    name: str,
+    family: str,
+    old: tuple[ProjectAt, Stack | None],
+    new: tuple[ProjectAt, Stack | None],
+    cache: Cache,
+    reporter: Reporter,
+    choices: Choices,
+) -> Comparison:
+    sides = [
+        (project, stack if stack is not None and family in stack.about.engines else None)
+        for project, stack in (old, new)
+    ]
+    ranges = [_range(project, stack, family, cache, reporter, choices) for project, stack in sides]
+    there = next(one for one in ranges if one is not None)
+    places = [
+        one.place if one is not None else Place(project.wanted.label, project.wanted.commit, None, None)
+        for one, (project, _) in zip(ranges, sides, strict=True)
+    ]
+    # A stack that was not there is an empty range on any commit.
+    was, now = (one or replace(there, tip=there.base, patches=()) for one in ranges)
+    store = Store(cache.store(family))
+    with reporter.step(f"comparing {name} for {family}"), hold(cache.locks / f"store-{family}.lock"):
+        raw = read_range_diff(
+            range_diff(store, (was.base, was.tip), (now.base, now.tip), creation_factor=choices.creation_factor)
+        )
+        pairs = _pairs(store, raw, was, now)
+    metadata = _metadata(old[1], new[1]) if old[1] is not None and new[1] is not None else []
+    contents = [project.files(stack) if stack is not None else {} for project, stack in (old, new)]
+    files = list(differing(*({path: _content(*facts) for path, facts in content.items()} for content in contents)))
+    return Comparison(name, family, places[0], places[1], pairs, tuple(metadata), tuple(files))
+
+
+def _metadata(old: Stack, new: Stack) -> list[Fact]:
+    """What stack.toml says differently; of lists, what came and went, or the whole where only the order did."""
+    one, other = old.about.model_dump(), new.about.model_dump()
+    found: list[Fact] = []
+    for key in one:
+        was, now = one[key], other[key]
+        if was == now:
+            continue
+        if isinstance(was, tuple) and sorted(was) != sorted(now):
+            found += [Fact(key, item, None) for item in was if item not in now]
+            found += [Fact(key, None, item) for item in now if item not in was]
+        elif isinstance(was, tuple):
+            found.append(Fact(key, ", ".join(was), ", ".join(now)))
+        else:
+            found.append(Fact(key, *(None if value in (None, "") else str(value) for value in (was, now))))
+    return found
+
+
+def _content(digest: str, executable: bool) -> str:
+    return digest[:SHORT] + (" executable" if executable else "")
+
+
+# -- one side ------------------------------------------------------------------------------------
+
+
+def _range(
+    project: ProjectAt, stack: Stack | None, family: str, cache: Cache, reporter: Reporter, choices: Choices
+) -> _Range | None:
+    """Apply a revision's series where it is exact; ``None`` where there is none."""
+    if stack is None:
+        return None
+    recipe = project.recipe(family, stack.name, choices.recipe)
+    usual, known = project.before(stack, recipe)
+    home = home_of(stack, usual, known)
+    with project.explained():
+        # A source given by hand is for what is not at hand.
+        source = choices.source if recorded(recipe, cache) is None else None
+        obtained = obtain(recipe, cache, reporter, source=source, offline=choices.offline)
+    store = Store(cache.store(family))
+    with (
+        project.explained(),
+        reporter.step(f"applying {stack.name} as at {project.wanted.label}"),
+        hold(cache.locks / f"store-{family}.lock"),
+    ):
+        patched = apply_stacks(store, family, obtained.commit, obtained.date, obtained.tree, [*home, stack])
+    if project.wanted.target is None:
+        return _own(project.wanted, stack, home, obtained, patched.base, patched.patches)
+    target = _target(project, recipe, cache, reporter, choices)
+    with (
+        reporter.step(f"carrying {stack.name} to {target.commit[:SHORT]}"),
+        hold(cache.locks / f"store-{family}.lock"),
+    ):
+        base, carried, notes = _carry(store, family, project.wanted, obtained, patched, target)
+    own = _own(project.wanted, stack, home, target, base, carried)
+    return replace(own, place=replace(own.place, notes=notes))
+
+
+def _target(project: ProjectAt, recipe: Recipe, cache: Cache, reporter: Reporter, choices: Choices) -> Obtained:
+    assert project.wanted.target is not None
+    to, source, offline = project.wanted.target, choices.source, choices.offline
+    target = target_recipe(recipe, to, project.now, cache, reporter, source=source, offline=offline)
+    known = recorded(target, cache)
+    return obtain_target(target, cache, reporter, source=source if known is None else None, offline=offline)
+
+
+def _own(
+    wanted: Wanted,
+    stack: Stack,
+    home: Sequence[Stack],
+    pin: Obtained,
+    base: str,
+    applied: Sequence[AppliedPatch],
+) -> _Range:
+    """The stack's own part of what was applied from ``base``."""
+    first = next((number for number, patch in enumerate(applied) if patch.stack == stack.name), len(applied))
+    own = tuple(applied[first:])
+    start = applied[first - 1].commit if first else base
+    after = tuple(one.name for one in home)
+    place = Place(wanted.label, wanted.commit, pin.commit, pin.date, after, len(own))
+    return _Range(place, start, own[-1].commit if own else start, own)
+
+
+def _carry(
+    store: Store,
+    family: str,
+    wanted: Wanted,
+    home: Obtained,
+    patched: PatchedTree,
+    target: Obtained,
+) -> tuple[str, list[AppliedPatch], tuple[str, ...]]:
+    """The same patches on another base, by three-way merges: the base's commit, the patches, and remarks.
+
+    Raises:
+        PatchError: one conflicts there.
+    """
+    made = {one.commit: one for one in commits(store, f"{patched.base}..{patched.commit}")} if patched.patches else {}
+    base = commit = base_commit(store, family, target.commit, target.date, target.tree)
+    before, current = home.tree, target.tree
+    carried: list[AppliedPatch] = []
+    notes: list[str] = []
+    for patch in patched.patches:
+        merge = merge_trees(store, before, current, patch.tree)
+        if merge.conflicts:
+            first = merge.conflicts[0]
+            msg = f"{patch.stack}/{patch.name} conflicts on {target.commit[:SHORT]}"
+            raise PatchError(
+                msg,
+                where=first.path,
+                why=first.message or first.kind,
+                next_step=f"run `forkyard rebase {family} --to {wanted.target}`, resolve it there, and compare the"
+                " two revisions of the project",
+            )
+        if merge.tree == current and patch.tree != before:
+            notes.append(f"{target.commit[:SHORT]} already has all that {patch.stack}/{patch.name} does")
+        facts = made[patch.commit]
+        commit = store.commit(merge.tree, commit, facts.author, facts.message.encode("utf-8", "surrogateescape"))
+        carried.append(replace(patch, commit=commit, tree=merge.tree))
+        before, current = patch.tree, merge.tree
+    return base, carried, tuple(notes)
+
+
+# -- both sides ----------------------------------------------------------------------------------
+
+
+def _pairs(store: Store, raw: Sequence[RawPair], was: _Range, now: _Range) -> tuple[Pair, ...]:
+    """git's pairs with the names of the patch files, and what git does not look at."""
+    old_names = {patch.commit: patch for patch in was.patches}
+    new_names = {patch.commit: patch for patch in now.patches}
+    both = [(one.old, one.new) for one in raw if one.old is not None and one.new is not None]
+    moved = moved_numbers(both)
+    ids = {commit for one in raw for commit in (one.old_commit, one.new_commit) if commit is not None}
+    changes = changes_of(store, sorted(ids))
+    facts = {
+        one.commit: one for side in (was, now) if side.patches for one in commits(store, f"{side.base}..{side.tip}")
+    }
+    dropped = {old_names[one.old_commit].name for one in raw if one.sign == "<" and one.old_commit}
+    added = {new_names[one.new_commit].name for one in raw if one.sign == ">" and one.new_commit}
+    found = []
+    for one in raw:
+        old = old_names[one.old_commit] if one.old_commit else None
+        new = new_names[one.new_commit] if one.new_commit else None
+        left = Side(one.old or 0, old.name, old.commit, old.subject) if old else None
+        right = Side(one.new or 0, new.name, new.commit, new.subject) if new else None
+        sign, lines = one.sign, one.lines
+        notes: list[Fact] = []
+        if old and new:
+            hidden = list(_hidden(changes.get(old.commit, ()), changes.get(new.commit, ())))
+            if hidden:
+                sign = "!"
+                lines += tuple(
+                    Line(f"{mark}{fact.what}: {value}")
+                    for fact in hidden
+                    for mark, value in (("-", fact.old), ("+", fact.new))
+                    if value is not None
+                )
+            notes = [*_trailer_facts(old, new, facts), *hidden]
+        rewritten = (one.sign == "<" and left is not None and left.name in added) or (
+            one.sign == ">" and right is not None and right.name in dropped
+        )
+        is_moved = one.old is not None and one.new in moved
+        found.append(Pair(sign, left, right, one.header(sign), lines, tuple(notes), is_moved, rewritten))
+    return tuple(found)
+
+
+def _trailer_facts(old: AppliedPatch, new: AppliedPatch, facts: dict[str, CommitFacts]) -> list[Fact]:
+    sides = []
+    for patch in (old, new):
+        trailers = patch.trailers
+        sides.append(
+            {
+                "Upstream-Status": trailers.upstream_status,
+                "Retire-When": "; ".join(trailers.retire_when),
+                "Adds-Files": "; ".join(f"{file.source} -> {file.target}" for file in trailers.adds_files),
+                "Date": facts[patch.commit].author.date,
+            }
+        )
+    return list(differing(*({key: value for key, value in side.items() if value} for side in sides)))
+
+
+def _hidden(old: Sequence[Change], new: Sequence[Change]) -> list[Fact]:
+    """What two commits do differently to a path that shows in no line of their differences.
+
+    git shows that a binary file is there, not what is in it; and the mode of a file only where it changes.
+    """
+    before, after = ({change.path: change for change in side} for side in (old, new))
+    found = []
+    for path in sorted(before.keys() & after.keys()):
+        one, other = before[path], after[path]
+        if one.binary and other.binary and one.oid != other.oid:
+            found.append(Fact(f"binary file {path}", one.oid[:SHORT], other.oid[:SHORT]))
+        if one.status == other.status == "A" and one.mode != other.mode:
+            found.append(Fact(f"mode of {path}", one.mode, other.mode))
+    return found
