@@ -15,6 +15,7 @@ from forkyard.rebasing.carrying import OpenConflict
 from forkyard.rebasing.replaying import Outcome
 from forkyard.rebasing.session import Rebased
 
+_TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST_SIDE = 40
 """Lines shown of a side of a conflict."""
 
@@ -176,10 +177,10 @@ def write_reports(result: Rebased, folder: Path) -> list[Path]:
     return written
 
 
-def render(template: str, facts: dict[str, Any]) -> str:
-    """One of the templates beside this file, filled in."""
+def render(template: str, facts: dict[str, Any], folder: Path = _TEMPLATES) -> str:
+    """A template filled in; what ends in ``.html.j2`` is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -33,8 +33,8 @@ def target_recipe(
 ) -> Recipe:
     """The recipe with another pin: a commit id, an unambiguous beginning of a known one, a ref, or ``latest``.
 
-    ``latest`` is the head of the given source, else of upstream, else, where neither can be reached, the newest pin
-    known in ``recipes/<family>.pins.toml``.
+    ``latest`` is the head of the given source, else of upstream, else, where upstream cannot be reached, the newest of
+    the recipe's own pin and those known in ``recipes/<family>.pins.toml``.
 
     Raises:
         RecipeError: the words name no commit.
@@ -171,11 +171,15 @@ def _latest(
         if commit is not None:
             return commit
         problems.append(f"{without_secrets(location)}: it has no HEAD")
-    if source is None and known:
+    if source is None:
         for problem in problems:
             reporter.note(f"not reachable: {problem}")
-        reporter.note(f"the newest known commit is {known[0].commit[:12]} of {known[0].date}")
-        return known[0].commit
+        # Whoever cannot look has the recipe's own pin for the newest, unless a package carries a newer one.
+        newest, date = recipe.pin.commit, recipe.pin.date or ""
+        if known and known[0].date > date:
+            newest, date = known[0].commit, known[0].date
+        reporter.note(f"the newest known commit of {recipe.name} is {newest[:12]} of {date or 'an unknown date'}")
+        return newest
     msg = f"the newest commit of {recipe.name} cannot be told"
     raise NetworkError(
         msg,

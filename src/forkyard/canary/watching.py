@@ -1,0 +1,133 @@
+"""Trying a recipe on another upstream commit without touching the project: rebase, build, test, on a copy."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from forkyard.cache import explained
+from forkyard.console import Reporter
+from forkyard.errors import ForkyardError
+from forkyard.gitstore import Store
+from forkyard.rebasing.finishing import lay_out
+from forkyard.rebasing.session import Rebased, Session
+from forkyard.scratch import owned_folder
+from forkyard.verifying import Level, Result, default_variant, plan_units
+from forkyard.verifying.testing import check_pytest
+from forkyard.verifying.trial import Bench
+from forkyard.workshop import Workshop
+
+GOOD, CONFLICTS, BAD, UNTESTED, ERROR = "good", "conflicts", "bad", "no test", "error"
+# What a copy of the project needs to itself: tests find the project from where they lie.
+_COPIED = ("tests",)
+_OWN = ("recipes", "patches")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What became of one recipe."""
+
+    recipe: str
+    state: str
+    """``good``, ``conflicts``, ``bad`` (does not build or pass), ``no test`` (nothing tested it), ``error``."""
+    rebased: Rebased | None = None
+    result: Result | None = None
+    """Of building and testing all stacks together; ``None`` if it did not come to that."""
+    variant: str | None = None
+    error: ForkyardError | None = None
+    """What kept it from being tried."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def watch(
+    shop: Workshop,
+    ref: str,
+    reporter: Reporter,
+    *,
+    to: str,
+    source: str | None = None,
+    offline: bool = False,
+    variant: str | None = None,
+    level: Level = "test",
+    jobs: int | None = None,
+) -> Watched:
+    """Try a recipe's stacks, all together, on another commit. The project is only read.
+
+    Args:
+        to: as for a rebase.
+        level: how far: ``apply``, ``build`` or ``test``.
+
+    Raises:
+        ToolchainError: tests are wanted and pytest is missing.
+    """
+    if level == "test":
+        check_pytest()
+    seconds: dict[str, float] = {}
+    rebased: Rebased | None = None
+    started = time.perf_counter()
+    try:
+        session = Session(shop.root, ref, shop.cache, reporter)
+        rebased = session.start(to, source=source, offline=offline, dry_run=True)
+        seconds["rebase"] = time.perf_counter() - started
+        if rebased.replay.conflicts:
+            return Watched(ref, CONFLICTS, rebased, seconds=seconds)
+        with owned_folder(shop.cache.scratch, "canary-") as scratch:
+            project = _project(shop, rebased, scratch)
+            result, chosen = _try(shop, rebased, project, scratch, reporter, variant, level, offline, jobs)
+    except ForkyardError as error:
+        return Watched(ref, ERROR, rebased, error=error, seconds=seconds)
+    state = {"good": GOOD, "bad": BAD}.get(result.state, UNTESTED if level == "test" else GOOD)
+    return Watched(ref, state, rebased, result, chosen, seconds={**seconds, **result.seconds})
+
+
+def _project(shop: Workshop, rebased: Rebased, scratch: Path) -> Path:
+    """A copy of the project as it is after the rebase; what the rebase does not touch is linked."""
+    project = scratch / "project"
+    project.mkdir()
+    recipe = rebased.recipe
+    store = Store(shop.cache.store(recipe.family))
+    lay_out(
+        store,
+        shop.root,
+        shop.cache,
+        recipe,
+        rebased.target,
+        rebased.state,
+        rebased.replay,
+        rebased.stacks,
+        project,
+    )
+    with explained("copy the project"):
+        for path in shop.root.iterdir():
+            if path.name.startswith(".") or path.name in _OWN:
+                continue
+            if path.name in _COPIED:
+                shutil.copytree(path, project / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                (project / path.name).symlink_to(path)
+    return project
+
+
+def _try(
+    shop: Workshop,
+    rebased: Rebased,
+    project: Path,
+    scratch: Path,
+    reporter: Reporter,
+    variant: str | None,
+    level: Level,
+    offline: bool,
+    jobs: int | None,
+) -> tuple[Result, str]:
+    copy = Workshop.open(root=project, out=scratch / "out")
+    place = rebased.recipe.path.name
+    recipe = copy.recipe(str(project / "recipes" / place))
+    chosen = variant or default_variant(copy.variants, recipe.family, copy.toolchain)
+    planned = plan_units(recipe, copy.variants, chosen, project, copy.toolchain)
+    together = next(
+        (unit for unit in planned.units if any(role.kind == "combination" for role in unit.roles)), planned.units[-1]
+    )
+    bench = Bench(project, shop.cache, scratch, reporter, level, offline=offline, jobs=jobs)
+    return bench.attempt(together), chosen
