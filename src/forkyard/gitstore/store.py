@@ -279,8 +279,11 @@ class Store(Repository):
         config = {"commit.gpgSign": "false", "i18n.commitEncoding": "UTF-8"}
         return self._git("commit-tree", tree, *parents, stdin=message, env=env, config=config).decode("ascii").strip()
 
-    def mail_info(self, patch: bytes) -> tuple[Author, bytes, bytes]:
+    def mail_info(self, patch: bytes, *, foreign: bool = False) -> tuple[Author, bytes, bytes]:
         """Split a mailed patch: its author, the commit message, and the diff.
+
+        Args:
+            foreign: it is not one of our exports: what stands in brackets with ``PATCH`` is no part of the subject.
 
         Raises:
             PatchError: it is no mailed patch.
@@ -288,11 +291,13 @@ class Store(Repository):
         with tempfile.TemporaryDirectory(prefix="mail-", dir=self.path) as folder:
             message, diff = Path(folder) / "message", Path(folder) / "diff"
             try:
-                facts = self._git("mailinfo", "-k", "--encoding=UTF-8", str(message), str(diff), stdin=patch)
+                subject = "-b" if foreign else "-k"
+                facts = self._git("mailinfo", subject, "--encoding=UTF-8", str(message), str(diff), stdin=patch)
             except GitFailure as error:
                 msg = "not a patch as `git format-patch` writes it"
                 raise PatchError(msg, why=error.text.strip()) from error
-            fields = dict(line.split(": ", 1) for line in facts.decode("utf-8", "replace").splitlines() if ": " in line)
+            # Only a line feed ends a line here: names and subjects may hold other characters that Python splits at.
+            fields = dict(line.split(": ", 1) for line in facts.decode("utf-8", "replace").split("\n") if ": " in line)
             missing = [name for name in ("Author", "Email", "Subject", "Date") if not fields.get(name)]
             if missing:
                 msg = "not a patch as `git format-patch` writes it"

@@ -149,3 +149,31 @@ class WorkRepository(Repository):
             return self._line("write-tree", index=index)
         finally:
             index.unlink(missing_ok=True)
+
+    def set_refs(self, refs: Mapping[str, str], *, gone: Sequence[str] = ()) -> None:
+        """Set some refs and delete others, all or none."""
+        lines = [f"update {name} {commit}\n" for name, commit in refs.items()]
+        lines += [f"delete {name}\n" for name in gone]
+        self._git("update-ref", "--stdin", stdin="".join(lines).encode())
+
+    def ref(self, name: str) -> str | None:
+        """The commit a ref is at; ``None`` if there is no such ref."""
+        status, output, _ = self._attempt("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        return output.decode("ascii").strip() if status == 0 else None
+
+    def move_to(self, commit: str) -> None:
+        """Have the checked-out branch, the index and the work tree be at ``commit``.
+
+        Raises:
+            GitFailure: a change that is not committed would be lost; nothing has moved then.
+        """
+        self._git("reset", "--quiet", "--keep", commit)
+
+    def relabel(self, commit: str, why: str) -> None:
+        """Have the checked-out branch be at ``commit``, which has the tree that is checked out already.
+
+        Args:
+            why: for the branch's log, where the old commits stay to be found.
+        """
+        who = {"GIT_COMMITTER_NAME": COMMITTER[0], "GIT_COMMITTER_EMAIL": COMMITTER[1]}
+        self._git("update-ref", "--create-reflog", "-m", why, "HEAD", commit, env=who)

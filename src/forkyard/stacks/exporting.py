@@ -1,24 +1,29 @@
 """From commits back to files: patches byte for byte the same wherever they are made, and the whole files beside them.
 
-Whatever is exported is applied again before it is handed out. A message that a mail reader would cut, say at a line
-that looks like the start of a diff, is refused there and not discovered by the next person.
+Whatever is exported is applied again before it is handed out, and must give the very commit it was made of: author,
+date, message and tree. A message that a mail reader would cut, say at a line that looks like the start of a diff, is
+refused there and not discovered by the next person.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from forkyard.errors import PatchError
-from forkyard.gitstore import Store
+from forkyard.gitstore import GitFailure, Store
+from forkyard.gitstore.contents import read_blobs
 from forkyard.gitstore.formats import Entry
 from forkyard.gitstore.history import CommitFacts
+from forkyard.gitstore.patching import added_files, export_each
 from forkyard.stacks.applying import Chain
 from forkyard.stacks.listing import file_name
 from forkyard.stacks.patchfile import AddedFile, parse_trailers
 
 _TRAILER_LINE = re.compile(r"^[A-Za-z][A-Za-z-]*: \S")
+_OURS = re.compile(r"^(Upstream-Status|Retire-When|Adds-Files): \S")
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,38 @@ def with_trailers(message: str, lines: Sequence[str]) -> str:
     text = message.strip("\n")
     if not lines:
         return text + "\n"
-    last = re.split(r"\n[ \t]*\n", text)[-1].splitlines()
-    joined = len(text.splitlines()) > 1 and all(_TRAILER_LINE.match(line) for line in last)
+    last = _last_paragraph(text).split("\n")
+    joined = "\n" in text and (all(_TRAILER_LINE.match(line) for line in last) or any(map(_OURS.match, last)))
     return text + ("\n" if joined else "\n\n") + "\n".join(lines) + "\n"
 
 
+def _last_paragraph(text: str) -> str:
+    return re.split(r"\n[ \t]*\n", text.strip("\n"))[-1]
+
+
+@dataclass
+class _Draft:
+    """A commit on its way to be a patch."""
+
+    commit: CommitFacts
+    name: str
+    message: str
+    added: list[tuple[AddedFile, Entry]]
+    tidied: bool = False
+
+    @property
+    def where(self) -> str:
+        return f"commit {self.commit.commit[:12]} {self.commit.subject!r}"
+
+
 def export_commits(
-    store: Store, base: str, commits: Sequence[CommitFacts], names: Sequence[str], *, whole_files: bool = True
+    store: Store,
+    base: str,
+    commits: Sequence[CommitFacts],
+    names: Sequence[str],
+    *,
+    whole_files: bool = True,
+    inline: Mapping[str, Collection[str]] | None = None,
 ) -> Exported:
     """Make patches of commits that follow each other from ``base``.
 
@@ -112,59 +142,169 @@ def export_commits(
         base: the commit the first one is made on.
         commits: a chain without merges; their objects are in the store.
         names: a file name for each.
-        whole_files: files a commit adds become whole files of ours, outside the patch, unless it says otherwise.
+        whole_files: files a commit adds become whole files of ours, outside the patch; else only those its trailers
+            name do.
+        inline: patch name -> files it adds that stay in its diff nevertheless.
 
     Raises:
         PatchError: a message or change that cannot be a patch; names the commit.
     """
-    parent, parent_tree = base, store.tree_of(base)
-    patches: list[ExportedPatch] = []
-    files: dict[str, tuple[bytes, bool]] = {}
+    base_tree = store.tree_of(base)
     notes: list[str] = []
-    with Chain.on(store, base, parent_tree) as chain:
-        for commit, name in zip(commits, names, strict=True):
-            message, added = _complete(store, commit, parent_tree, name, notes, whole_files=whole_files)
-            for file, entry in added:
-                data = store._git("cat-file", "blob", entry.oid)
-                if files.get(file.source, (data, False))[0] != data:
-                    msg = f"{name} adds {file.source} a second time with other content"
-                    raise PatchError(msg, next_step="give one of them another path in its Adds-Files trailer")
-                files[file.source] = (data, entry.mode == "100755")
-            made = store.commit(commit.tree, parent, commit.author, message.encode("utf-8", "surrogateescape"))
-            data = store.export(made, exclude=[file.target for file, _ in added])
-            _check(chain, store, data, name, files, commit.tree)
-            patches.append(
-                ExportedPatch(name, data, commit.subject, chain.commit, commit.tree, tuple(f for f, _ in added))
-            )
-            parent, parent_tree = chain.commit, commit.tree
-        chain.check_exports()
-    return Exported(tuple(patches), files, tuple(notes))
+    trees = [base_tree, *(commit.tree for commit in commits)]
+    additions = added_files(store, list(itertools.pairwise(trees)))
+    drafts = [
+        _draft(commit, name, new, notes, whole_files=whole_files, inline=(inline or {}).get(name, ()))
+        for commit, name, new in zip(commits, names, additions, strict=True)
+    ]
+    files = _contents(store, drafts)
+    made, exports, wrong = _round(store, base, base_tree, drafts, files)
+    if wrong:
+        # What mail cannot carry, and nobody would miss: blanks at line ends, a subject on several lines.
+        for number in wrong:
+            draft = drafts[number]
+            draft.message, draft.tidied = _tidy(draft.message), True
+            notes.append(f"{draft.name}: white space in its message was put in order")
+        made, exports, wrong = _round(store, base, base_tree, drafts, files)
+    if wrong:
+        number = min(wrong)
+        raise _refusal(drafts[number], wrong[number])
+    patches = tuple(
+        ExportedPatch(
+            draft.name,
+            data,
+            draft.message.split("\n", 1)[0],
+            oid,
+            draft.commit.tree,
+            tuple(file for file, _ in draft.added),
+        )
+        for draft, data, oid in zip(drafts, exports, made, strict=True)
+    )
+    return Exported(patches, files, tuple(notes))
 
 
-def _complete(
-    store: Store, commit: CommitFacts, parent_tree: str, name: str, notes: list[str], *, whole_files: bool
-) -> tuple[str, list[tuple[AddedFile, Entry]]]:
+def _draft(
+    commit: CommitFacts,
+    name: str,
+    additions: Sequence[Entry],
+    notes: list[str],
+    *,
+    whole_files: bool,
+    inline: Collection[str],
+) -> _Draft:
     """The commit's message with the trailers a patch needs, and the whole files it adds."""
-    message = commit.message.strip("\n") + "\n"
-    if not re.search(r"^Upstream-Status: ", message, re.MULTILINE):
-        message = with_trailers(message, ["Upstream-Status: Pending"])
+    draft = _Draft(commit, name, commit.message.strip("\n") + "\n", [])
+    _check_text(draft)
+    if "\r\n" in draft.message:
+        draft.message = draft.message.replace("\r\n", "\n")
+        notes.append(f"{name}: the line ends of its message were put in order")
+    if not draft.message.strip():
+        raise _refusal(draft, "it has no message")
+    if not re.search(r"^Upstream-Status: ", _last_paragraph(draft.message), re.MULTILINE):
+        draft.message = with_trailers(draft.message, ["Upstream-Status: Pending"])
         notes.append(f"{name}: added `Upstream-Status: Pending`")
-    declared = parse_trailers(message, name).adds_files
-    new = {entry.path: entry for entry in added_files(store, parent_tree, commit.tree)}
-    listed = {file.target for file in declared}
+    declared = parse_trailers(draft.message, name).adds_files
+    new = {entry.path: entry for entry in additions}
+    listed = {file.target for file in declared} | set(inline)
     if whole_files:
         fresh = [path for path, entry in new.items() if path not in listed and _nameable(path, entry)]
         if fresh:
-            message = with_trailers(message, [f"Adds-Files: {path}" for path in fresh])
+            draft.message = with_trailers(draft.message, [f"Adds-Files: {path}" for path in fresh])
             declared += tuple(AddedFile(path, path) for path in fresh)
             notes.append(f"{name}: {', '.join(fresh)} became whole files of the stack")
     gone = [file.target for file in declared if file.target not in new]
     if gone:
         msg = f"{name} says that it adds {gone[0]}, which it does not"
-        raise PatchError(
-            msg, where=f"commit {commit.commit[:12]} {commit.subject!r}", next_step="correct its Adds-Files trailer"
-        )
-    return message, [(file, new[file.target]) for file in declared]
+        raise PatchError(msg, where=draft.where, next_step="correct its Adds-Files trailer")
+    draft.added = [(file, new[file.target]) for file in declared]
+    return draft
+
+
+def _check_text(draft: _Draft) -> None:
+    """Refuse what no mail can say, whatever the export."""
+    author = draft.commit.author
+    for what, text in (("message", draft.message), ("author's name", author.name), ("author's address", author.email)):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise _refusal(draft, f"its {what} is not UTF-8") from None
+        if "\0" in text:
+            raise _refusal(draft, f"its {what} holds a null character")
+
+
+def _contents(store: Store, drafts: Sequence[_Draft]) -> dict[str, tuple[bytes, bool]]:
+    """Whole files by path in ``src``."""
+    blobs = read_blobs(store, [entry.oid for draft in drafts for _, entry in draft.added])
+    files: dict[str, tuple[bytes, bool]] = {}
+    for draft in drafts:
+        for file, entry in draft.added:
+            found = (blobs[entry.oid], entry.mode == "100755")
+            if files.get(file.source, found) != found:
+                msg = f"{draft.name} adds {file.source} a second time with other content"
+                raise PatchError(
+                    msg, where=draft.where, next_step="give one of them another path in its Adds-Files trailer"
+                )
+            files[file.source] = found
+    return files
+
+
+def _round(
+    store: Store, base: str, base_tree: str, drafts: Sequence[_Draft], files: dict[str, tuple[bytes, bool]]
+) -> tuple[list[str], list[bytes], dict[int, str]]:
+    """Commit and export every draft, and apply every export again.
+
+    Returns:
+        the commits, their patches, and what is wrong by number: the patch gives another commit.
+    """
+    made: list[str] = []
+    for draft in drafts:
+        parent = made[-1] if made else base
+        # An applied patch's message ends with the line that parts it from the diff.
+        message = f"{draft.message}\n".encode()
+        try:
+            made.append(store.commit(draft.commit.tree, parent, draft.commit.author, message))
+        except GitFailure as error:
+            raise _refusal(draft, error.text.strip()) from error
+    links = [
+        (parent, oid, [file.target for file, _ in draft.added])
+        for parent, oid, draft in zip([base, *made], made, drafts, strict=False)
+    ]
+    exports = export_each(store, links)
+    wrong: dict[int, str] = {}
+    with Chain.on(store, base, base_tree) as chain:
+        for number, (draft, data, oid) in enumerate(zip(drafts, exports, made, strict=True)):
+            try:
+                text, _, _ = chain.add(
+                    data, label=draft.name, where=draft.name, whole_file=lambda source: files[source]
+                )
+            except PatchError as error:
+                raise _refusal(draft, f"{error.what}: {error.why or ''}".rstrip(": ")) from error
+            if chain.tree != draft.commit.tree:
+                raise _refusal(draft, "applying the exported patch gives another tree")
+            if chain.commit != oid:
+                wrong[number] = _lost(draft.message, text)
+                chain.commit = oid
+    return made, exports, wrong
+
+
+def _lost(message: str, text: str) -> str:
+    """What of a message or its author does not come back."""
+    if message.strip("\n") == text.strip("\n"):
+        return "its author or date reads differently once it is a mail"
+    back = text.strip("\n").split("\n")
+    for number, line in enumerate(message.strip("\n").split("\n")):
+        if number >= len(back) or back[number] != line:
+            return f"line {number + 1} of its message would be lost or changed: {line[:80]!r}"
+    return "its message would have lines more"
+
+
+def _tidy(message: str) -> str:
+    """A message as mail keeps it: subject on one line with single blanks, no blanks at line ends."""
+    lines = [line.rstrip() for line in message.strip().split("\n")]
+    end = lines.index("") if "" in lines else len(lines)
+    subject = " ".join(" ".join(lines[:end]).split())
+    body = "\n".join(lines[end:]).strip("\n")
+    return f"{subject}\n\n{body}\n" if body else f"{subject}\n"
 
 
 def _nameable(path: str, entry: Entry) -> bool:
@@ -173,29 +313,11 @@ def _nameable(path: str, entry: Entry) -> bool:
     return plain and entry.mode in ("100644", "100755")
 
 
-def added_files(store: Store, old: str, new: str) -> list[Entry]:
-    """Files of tree ``new`` that tree ``old`` does not have."""
-    output = store._git("diff-tree", "-r", "-z", "--no-renames", "--diff-filter=A", old, new)
-    fields = output.decode("utf-8", "surrogateescape").split("\0")
-    entries = []
-    for head, path in zip(fields[::2], fields[1::2], strict=False):
-        _, mode, _, oid, _ = head.lstrip(":").split(" ")
-        entries.append(Entry(mode, "blob", oid, path))
-    return entries
-
-
-def _check(chain: Chain, store: Store, data: bytes, name: str, files: dict[str, tuple[bytes, bool]], tree: str) -> None:
-    """Apply the exported patch; it must give the commit's tree."""
-    try:
-        chain.add(data, label=name, where=name, whole_file=lambda source: files[source])
-        wrong = None if chain.tree == tree else "applying the exported patch gives another tree"
-    except PatchError as error:
-        wrong = f"{error.what}: {error.why or ''}".rstrip(": ")
-    if wrong is not None:
-        msg = f"{name} cannot be a patch file"
-        raise PatchError(
-            msg,
-            why=wrong,
-            next_step="look for lines of its message that begin like a diff (`diff --git`, `--- `, `Index: `, `---`)"
-            " and write them differently; a file that is both renamed and replaced goes into two commits",
-        )
+def _refusal(draft: _Draft, why: str) -> PatchError:
+    return PatchError(
+        f"{draft.name} cannot be a patch file",
+        where=draft.where,
+        why=why,
+        next_step="look for lines of its message that begin like a diff or a mail (`diff --git`, `--- `, `Index: `,"
+        " `---`, `From: `) and write them differently",
+    )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from forkyard.cache import explained
 from forkyard.journal import Changes
 from forkyard.stacks.exporting import Exported
 from forkyard.stacks.listing import read_listing, write_listing
 from forkyard.stacks.model import Stack
+from forkyard.stacks.patchfile import added_file_sources
 
 
 def series_changes(
@@ -42,3 +47,39 @@ def series_changes(
         changes.write(f"{src}/{path}", data, executable=executable)
     for path in gone:
         changes.delete(f"{src}/{path}")
+
+
+def sources_of(stack: Stack, family: str) -> set[str]:
+    """Whole files, by path below ``src``, that the stack's patches for an engine add."""
+    return {source for patch in stack.series(family).patches for source in added_file_sources(patch.data)}
+
+
+def unused_files(stack: Stack, family: str, exported: Exported) -> set[str]:
+    """Whole files that the stack added for an engine, and that with its new series no patch of any engine adds."""
+    kept = {source for other in stack.about.engines if other != family for source in sources_of(stack, other)}
+    return sources_of(stack, family) - kept - set(exported.files)
+
+
+@contextlib.contextmanager
+def overlaid(root: Path, changes: Changes, scratch: Path) -> Iterator[Path]:
+    """A copy of the project's recipes and patches as they will be after some changes, for the length of the block.
+
+    Args:
+        scratch: a folder for it.
+
+    Raises:
+        StorageError: no space or permission.
+    """
+    with contextlib.ExitStack() as stack:
+        with explained("copy the project"):
+            scratch.mkdir(parents=True, exist_ok=True)
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="project-", dir=scratch)))
+            for name in ("recipes", "patches"):
+                shutil.copytree(root / name, copy / name, symlinks=True)
+            for path, data in changes.writes.items():
+                (copy / path).parent.mkdir(parents=True, exist_ok=True)
+                (copy / path).write_bytes(data)
+                (copy / path).chmod(0o755 if path in changes.executable else 0o644)
+            for path in changes.deletes:
+                (copy / path).unlink(missing_ok=True)
+        yield copy
