@@ -84,9 +84,10 @@ def changes_of(store: Store, commits: Iterable[str]) -> dict[str, tuple[Change, 
     Raises:
         GitFailure: a commit or a file is not in the store.
     """
-    listing = "".join(f"{commit}\n" for commit in commits)
-    if not listing:
+    wanted = list(commits)
+    if not wanted:
         return {}
+    listing = "".join(f"{commit}\n" for commit in wanted)
     output = store._git(
         "diff-tree",
         "--stdin",
@@ -116,4 +117,8 @@ def changes_of(store: Store, commits: Iterable[str]) -> dict[str, tuple[Change, 
                 current[path] = Change(path, was.status, was.mode, was.oid, binary=True)
         elif field:
             current = found.setdefault(field.strip(), {})
+    for commit in wanted:
+        # git only repeats what it does not know.
+        if commit not in found or (not found[commit] and not store.has(commit, "commit")):
+            raise GitFailure(["diff-tree"], 128, f"bad object {commit}")
     return {commit: tuple(changes.values()) for commit, changes in found.items()}

@@ -7,7 +7,9 @@ depends on it: files are taken as the bytes that were committed, without line en
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -42,6 +44,8 @@ class ProjectRepository(WorkRepository):
         environment = super()._environment(index, users_config=True)
         for name in _FOUND_BY_GIT:
             environment.pop(name, None)
+        if index is not None:
+            environment["GIT_INDEX_FILE"] = str(index)
         return {**environment, **_users_variables(os.environ)}
 
     def prefix(self) -> str:
@@ -186,7 +190,13 @@ class ProjectRepository(WorkRepository):
         """
         commit = self.revision(revision)
         plain = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
-        known = self._git("diff", "--name-only", "-z", "--relative", *plain, commit, "--", ".")
-        unknown = self._git("ls-files", "--others", "--exclude-standard", "-z", "--", ".")
+        with tempfile.TemporaryDirectory() as folder:
+            # git writes what it found out about times back to the index, whatever GIT_OPTIONAL_LOCKS says.
+            index = Path(folder) / "index"
+            own = self._git("rev-parse", "--path-format=absolute", "--git-path", "index").removesuffix(b"\n")
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(os.fsdecode(own), index)
+            known = self._git("diff", "--name-only", "-z", "--relative", *plain, commit, "--", ".", index=index)
+            unknown = self._git("ls-files", "--others", "--exclude-standard", "-z", "--", ".", index=index)
         names = (known + unknown).decode("utf-8", "surrogateescape").split("\0")
         return sorted({name for name in names if name})
