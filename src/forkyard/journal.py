@@ -106,7 +106,11 @@ def commit_changes(root: Path, changes: Changes) -> list[str]:
 
 
 def finish_changes(root: Path) -> bool:
-    """Finish a change that was cut off; returns whether there was one. The caller holds :func:`project_lock`."""
+    """Finish a change that was cut off; returns whether there was one. The caller holds :func:`project_lock`.
+
+    Raises:
+        StorageError: its record is damaged (then nothing was done), or there is no space, permission or place.
+    """
     folder = root / STATE / _JOURNAL
     if not folder.is_dir():
         return False
@@ -114,6 +118,7 @@ def finish_changes(root: Path) -> bool:
         listing = json.loads((folder / "list.json").read_bytes())
         writes = [(str(path), str(digest), bool(mode)) for path, digest, mode in listing["writes"]]
         deletes = [str(path) for path in listing["deletes"]]
+        contents = {digest: _content(folder, digest) for _, digest, _ in writes}
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = "the record of an unfinished change is damaged"
         raise StorageError(
@@ -122,11 +127,18 @@ def finish_changes(root: Path) -> bool:
             why=str(error),
             next_step=f"look at `git status`, put the project right, then delete {folder}",
         ) from error
-    for path, digest, executable in writes:
-        write_atomic(root / path, (folder / digest).read_bytes(), mode=0o755 if executable else 0o644)
-    with explained("delete what was replaced"):
-        for path in deletes:
-            (root / path).unlink(missing_ok=True)
+    try:
+        for path, digest, executable in writes:
+            write_atomic(root / path, contents[digest], mode=0o755 if executable else 0o644)
+        with explained("delete what was replaced"):
+            for path in deletes:
+                (root / path).unlink(missing_ok=True)
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        msg = "a change cannot be finished: something else is where one of its files goes"
+        raise StorageError(
+            msg, where=str(root / path), why=error.strerror, next_step="move it away, then run any forkyard again"
+        ) from error
+    with explained("forget a change that is finished"):
         gone = folder.with_name(f"{_JOURNAL}.done")
         shutil.rmtree(gone, ignore_errors=True)
         os.rename(folder, gone)
@@ -134,12 +146,25 @@ def finish_changes(root: Path) -> bool:
     return True
 
 
-def recover(root: Path) -> bool:
-    """Finish a change another forkyard was killed in; costs one look when there is none."""
+def recover(root: Path, *, timeout_s: float | None = None) -> bool:
+    """Finish a change another forkyard was killed in; costs one look when there is none.
+
+    Raises:
+        BusyError: another one is at it for longer than ``timeout_s`` seconds.
+        StorageError: see :func:`finish_changes`.
+    """
     if not (root / STATE / _JOURNAL).is_dir():
         return False
-    with project_lock(root):
+    with project_lock(root, timeout_s=timeout_s):
         return finish_changes(root)
+
+
+def _content(folder: Path, digest: str) -> bytes:
+    data = (folder / digest).read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        msg = f"{digest} is not what its name says"
+        raise ValueError(msg)
+    return data
 
 
 def _listing(changes: Changes) -> Mapping[str, object]:

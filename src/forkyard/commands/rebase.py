@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,9 +9,9 @@ import click
 from forkyard.cache import Cache
 from forkyard.commands.answering import answers, sources
 from forkyard.console import Console
-from forkyard.errors import EXIT_CONFLICTS, UsageError
-from forkyard.rebasing.report import document, text, write_reports
-from forkyard.rebasing.session import Rebased, Session
+from forkyard.errors import EXIT_CONFLICTS, StorageError, UsageError
+from forkyard.rebasing.report import document, prepare_folder, read_report, text, write_reports
+from forkyard.rebasing.session import AlreadyDoneError, Rebased, Session
 from forkyard.workshop import find_root
 
 
@@ -23,7 +22,7 @@ from forkyard.workshop import find_root
 @sources
 @click.option("--retire", is_flag=True, help="Leave out patches that upstream has otherwise or has superseded.")
 @click.option("--dry-run", is_flag=True, help="Only tell; change no file and keep no state.")
-@click.option("--out", type=click.Path(path_type=Path), help="With --stack: write the rebased patches there.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the rebased patches there; the project stays.")
 @click.option("--report-dir", type=click.Path(path_type=Path), help="Write report.md, .json and .html there as well.")
 @click.option("--continue", "resume", is_flag=True, help="Take over the conflict resolved in the work tree; go on.")
 @click.option("--skip", is_flag=True, help="Leave the patch that waits out of its series; go on.")
@@ -62,12 +61,18 @@ def rebase(
         return _show(console, session)
     if abort:
         state = session.abort()
-        console.result(
-            {"recipe": recipe, "aborted": True}, f"given up: {state.recipe} stays at {state.old.commit[:12]}"
-        )
+        stays = f"{state.recipe} stays at {state.old.commit[:12]}" if state else "its record was damaged and is deleted"
+        console.result({"recipe": recipe, "aborted": True}, f"given up: {stays}")
         return 0
+    if report_dir is not None:
+        # Said before anything is written and not after.
+        prepare_folder(report_dir)
     if to is None:
-        result = session.resume(skip=skip, out=out)
+        try:
+            result = session.resume(skip=skip, out=out)
+        except AlreadyDoneError as done:
+            console.result({"recipe": recipe, "state": "written", "next": done.next_step}, done.describe())
+            return 0
     else:
         result = session.start(
             to, stacks=stacks, source=source, offline=offline, retire=retire, dry_run=dry_run, out=out
@@ -77,7 +82,15 @@ def rebase(
 
 def _answer(console: Console, session: Session, result: Rebased, report_dir: Path | None, *, keep: bool) -> int:
     folders = [folder for folder in (session.folder if keep else None, report_dir) if folder is not None]
-    reports = [str(path) for folder in folders for path in write_reports(result, folder)]
+    reports: list[str] = []
+    for folder in folders:
+        try:
+            reports += [str(path) for path in write_reports(result, folder)]
+        except StorageError as error:
+            if not result.finished:
+                raise
+            # What matters is written; failing now would say otherwise.
+            console.warn(error.describe())
     shown = text(result) + (f"\nreport: {reports[-1]}" if reports else "")
     console.result({**document(result), "reports": reports}, shown)
     return EXIT_CONFLICTS if result.replay.conflicts else 0
@@ -85,8 +98,7 @@ def _answer(console: Console, session: Session, result: Rebased, report_dir: Pat
 
 def _show(console: Console, session: Session) -> int:
     state = session.status()
-    path = session.folder / "report.json"
-    report = json.loads(path.read_bytes()) if path.is_file() else None
+    report = read_report(session.folder)
     waiting = f"{state.waiting.stack}/{state.waiting.patch} in {state.waiting.folder}" if state.waiting else "nothing"
     console.result(
         {"recipe": state.recipe, "from": state.old.commit, "to": state.new.commit, "report": report},

@@ -16,8 +16,8 @@ from forkyard.gitstore.formats import Author, Entry
 from forkyard.gitstore.running import GitFailure
 from forkyard.gitstore.store import Store
 
-MARKER_SIZE = 15
-"""Characters of a conflict marker: longer than any underline in upstream's documents."""
+MARKER_SIZE = 27
+"""Characters of a conflict marker: a length that no underline in the engines' documents has (15, say, is one)."""
 SIDES = ("upstream", "before", "patch")
 """What the sides of a conflict are called in its markers: the new base, what the patch was made on, the patch."""
 _NOBODY = Author("Forkyard", "forkyard@users.noreply.invalid", "2000-01-01T00:00:00+00:00")
@@ -75,6 +75,9 @@ def merge_trees(store: Store, before: str, upstream: str, patch: str) -> Merge:
     command = ["merge-tree", "--write-tree", "-z", "--messages", ours, theirs]
     config = {"merge.renames": "true", "merge.directoryRenames": "false", "merge.renameLimit": "3000"}
     status, output, problem = store._attempt(*command, config=config)
+    if status == 1 and not (merge := _read(output, clean=False)).conflicts:
+        # A conflict that is about no path of ours to name must not pass for a clean merge.
+        raise GitFailure(command, status, "; ".join(merge.notes))
     if status not in (0, 1):
         if "usage" in problem or "unknown option" in problem or "not a git command" in problem:
             msg = f"this git cannot merge without a work tree: {_FLOOR} or newer is needed"
@@ -152,7 +155,8 @@ def has_markers(data: bytes) -> bool:
     """Whether a file still holds conflict markers as :func:`merge_texts` writes them."""
     marks = tuple(character * MARKER_SIZE for character in (b"<", b"|", b"=", b">"))
     return any(
-        line.startswith(marks) and line[MARKER_SIZE : MARKER_SIZE + 1] in (b"", b" ") for line in data.split(b"\n")
+        line.startswith(marks) and line[MARKER_SIZE : MARKER_SIZE + 1] in (b"", b" ", b"\r")
+        for line in data.split(b"\n")
     )
 
 

@@ -15,6 +15,8 @@ from forkyard.gitstore.merging import Conflict, edit_tree, has_markers, merge_te
 from forkyard.rebasing.regions import Region, identity, regions
 from forkyard.rebasing.resolutions import DELETED, EDITED, Resolution, Resolutions, structural_key
 
+_SUBMODULE = "160000"
+
 
 @dataclass(frozen=True)
 class OpenConflict:
@@ -103,7 +105,7 @@ def _look_into(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | 
     assert conflict.upstream is not None
     assert conflict.patch is not None
     before, upstream, patch = (
-        store._git("cat-file", "blob", entry.oid) if entry else b""
+        store._git("cat-file", "blob", entry.oid) if entry is not None and entry.mode != _SUBMODULE else b""
         for entry in (conflict.before, conflict.upstream, conflict.patch)
     )
     mode = conflict.patch.mode

@@ -1,4 +1,4 @@
-"""Which upstream commit made a patch conflict: found by merging the patch's file into upstream's file of each commit.
+"""Which upstream commit made a patch conflict: found by carrying the patch to upstream's commits, one after another.
 
 Only where the store has history between the two bases; registry packages carry none.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.history import commits, touching
-from forkyard.gitstore.merging import merge_texts
+from forkyard.gitstore.merging import Conflict, merge_texts, merge_trees
 
 
 @dataclass(frozen=True)
@@ -24,41 +24,83 @@ class Culprit:
     date: str
 
 
-def find_culprit(store: Store, old: str, new: str, path: str, before: str, patch: str) -> Culprit | None:
-    """Bisect the commits of ``old..new`` that touch ``path``.
+def find_culprit(store: Store, old: str, new: str, conflict: Conflict, before: str, patch: str) -> Culprit | None:
+    """Bisect the commits of ``old..new``, those that touch the file if that is enough.
 
     Args:
         old, new: upstream commits; ``new`` descends from ``old``.
+        conflict: what is to be explained, as the patch was carried to ``new``.
         before, patch: trees before and after the patch, on the old base.
 
     Returns:
         ``None`` if no single commit is to blame: the conflict comes and goes, or history is not known.
     """
-    sides = [store.read_file(tree, path) for tree in (f"{old}^{{tree}}", before, patch)]
+    search = _Search(store, store.tree_of(old), conflict, before, patch)
     try:
-        candidates = touching(store, old, new, [path])
+        candidates = touching(store, old, new, search.paths)
+        if not candidates or not search.conflicts(candidates[-1]):
+            # The file may have had a third name on its way.
+            candidates = touching(store, old, new, [])
+        found = _bisect(search, candidates)
+        if found is None:
+            return None
+        (facts,) = commits(store, "-1", found)
     except GitFailure:
         return None
-    if not candidates:
+    return Culprit(conflict.path, facts.commit, facts.subject, facts.author.name, facts.author.date)
+
+
+def _bisect(search: _Search, candidates: Sequence[str]) -> str | None:
+    if not candidates or not search.conflicts(candidates[-1]):
         return None
     low, high = 0, len(candidates) - 1
-    if not _conflicts(store, sides, candidates[high], path):
-        return None
     while low < high:
         middle = (low + high) // 2
-        if _conflicts(store, sides, candidates[middle], path):
+        if search.conflicts(candidates[middle]):
             high = middle
         else:
             low = middle + 1
-    (facts,) = commits(store, "-1", candidates[high])
-    return Culprit(path, facts.commit, facts.subject, facts.author.name, facts.author.date)
+    # History is not always a line: what precedes the commit must be free of the conflict, or it is not to blame.
+    return candidates[low] if not search.conflicts(f"{candidates[low]}^") else None
 
 
-def _conflicts(store: Store, sides: Sequence[bytes | None], commit: str, path: str) -> bool:
-    """Whether the patch adds conflicts to those that the patches before it have with upstream's file at a commit."""
-    base, before, patch = sides
-    upstream = store.read_file(commit, path)
-    if upstream is None or patch is None:
-        return upstream is not base
-    without = merge_texts(store, base or b"", upstream, before or b"").conflicts
-    return merge_texts(store, base or b"", upstream, patch).conflicts > without
+class _Search:
+    """Whether a patch conflicts with upstream as of some commit, in the file a conflict is about."""
+
+    def __init__(self, store: Store, base: str, conflict: Conflict, before: str, patch: str) -> None:
+        self._store, self._base, self._before, self._patch = store, base, before, patch
+        self._content = conflict.patch.oid if conflict.patch is not None else None
+        self._was = conflict.before.oid if conflict.before is not None else None
+        self.paths = {conflict.path}
+        if self._was is not None:
+            # Upstream may have renamed it; on the old side it is found by its content.
+            self.paths |= {entry.path for entry in store.entries(before) if entry.oid == self._was}
+        self._known: dict[str, bool] = {}
+
+    def conflicts(self, commit: str) -> bool:
+        """Whether the patch adds conflicts to those that the patches before it have with upstream at ``commit``."""
+        if commit not in self._known:
+            tree = self._store.tree_of(commit)
+            self._known[commit] = self._count(tree, self._patch, self._content) > self._count(
+                tree, self._before, self._was
+            )
+        return self._known[commit]
+
+    def _count(self, upstream: str, side: str, content: str | None) -> int:
+        """Conflicts between upstream and a side in the file: hunks, or one where lines cannot be merged."""
+        count = 0
+        for one in merge_trees(self._store, self._base, upstream, side).conflicts:
+            same = one.patch is not None and one.patch.oid == content
+            if not same and not (content is None and one.patch is None and one.path in self.paths):
+                continue
+            if not one.textual:
+                count += 1
+                continue
+            assert one.upstream is not None
+            assert one.patch is not None
+            sides = (
+                self._store._git("cat-file", "blob", entry.oid) if entry is not None and entry.mode != "160000" else b""
+                for entry in (one.before, one.upstream, one.patch)
+            )
+            count += merge_texts(self._store, *sides).conflicts
+        return count

@@ -66,7 +66,12 @@ def finish(
         for path, data in changes.writes.items():
             target_path = out / path.removeprefix("patches/")
             write_atomic(target_path, data, mode=0o755 if path in changes.executable else 0o644)
-        return Finished(tuple(sorted(changes.writes)), done.outcomes[-1].commit, out, tuple(notes))
+        with explained("delete what is in no series"):
+            for path in changes.deletes:
+                # Of an earlier rebase to the same folder.
+                (out / path.removeprefix("patches/")).unlink(missing_ok=True)
+        tip = done.chain[-1][2].commit if done.chain else done.base
+        return Finished(tuple(sorted(changes.writes)), tip, out, tuple(notes))
     with owned_folder(cache.scratch, "rebase-") as scratch:
         changes, commit, notes = lay_out(store, root, cache, recipe, target, state, done, stacks, scratch)
     written = commit_changes(root, changes)

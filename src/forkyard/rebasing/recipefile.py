@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping, MutableSequence
+from dataclasses import asdict
+from typing import Any
+
 import tomlkit
-from tomlkit.items import AoT, Table
 
 from forkyard.errors import RecipeError
 from forkyard.gitstore import OBJECT_ID
@@ -24,25 +27,25 @@ def moved_recipe(recipe: Recipe, target: Recipe, base: Base) -> tuple[bytes, lis
         RecipeError: the file has no ``[pin]`` table that could be changed.
     """
     assert OBJECT_ID.match(base.commit)
-    document = tomlkit.parse(recipe.path.read_text(encoding="utf-8"))
+    # Not as text: line ends would be made those of this machine.
+    document = tomlkit.parse(recipe.path.read_bytes().decode("utf-8"))
     pin = document.get("pin")
-    if not isinstance(pin, Table):
+    if not isinstance(pin, MutableMapping):
         msg = "the recipe's pin cannot be changed by a program"
         raise RecipeError(msg, where=recipe.location_of("pin"), next_step="write it as a `[pin]` table")
     notes = []
-    pin["commit"], pin["tree"] = base.commit, base.tree
-    if "date" in pin:
-        pin["date"] = base.date
+    # A key that is not there is not added: it would land below the comments of what follows.
+    pin.update({key: value for key, value in asdict(base).items() if key in pin})
     if pin.get("build-number"):
         pin["build-number"] = 0
         notes.append("build-number was set to 0: upstream's count at the new pin is not known here")
     sources = document.get("sources")
-    if isinstance(sources, AoT):
+    if isinstance(sources, MutableSequence):
         notes += _move_sources(sources, target)
     return tomlkit.dumps(document).encode(), notes
 
 
-def _move_sources(sources: AoT, target: Recipe) -> list[str]:
+def _move_sources(sources: MutableSequence[Any], target: Recipe) -> list[str]:
     fresh = next((source for source in target.sources if isinstance(source, RegistrySource)), None)
     notes = []
     for number in reversed(range(len(sources))):
@@ -53,6 +56,7 @@ def _move_sources(sources: AoT, target: Recipe) -> list[str]:
             notes.append(
                 f"its registry source {table.get('project')} {table.get('version')} has another commit and went"
             )
+            del sources[number]
             continue
         values: dict[str, str | list[str] | None] = {
             "project": fresh.project,

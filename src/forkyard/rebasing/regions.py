@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,8 @@ def regions(marked: bytes) -> list[Region]:
     found: list[Region] = []
     sides: list[list[bytes]] = []
     state, number, start = 0, 1, 0
-    for line in marked.splitlines(keepends=True):
+    # Only a line feed ends a line for git; splitlines() sees more.
+    for line in re.findall(rb"[^\n]*\n|[^\n]+$", marked):
         if state == 0 and _is(line, _OPEN):
             sides, state, start = [[], [], []], 1, number
         elif state == 1 and _is(line, _BEFORE):

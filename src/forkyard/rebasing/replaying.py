@@ -14,7 +14,7 @@ from forkyard.gitstore.history import CommitFacts, changed_paths, commits, is_an
 from forkyard.rebasing.carrying import Carried, carry
 from forkyard.rebasing.culprits import Culprit, find_culprit
 from forkyard.rebasing.resolutions import Resolutions
-from forkyard.rebasing.verdicts import MERGED, Verdict, judge
+from forkyard.rebasing.verdicts import MERGED, Upstreamed, Verdict, judge
 from forkyard.stacks.applying import AppliedPatch, PatchedTree, base_commit
 
 CLEAN, RESOLVED, CONFLICT, DROPPED = "clean", "resolved", "conflict", "dropped"
@@ -100,7 +100,7 @@ def replay(
         GitFailure: objects are missing.
     """
     history = _History(store, old_base.commit, new_base.commit)
-    same = history.same_changes([patch.commit for patch in old.patches])
+    upstreamed = history.same_changes([patch.commit for patch in old.patches])
     base = base_commit(store, family, new_base.commit, new_base.date, new_base.tree)
     commit, tree, provisional = base, new_base.tree, False
     before = old_base.tree
@@ -117,7 +117,7 @@ def replay(
             new_base.tree,
             empty=carried.empty,
             resolved=bool(carried.conflicts),
-            same_upstream=same.get(patch.commit),
+            upstreamed=upstreamed.get(patch.commit),
             reachable=history.reachable,
             was_reachable=history.was_reachable,
         )
@@ -146,7 +146,7 @@ def _culprits(
 ) -> tuple[Culprit, ...]:
     found = []
     for one in carried.open:
-        culprit = find_culprit(store, old.commit, new.commit, one.path, before, patch.tree)
+        culprit = find_culprit(store, old.commit, new.commit, one.conflict, before, patch.tree)
         if culprit is not None:
             found.append(culprit)
     return tuple(found)
@@ -162,15 +162,22 @@ class _History:
         except GitFailure:
             self.known = False
 
-    def same_changes(self, ours: list[str]) -> Mapping[str, str]:
-        """Our commit -> the upstream commit with the same patch id."""
+    def same_changes(self, ours: list[str]) -> Mapping[str, Upstreamed]:
+        """Our commit -> the upstream commit with the same patch id, and one that took it back."""
         if not self.known or not ours:
             return {}
-        mine = patch_ids(self._store, ours)
+        mine, undone = patch_ids(self._store, ours), patch_ids(self._store, ours, reverse=True)
         paths = sorted({path for commit in ours for path in changed_paths(self._store, f"{commit}^", commit)})
-        theirs = patch_ids(self._store, touching(self._store, self._old, self._new, paths))
-        by_id = {patch: commit for commit, patch in theirs.items()}
-        return {commit: by_id[patch] for commit, patch in mine.items() if patch in by_id}
+        upstream = touching(self._store, self._old, self._new, paths)
+        theirs = patch_ids(self._store, upstream)
+        found: dict[str, Upstreamed] = {}
+        for commit in ours:
+            for other in upstream:
+                if other in theirs and theirs[other] == mine.get(commit):
+                    found[commit] = Upstreamed(other)
+                elif commit in found and other in theirs and theirs[other] == undone.get(commit):
+                    found[commit] = replace(found[commit], reverted=other)
+        return found
 
     def reachable(self, commit: str) -> bool | None:
         """Whether the new base contains a commit."""
@@ -187,6 +194,7 @@ class _History:
             if is_ancestor(self._store, commit, tip):
                 return True
         except GitFailure:
-            return None
+            if self._store.has(commit, "commit") or not self._store.has(tip, "commit"):
+                return None
         # A shallow store may have cut off where it would be.
         return None if (self._store.path / "shallow").exists() else False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from forkyard.cache import write_atomic
+from forkyard.cache import explained, write_atomic
+from forkyard.errors import StorageError
 from forkyard.gitstore.formats import Entry
 from forkyard.rebasing.carrying import OpenConflict
 from forkyard.rebasing.replaying import Outcome
@@ -157,6 +159,31 @@ def text(result: Rebased) -> str:
     if facts["next"]:
         lines += ["", "next:", *(f"  {step}" for step in facts["next"])]
     return "\n".join(lines)
+
+
+def prepare_folder(folder: Path) -> None:
+    """See that reports can be written into a folder; it is made if need be.
+
+    Raises:
+        StorageError: no space or permission.
+    """
+    with explained("write the reports"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            msg = "could not write the reports"
+            raise StorageError(msg, where=str(folder), why="a file is where a folder should be") from error
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The document that was written last into a folder; ``None`` if there is none that can be read."""
+    try:
+        found = json.loads((folder / "report.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write_reports(result: Rebased, folder: Path) -> list[Path]:

@@ -22,7 +22,8 @@ _SUFFIX = ".resolution"
 _HEAD = "forkyard-resolution 1"
 _FIELDS = ("key", "path", "kind", "patch", "from", "to", "result")
 EDITED, DELETED = "edited", "deleted"
-_LARGEST = 4 << 20
+LARGEST = 4 << 20
+"""Bytes a record may have."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,13 @@ def parse(data: bytes, where: str) -> Resolution:
         and set(fields) == set(_FIELDS)
         and re.fullmatch("[0-9a-f]{64}", fields["key"])
     )
-    if not ok or len(data) > _LARGEST:
+    if not ok or len(data) > LARGEST:
         msg = "not a recorded resolution"
         raise PatchError(
             msg, where=where, why=f"it begins with {data[:40]!r}", next_step="delete the file; the conflict comes back"
         )
-    return Resolution(*(fields[name] for name in _FIELDS), diff=diff)
+    key, path, kind, patch, old, new, result = (fields[name] for name in _FIELDS)
+    return Resolution(key, path, kind, patch, old, new, result, diff)
 
 
 def structural_key(conflict: Conflict) -> str:

@@ -6,20 +6,21 @@ the conflict that waits, and the resolutions made so far, all in folders that gi
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forkyard.cache import Cache, write_atomic
 from forkyard.console import Reporter
-from forkyard.errors import PatchError, UsageError
-from forkyard.gitstore import Entry, Store
-from forkyard.gitstore.work import WorkRepository
-from forkyard.journal import STATE, project_lock, recover
-from forkyard.rebasing.carrying import OpenConflict, resolution_of
+from forkyard.errors import PatchError, RecipeError, UsageError
+from forkyard.gitstore import Store
+from forkyard.journal import STATE, finish_changes, project_lock, recover
+from forkyard.locks import hold
+from forkyard.rebasing.conflicttree import ConflictTree
 from forkyard.rebasing.finishing import Finished, finish
-from forkyard.rebasing.replaying import Base, Outcome, Replay, replay
+from forkyard.rebasing.recipefile import moved_recipe
+from forkyard.rebasing.replaying import Base, Replay, replay
 from forkyard.rebasing.resolutions import FOLDER, Resolutions
 from forkyard.rebasing.state import (
     State,
@@ -27,7 +28,7 @@ from forkyard.rebasing.state import (
     clear_state,
     none_under_way,
     read_state,
-    remove_folder,
+    series_digest,
     state_folder,
     write_state,
 )
@@ -57,17 +58,24 @@ class Rebased:
     notes: tuple[str, ...] = field(default=())
 
 
+class AlreadyDoneError(UsageError):
+    """A rebase that only its record says is under way: everything was written when it was cut off."""
+
+
 class Session:
     """The rebase of one recipe in one project.
 
     Args:
         root: the project.
         ref: the recipe's name or path.
+
+    Raises:
+        RecipeError: there is no such recipe, or it is wrong.
     """
 
     def __init__(self, root: Path, ref: str, cache: Cache, reporter: Reporter) -> None:
-        recover(root)
-        self._root, self._cache, self._reporter = root, cache, reporter
+        recover(root, timeout_s=BUSY_S)
+        self._root, self._ref, self._cache, self._reporter = root, ref, cache, reporter
         self._recipe = load_recipe(ref, root, stacks=stack_names(root))
         self._store = Store(cache.store(self._recipe.family))
 
@@ -98,27 +106,22 @@ class Session:
 
         Args:
             to: see :func:`forkyard.sources.targets.target_recipe`.
-            stacks: only these; the recipe's pin then stays where it is and ``out`` gets the patches.
+            stacks: only these; the recipe's pin then stays where it is.
             retire: leave out patches that upstream has in another form or has superseded.
             dry_run: only tell; neither files nor state change.
+            out: write the patches there; the project stays as it is.
 
         Raises:
-            UsageError: a rebase is under way already, or stacks were chosen without ``out``.
+            UsageError: a rebase is under way already.
             BusyError: another forkyard is rebasing.
             ForkyardError: sources and patches, as said there.
         """
-        with project_lock(self._root, timeout_s=BUSY_S):
-            if not dry_run and read_state(self._root, self._recipe.name) is not None:
-                msg = f"a rebase of {self._recipe.name} is under way"
-                raise UsageError(
-                    msg,
-                    where=str(self.folder),
-                    next_step=f"`forkyard rebase {self._recipe.name} --continue`, or --abort to give it up",
-                )
+        with self._alone():
+            if not dry_run:
+                self._refuse_second()
             options = {"source": source, "offline": offline}
             target = target_recipe(self._recipe, to, self._root, self._cache, self._reporter, **options)  # type: ignore[arg-type]
             chosen = self._stacks(stacks)
-            whole = [stack.name for stack in chosen] == [stack.name for stack in self._stacks(())]
             old = obtain(self._recipe, self._cache, self._reporter, offline=offline)
             new = obtain_target(target, self._cache, self._reporter, source=source, offline=offline)
             state = State(
@@ -126,43 +129,43 @@ class Session:
                 old=_base(old),
                 new=_base(new),
                 stacks=tuple(stack.name for stack in chosen),
-                whole=whole,
-                series=_digest(chosen, self._recipe.family),
+                whole=not stacks and out is None,
+                series=series_digest(chosen, self._recipe.family),
                 source=source,
                 offline=offline,
                 retire=retire,
+                out=str(out.absolute()) if out is not None else None,
             )
-            if not dry_run:
-                remove_folder(self.worktree)
-            return self._go_on(state, target, old, dry_run=dry_run, out=out)
+            if state.whole:
+                # A recipe that cannot be moved is said now and not after an hour of resolving.
+                moved_recipe(self._recipe, target, state.new)
+            if not dry_run and (aside := self._tree.set_aside()) is not None:
+                # It belongs to no rebase that is known of, but somebody made it.
+                self._reporter.note(f"what was in {self.worktree} is in {aside.name} now")
+            return self._go_on(state, target, old, dry_run=dry_run)
 
     def resume(self, *, skip: bool = False, out: Path | None = None) -> Rebased:
         """Take over what a person resolved, and go on to the next conflict or the end.
 
         Args:
             skip: leave the patch that waits out of its series instead.
+            out: write the patches there instead of where the start said.
 
         Raises:
             UsageError: there is nothing to resume, or the conflict is not resolved.
+            AlreadyDoneError: it was only the record that was left to delete; it is deleted.
             PatchError: the stacks were changed meanwhile.
         """
-        with project_lock(self._root, timeout_s=BUSY_S):
+        with self._alone():
             state = self._under_way()
-            if state.new.commit == self._recipe.pin.commit and state.whole:
-                # Killed after everything was written: only the record was left.
+            if self._done(state):
                 self._forget()
-                msg = f"the rebase of {self._recipe.name} is done already"
-                raise UsageError(msg, next_step="look at `git status`")
+                raise self._already(state)
+            self._refuse_changes(state)
+            if out is not None:
+                state = replace(state, out=str(out.absolute()), whole=False)
             target = self._target(state)
             old = obtain(self._recipe, self._cache, self._reporter, offline=state.offline)
-            if _digest(self._stacks(state.stacks), self._recipe.family) != state.series:
-                msg = "the stacks were changed since the rebase began"
-                raise PatchError(
-                    msg,
-                    where=str(self._root / "patches"),
-                    next_step=f"put them back, or `forkyard rebase {state.recipe} --abort` and start again: "
-                    "resolutions made so far are kept and used",
-                )
             if state.waiting is not None:
                 waiting = state.waiting
                 if skip:
@@ -171,27 +174,53 @@ class Session:
                     self._take_resolution(state, waiting, target, old)
                     state = state.with_waiting(None)
                 # The resolution is recorded: from here on a kill costs nothing.
-                remove_folder(self.worktree)
+                self._tree.remove()
                 write_state(self._root, state)
             elif skip:
                 msg = "no patch waits to be skipped"
                 raise UsageError(msg, next_step=f"`forkyard rebase {state.recipe} --continue`")
-            return self._go_on(state, target, old, dry_run=False, out=out)
+            return self._go_on(state, target, old, dry_run=False)
 
-    def abort(self) -> State:
-        """Give the rebase up; the project is as it was, and resolutions made so far are kept for the next time."""
-        with project_lock(self._root, timeout_s=BUSY_S):
+    def abort(self) -> State | None:
+        """Give the rebase up; the project is as it was, and resolutions made so far are kept for the next time.
+
+        Returns:
+            what it was; ``None`` if its record was damaged.
+
+        Raises:
+            UsageError: there is none.
+            AlreadyDoneError: it was only the record that was left to delete; it is deleted.
+        """
+        with self._alone():
             try:
                 state = self._under_way()
-            finally:
-                self._forget()
+            except RecipeError:
+                state = None
+            self._forget()
+            if state is not None and self._done(state):
+                raise self._already(state)
             return state
 
     def status(self) -> State:
         """The rebase under way."""
-        return self._under_way()
+        state = self._under_way()
+        if self._done(state):
+            raise self._already(state)
+        return state
 
     # -- its parts -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        with project_lock(self._root, timeout_s=BUSY_S):
+            finish_changes(self._root)
+            # Whoever was waited for may have moved the pin.
+            self._recipe = load_recipe(self._ref, self._root, stacks=stack_names(self._root))
+            yield
+
+    @property
+    def _tree(self) -> ConflictTree:
+        return ConflictTree(self.worktree, self._store)
 
     def _under_way(self) -> State:
         state = read_state(self._root, self._recipe.name)
@@ -199,8 +228,49 @@ class Session:
             raise none_under_way(self._recipe.name)
         return state
 
+    def _done(self, state: State) -> bool:
+        """Whether everything was written, and only the record was left by a kill."""
+        return state.whole and state.new.commit != state.old.commit and state.new.commit == self._recipe.pin.commit
+
+    def _already(self, state: State) -> AlreadyDoneError:
+        msg = f"the rebase of {state.recipe} to {state.new.commit[:12]} is done: everything is written"
+        return AlreadyDoneError(
+            msg, where=str(self._root), next_step="look at `git diff`; `git checkout -- patches recipes` undoes it"
+        )
+
+    def _refuse_second(self) -> None:
+        state = read_state(self._root, self._recipe.name)
+        if state is not None and self._done(state):
+            self._forget()
+        elif state is not None:
+            msg = f"a rebase of {self._recipe.name} is under way"
+            raise UsageError(
+                msg,
+                where=str(self.folder),
+                next_step=f"`forkyard rebase {self._recipe.name} --continue`, or --abort to give it up",
+            )
+
+    def _refuse_changes(self, state: State) -> None:
+        """See that the project is as it was when the rebase began."""
+        step = (
+            f"put it back, or `forkyard rebase {state.recipe} --abort` and start again: "
+            "resolutions made so far are kept and used"
+        )
+        if self._recipe.pin.commit != state.old.commit:
+            msg = "the recipe's pin was changed since the rebase began"
+            why = f"it was {state.old.commit[:12]} and is {self._recipe.pin.commit[:12]}"
+            raise RecipeError(msg, where=self._recipe.location_of("pin", "commit"), why=why, next_step=step)
+        usual = [stack.name for stack in self._stacks(())]
+        if state.whole and usual != list(state.stacks):
+            msg = "the recipe's stacks were changed since the rebase began"
+            why = f"they were {', '.join(state.stacks)} and are {', '.join(usual)}"
+            raise RecipeError(msg, where=self._recipe.location_of("stacks"), why=why, next_step=step)
+        if series_digest(self._stacks(state.stacks), self._recipe.family) != state.series:
+            msg = "the stacks were changed since the rebase began"
+            raise PatchError(msg, where=str(self._root / "patches"), next_step=step)
+
     def _forget(self) -> None:
-        remove_folder(self.worktree)
+        self._tree.remove()
         clear_state(self._root, self._recipe.name)
 
     def _stacks(self, names: Sequence[str]) -> list[Stack]:
@@ -219,6 +289,15 @@ class Session:
             return apply_stacks(*facts, chosen)
         return combine_stacks(*facts, usual, chosen)
 
+    @contextlib.contextmanager
+    def _store_held(self) -> Iterator[None]:
+        """Nobody cleans the store away meanwhile."""
+        with hold(
+            self._cache.locks / f"store-{self._recipe.family}.lock",
+            waiting=lambda who: self._reporter.note(f"waiting for the object store (held by {who})"),
+        ):
+            yield
+
     def _local_resolutions(self, stack: str) -> Path:
         return self._root / STATE / FOLDER / stack / self._recipe.family
 
@@ -231,13 +310,13 @@ class Session:
 
     def _replay(self, state: State, target: Recipe, old: Obtained, *, blame: bool) -> tuple[Replay, list[Stack]]:
         chosen = self._stacks(state.stacks)
-        patched = self._patched(old, chosen)
-        if blame and patched.patches:
+        if blame and any(stack.series(self._recipe.family).patches for stack in chosen):
             connect_history(
                 self._recipe, target, self._cache, self._reporter, source=state.source, offline=state.offline
             )
         records = self._resolutions(chosen)
-        with self._reporter.step(f"replaying on {state.new.commit[:12]}", "patches") as step:
+        with self._store_held(), self._reporter.step(f"replaying on {state.new.commit[:12]}", "patches") as step:
+            patched = self._patched(old, chosen)
             done = replay(
                 self._store,
                 self._recipe.family,
@@ -252,7 +331,7 @@ class Session:
             )
         return done, chosen
 
-    def _go_on(self, state: State, target: Recipe, old: Obtained, *, dry_run: bool, out: Path | None) -> Rebased:
+    def _go_on(self, state: State, target: Recipe, old: Obtained, *, dry_run: bool) -> Rebased:
         done, chosen = self._replay(state, target, old, blame=True)
         result = Rebased(self._recipe, target, state, done, tuple(chosen))
         if dry_run:
@@ -260,110 +339,55 @@ class Session:
         if done.conflicts:
             first = done.conflicts[0]
             state = state.with_waiting(Waiting(first.stack, first.name, first.before, str(self.worktree)))
-            # Recorded first: a work tree without a record would be taken for rubbish.
+            # Recorded first: a work tree without a record would stay for ever.
             write_state(self._root, state)
-            self._show(first, done)
+            with self._store_held(), self._reporter.step(f"laying out the conflict of {first.name}"):
+                self._tree.show(first, done)
             return replace(result, state=state, worktree=self.worktree)
-        if not state.whole and out is None:
+        if not state.whole and state.out is None:
             self._forget()
             notes = ("only some of the recipe's stacks were rebased: nothing was written; --out DIR keeps the patches",)
             return replace(result, notes=notes)
-        finished = finish(
-            self._store, self._root, self._cache, self._recipe, target, state, done, chosen,
-            out=None if state.whole else out,
-        )  # fmt: skip
+        with self._store_held():
+            finished = finish(
+                self._store, self._root, self._cache, self._recipe, target, state, done, chosen,
+                out=Path(state.out) if state.out is not None else None,
+            )  # fmt: skip
         self._forget()
+        if state.whole:
+            self._forget_local(done)
         return replace(result, finished=finished)
 
-    def _show(self, outcome: Outcome, done: Replay) -> None:
-        """Make the work tree in which a person resolves a patch's conflicts."""
-        if WorkRepository(self.worktree).exists:
-            return
-        remove_folder(self.worktree)
-        store, carried = self._store, outcome.carried
-        assert carried is not None
-        head = next((one.commit for one in _before(done, outcome)), done.base)
-        old = next(one for one in done.old.patches if (one.stack, one.name) == outcome.key)
-        author, _, _ = store.mail_info(self._data(outcome))
-        marked = store.commit(carried.marked, head, author, f"{outcome.name} with conflicts\n".encode())
-        with self._reporter.step(f"laying out the conflict of {outcome.name}"):
-            self.worktree.parent.mkdir(exist_ok=True)
-            refs = {"refs/forkyard/base": done.base}
-            repository = WorkRepository.make(self.worktree, store, head, "rebase", refs)
-            repository.bring(store, marked, old.commit)
-            stages = [pair for one in carried.open for pair in _stages(one)]
-            files = {one.path: store.read_file(carried.marked, one.path) for one in carried.open}
-            repository.show_conflict(
-                carried.marked, stages, {path: data for path, data in files.items() if data is not None}
-            )
-
-    def _data(self, outcome: Outcome) -> bytes:
-        (stack,) = (one for one in self._stacks((outcome.stack,)) if one.name == outcome.stack)
-        return next(one.data for one in stack.series(self._recipe.family).patches if one.name == outcome.name)
+    def _forget_local(self, done: Replay) -> None:
+        """Delete this machine's copies of records that the project holds now."""
+        for outcome in done.outcomes:
+            for one in outcome.carried.conflicts if outcome.carried else ():
+                if one.known is not None:
+                    (self._local_resolutions(outcome.stack) / one.known.file_name).unlink(missing_ok=True)
 
     def _take_resolution(self, state: State, waiting: Waiting, target: Recipe, old: Obtained) -> None:
         done, _ = self._replay(state, target, old, blame=False)
         outcome = next((one for one in done.outcomes if one.key == (waiting.stack, waiting.patch)), None)
-        repository = WorkRepository(self.worktree)
         if outcome is None or outcome.carried is None or outcome.status != "conflict":
             # Another record, pulled in meanwhile, has resolved it.
             return
-        if not repository.exists or outcome.before != waiting.onto:
-            remove_folder(self.worktree)
-            self._show(outcome, done)
+        tree = self._tree
+        if not tree.ready or outcome.before != waiting.onto:
+            # What the person did there may be dear to them even if it no longer answers the question.
+            aside = tree.set_aside()
+            write_state(self._root, state.with_waiting(replace(waiting, onto=outcome.before)))
+            with self._store_held():
+                tree.show(outcome, done)
             msg = f"the conflict of {waiting.patch} was laid out anew"
-            raise UsageError(msg, where=str(self.worktree), next_step="resolve it there, then --continue again")
-        if (operation := repository.operation()) is not None:
-            msg = f"a {operation} of your own is unfinished in the work tree"
-            raise UsageError(msg, where=str(self.worktree), next_step=f"finish or abort it: git {operation} --abort")
-        commit = repository.keep_snapshot()
-        self._store.take(self.worktree, commit)
-        tree = self._store.tree_of(commit)
-        records, left = resolution_of(
-            self._store, outcome.carried, tree, waiting.patch, state.old.commit[:12], state.new.commit[:12]
-        )
-        unmerged = repository.unmerged()
-        for one in outcome.carried.open:
-            untouched = self._store.read_file(tree, one.path) == self._store.read_file(outcome.carried.marked, one.path)
-            if not one.conflict.textual and one.path in unmerged and untouched:
-                left.append(one.path)
-        if left:
-            msg = f"{waiting.patch} is not resolved: {', '.join(sorted(left))}"
+            why = f"what was there is in {aside.name} now" if aside is not None else None
             raise UsageError(
-                msg,
-                where=str(self.worktree),
-                why="there are conflict markers, or a file that is neither added nor removed",
-                next_step="edit the files (or `git rm` one), `git add` them, then --continue; "
-                "--skip leaves the patch out",
+                msg, where=str(self.worktree), why=why, next_step="resolve it there, then --continue again"
             )
+        with self._store_held():
+            records = tree.read(outcome, state.old, state.new)
         for record in records:
             write_atomic(self._local_resolutions(waiting.stack) / record.file_name, record.render())
 
 
 def _base(obtained: Obtained) -> Base:
     return Base(obtained.commit, obtained.tree, obtained.date)
-
-
-def _before(done: Replay, outcome: Outcome) -> list[Outcome]:
-    """The outcome just before one, if there is any."""
-    number = [one.key for one in done.outcomes].index(outcome.key)
-    return [done.outcomes[number - 1]] if number else []
-
-
-def _stages(one: OpenConflict) -> list[tuple[int, Entry]]:
-    """Index entries of a conflict as git numbers its sides, at the path it has in the new tree."""
-    sides = enumerate((one.conflict.before, one.conflict.upstream, one.conflict.patch), start=1)
-    return [(number, replace(entry, path=one.path)) for number, entry in sides if entry is not None]
-
-
-def _digest(stacks: Sequence[Stack], family: str) -> str:
-    """What the stacks consist of for an engine, as one digest."""
-    whole = hashlib.sha256()
-    for stack in stacks:
-        parts = [stack.folder / "stack.toml", stack.folder / family / "series"]
-        parts += [patch.path for patch in stack.series(family).patches]
-        parts += sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
-        for path in parts:
-            whole.update(f"{path.relative_to(stack.folder.parent).as_posix()}\0".encode())
-            whole.update(hashlib.sha256(path.read_bytes()).digest())
-    return whole.hexdigest()

@@ -5,8 +5,10 @@ Replaying is quick and gives the same result each time, so nothing of its progre
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from forkyard.cache import explained, write_atomic
 from forkyard.errors import RecipeError, UsageError
 from forkyard.journal import STATE
 from forkyard.rebasing.replaying import Base
+from forkyard.stacks import Stack
 
 _SCHEMA = 1
 
@@ -40,12 +43,14 @@ class State:
     stacks: tuple[str, ...]
     """In the order they apply."""
     whole: bool
-    """All stacks of the recipe, so that the recipe's pin can move with them."""
+    """Nothing was chosen: all stacks of the recipe are rebased, and its pin moves with them."""
     series: str
     """Digest of the stacks as they were at the start."""
     source: str | None = None
     offline: bool = False
     retire: bool = False
+    out: str | None = None
+    """Folder the patches go to, instead of the project."""
     dropped: tuple[tuple[str, str], ...] = ()
     waiting: Waiting | None = None
 
@@ -118,6 +123,19 @@ def remove_folder(path: Path) -> None:
         if path.exists():
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
+
+
+def series_digest(stacks: Sequence[Stack], family: str) -> str:
+    """What the stacks consist of for an engine, as one digest."""
+    whole = hashlib.sha256()
+    for stack in stacks:
+        parts = [stack.folder / "stack.toml", stack.folder / family / "series"]
+        parts += [patch.path for patch in stack.series(family).patches]
+        parts += sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
+        for path in parts:
+            whole.update(f"{path.relative_to(stack.folder.parent).as_posix()}\0".encode())
+            whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
 
 
 def none_under_way(recipe: str) -> UsageError:

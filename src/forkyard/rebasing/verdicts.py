@@ -1,6 +1,6 @@
 """Whether a patch is still wanted on a new base, with what speaks for it.
 
-- ``merged``: nothing of it is left to do there, or upstream has the same change under its own commit.
+- ``merged``: nothing of it is left to do there, or upstream made the same change and did not take it back.
 - ``merged-modified``: its Retire-When holds there and did not before, or a person resolved it to nothing, or its tests
   pass without it.
 - ``superseded``: its Retire-When names what replaced it.
@@ -34,6 +34,15 @@ class Verdict:
         return self.word in (MERGED, MODIFIED, SUPERSEDED)
 
 
+@dataclass(frozen=True)
+class Upstreamed:
+    """That upstream made the same change."""
+
+    commit: str
+    reverted: str | None = None
+    """A later commit that undid it."""
+
+
 def judge(
     store: Store,
     conditions: Sequence[str],
@@ -42,7 +51,7 @@ def judge(
     *,
     empty: bool,
     resolved: bool,
-    same_upstream: str | None,
+    upstreamed: Upstreamed | None,
     reachable: Reachable,
     was_reachable: Reachable,
 ) -> Verdict:
@@ -53,12 +62,15 @@ def judge(
         old_tree, new_tree: upstream's own trees, without any patch.
         empty: carrying the patch over left nothing to do.
         resolved: there were conflicts, which a person resolved.
-        same_upstream: an upstream commit between the two that makes the same change.
+        upstreamed: an upstream commit between the two that makes the same change.
         reachable, was_reachable: whether upstream's history contains a commit at the new and at the old base.
     """
     evidence: list[str] = []
-    if same_upstream is not None:
-        return Verdict(MERGED, (f"upstream commit {same_upstream} makes the same change (same patch id)",))
+    if upstreamed is not None:
+        same = f"upstream commit {upstreamed.commit} makes the same change (same patch id)"
+        if upstreamed.reverted is None:
+            return Verdict(MERGED, (same,))
+        evidence.append(f"{same}, but {upstreamed.reverted} took it back")
     if empty and resolved:
         return Verdict(MODIFIED, ("as its conflicts were resolved, nothing of it is left",))
     if empty:

@@ -12,6 +12,7 @@ from forkyard.console import Reporter
 from forkyard.errors import NetworkError, RecipeError
 from forkyard.gitstore import OBJECT_ID, GitFailure, Store
 from forkyard.gitstore.history import is_ancestor
+from forkyard.gitstore.naming import named_commit
 from forkyard.locks import hold
 from forkyard.network import without_secrets
 from forkyard.recipes import GitSource, KnownPin, LocalSource, Pin, Recipe, RegistrySource, Source, load_known_pins
@@ -164,7 +165,7 @@ def _latest(
     problems = []
     for location in _locations(recipe, source, offline=offline):
         try:
-            commit = store.remote_commit(location)
+            commit = named_commit(store, location)
         except GitFailure as error:
             problems.append(f"{without_secrets(location)}: {(error.text.strip().splitlines() or ['?'])[-1]}")
             continue
@@ -202,7 +203,7 @@ def _named(
     store = _store(recipe, cache)
     for location in _locations(recipe, source, offline=offline):
         try:
-            commit = store.remote_commit(location, to)
+            commit = named_commit(store, location, to)
         except GitFailure:
             continue
         if commit is not None:
