@@ -11,7 +11,7 @@ from forkyard import __version__
 from forkyard import doctor as doctoring
 from forkyard.cache import Cache
 from forkyard.commands.answering import answers, choices, sources, stack_names_of
-from forkyard.commands.rebase import rebase
+from forkyard.commands.lazy import LazyGroup
 from forkyard.console import Console
 from forkyard.errors import UsageError
 from forkyard.locking import lock_recipe
@@ -35,7 +35,23 @@ Exit codes:
 """
 
 
-@click.group(epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+# Where the commands are that a build has no use for.
+_COMMANDS = {
+    "stack": "stack:stack",
+    "rebase": "rebase:rebase",
+    "range-diff": "rangediff:range_diff",
+    "pr": "pr:pr",
+    "pr-status": "pr:pr_status",
+    "canary": "canary:canary",
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__)
 def main() -> None:
     """Build patched llama.cpp and ik_llama.cpp as wheels, from pinned upstreams and our own patch stacks.
@@ -234,9 +250,6 @@ def schema(console: Console, name: str | None) -> None:
         msg = f"there is no schema {name!r}"
         raise UsageError(msg, next_step=f"choose from {', '.join(SCHEMAS)}")
     console.result(schema_document(name), schema_text(name))
-
-
-main.add_command(rebase)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forkyard.cache import explained
 from forkyard.console import Reporter
 from forkyard.errors import ForkyardError
-from forkyard.gitstore import Store
-from forkyard.rebasing.finishing import lay_out
+from forkyard.rebasing.copies import copy_project
 from forkyard.rebasing.session import Rebased, Session
 from forkyard.scratch import owned_folder
 from forkyard.verifying import Level, Result, default_variant, plan_units
@@ -20,9 +17,6 @@ from forkyard.verifying.trial import Bench
 from forkyard.workshop import Workshop
 
 GOOD, CONFLICTS, BAD, UNTESTED, ERROR = "good", "conflicts", "bad", "no test", "error"
-# What a copy of the project needs to itself: tests find the project from where they lie.
-_COPIED = ("tests",)
-_OWN = ("recipes", "patches")
 
 
 @dataclass(frozen=True)
@@ -74,46 +68,16 @@ def watch(
         if rebased.replay.conflicts:
             return Watched(ref, CONFLICTS, rebased, seconds=seconds)
         with owned_folder(shop.cache.scratch, "canary-") as scratch:
-            project = _project(shop, rebased, scratch)
-            result, chosen = _try(shop, rebased, project, scratch, reporter, variant, level, offline, jobs)
+            file = copy_project(shop.root, shop.cache, rebased, scratch / "project")
+            result, chosen = _try(file, scratch, reporter, variant, level, offline, jobs)
     except ForkyardError as error:
         return Watched(ref, ERROR, rebased, error=error, seconds=seconds)
     state = {"good": GOOD, "bad": BAD}.get(result.state, UNTESTED if level == "test" else GOOD)
     return Watched(ref, state, rebased, result, chosen, seconds={**seconds, **result.seconds})
 
 
-def _project(shop: Workshop, rebased: Rebased, scratch: Path) -> Path:
-    """A copy of the project as it is after the rebase; what the rebase does not touch is linked."""
-    project = scratch / "project"
-    project.mkdir()
-    recipe = rebased.recipe
-    store = Store(shop.cache.store(recipe.family))
-    lay_out(
-        store,
-        shop.root,
-        shop.cache,
-        recipe,
-        rebased.target,
-        rebased.state,
-        rebased.replay,
-        rebased.stacks,
-        project,
-    )
-    with explained("copy the project"):
-        for path in shop.root.iterdir():
-            if path.name.startswith(".") or path.name in _OWN:
-                continue
-            if path.name in _COPIED:
-                shutil.copytree(path, project / path.name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                (project / path.name).symlink_to(path)
-    return project
-
-
 def _try(
-    shop: Workshop,
-    rebased: Rebased,
-    project: Path,
+    file: Path,
     scratch: Path,
     reporter: Reporter,
     variant: str | None,
@@ -121,13 +85,12 @@ def _try(
     offline: bool,
     jobs: int | None,
 ) -> tuple[Result, str]:
-    copy = Workshop.open(root=project, out=scratch / "out")
-    place = rebased.recipe.path.name
-    recipe = copy.recipe(str(project / "recipes" / place))
+    copy = Workshop.open(root=file.parent.parent, out=scratch / "out")
+    recipe = copy.recipe(str(file))
     chosen = variant or default_variant(copy.variants, recipe.family, copy.toolchain)
-    planned = plan_units(recipe, copy.variants, chosen, project, copy.toolchain)
+    planned = plan_units(recipe, copy.variants, chosen, copy.root, copy.toolchain)
     together = next(
         (unit for unit in planned.units if any(role.kind == "combination" for role in unit.roles)), planned.units[-1]
     )
-    bench = Bench(project, shop.cache, scratch, reporter, level, offline=offline, jobs=jobs)
+    bench = Bench(copy.root, copy.cache, scratch, reporter, level, offline=offline, jobs=jobs)
     return bench.attempt(together), chosen
