@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from collections.abc import Sequence
@@ -38,29 +39,42 @@ def export_each(store: Store, links: Sequence[tuple[str, str, Sequence[str]]]) -
     return found
 
 
-def added_files(store: Store, pairs: Sequence[tuple[str, str]]) -> list[list[Entry]]:
-    """For each pair of trees the files the second has and the first has not."""
+@dataclass(frozen=True)
+class Step:
+    """What one tree has that another has not."""
+
+    added: tuple[Entry, ...]
+    """Files that are new."""
+    changed: frozenset[str]
+    """Every path that differs, new ones and removed ones among them."""
+
+
+def steps(store: Store, trees: Sequence[str]) -> list[Step]:
+    """How each of some trees differs from the one before it; one less than there are trees."""
+    pairs = list(itertools.pairwise(trees))
     if not pairs:
         return []
     listing = "".join(f"{old} {new}\n" for old, new in pairs).encode()
-    output = store._git("diff-tree", "--stdin", "-r", "-z", "--no-renames", "--diff-filter=A", stdin=listing)
-    found: list[list[Entry]] = []
+    output = store._git("diff-tree", "--stdin", "-r", "-z", "--no-renames", stdin=listing)
+    found: list[Step] = []
     position = 0
     for old, new in pairs:
         head = f"{old} {new}\n".encode()
         if not output.startswith(head, position):
             raise GitFailure(["diff-tree", "--stdin"], 0, f"no answer for {old} {new}")
         position += len(head)
-        entries: list[Entry] = []
+        added: list[Entry] = []
+        changed: set[str] = set()
         while output.startswith(b":", position):
             middle = output.index(b"\0", position)
             end = output.index(b"\0", middle + 1)
-            _, mode, _, oid, _ = output[position + 1 : middle].decode("ascii").split(" ")
+            _, mode, _, oid, status = output[position + 1 : middle].decode("ascii").split(" ")
             path = output[middle + 1 : end].decode("utf-8", "surrogateescape")
-            kind = "commit" if mode == "160000" else "blob"
-            entries.append(Entry(mode, kind, oid, path))
+            changed.add(path)
+            if status == "A":
+                added.append(Entry(mode, "commit" if mode == "160000" else "blob", oid, path))
             position = end + 1
-        found.append(entries)
+        found.append(Step(tuple(added), frozenset(changed)))
     return found
 
 

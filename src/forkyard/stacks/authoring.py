@@ -52,7 +52,7 @@ class NewStack:
             f"engines = {_array(self.engines)}",
             f"requires = {_array(self.requires)}",
             "conflicts = []",
-            "# To finish: what the bindings report of a payload that has the stack; leave out if there is nothing to ask for.",
+            "# To finish: what the bindings report of a payload with the stack; leave out if nobody would ask.",
             '# capability = "..."',
             "# To finish: tests that fail without the stack and pass with it.",
             "test = []",

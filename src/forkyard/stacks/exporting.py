@@ -7,7 +7,6 @@ refused there and not discovered by the next person.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.contents import read_blobs
 from forkyard.gitstore.formats import Entry
 from forkyard.gitstore.history import CommitFacts
-from forkyard.gitstore.patching import added_files, export_each
+from forkyard.gitstore.patching import Step, export_each, steps
 from forkyard.stacks.applying import Chain
 from forkyard.stacks.listing import file_name
 from forkyard.stacks.patchfile import AddedFile, parse_trailers
@@ -119,8 +118,9 @@ class _Draft:
     commit: CommitFacts
     name: str
     message: str
-    added: list[tuple[AddedFile, Entry]]
-    tidied: bool = False
+    added: list[tuple[AddedFile, Entry]] = field(default_factory=list)
+    diff: bool = True
+    """Whether its patch holds a diff, or nothing but whole files, or nothing at all."""
 
     @property
     def where(self) -> str:
@@ -151,11 +151,10 @@ def export_commits(
     """
     base_tree = store.tree_of(base)
     notes: list[str] = []
-    trees = [base_tree, *(commit.tree for commit in commits)]
-    additions = added_files(store, list(itertools.pairwise(trees)))
+    taken = steps(store, [base_tree, *(commit.tree for commit in commits)])
     drafts = [
-        _draft(commit, name, new, notes, whole_files=whole_files, inline=(inline or {}).get(name, ()))
-        for commit, name, new in zip(commits, names, additions, strict=True)
+        _draft(commit, name, step, notes, whole_files=whole_files, inline=(inline or {}).get(name, ()))
+        for commit, name, step in zip(commits, names, taken, strict=True)
     ]
     files = _contents(store, drafts)
     made, exports, wrong = _round(store, base, base_tree, drafts, files)
@@ -163,7 +162,7 @@ def export_commits(
         # What mail cannot carry, and nobody would miss: blanks at line ends, a subject on several lines.
         for number in wrong:
             draft = drafts[number]
-            draft.message, draft.tidied = _tidy(draft.message), True
+            draft.message = _tidy(draft.message)
             notes.append(f"{draft.name}: white space in its message was put in order")
         made, exports, wrong = _round(store, base, base_tree, drafts, files)
     if wrong:
@@ -186,14 +185,14 @@ def export_commits(
 def _draft(
     commit: CommitFacts,
     name: str,
-    additions: Sequence[Entry],
+    step: Step,
     notes: list[str],
     *,
     whole_files: bool,
     inline: Collection[str],
 ) -> _Draft:
     """The commit's message with the trailers a patch needs, and the whole files it adds."""
-    draft = _Draft(commit, name, commit.message.strip("\n") + "\n", [])
+    draft = _Draft(commit, name, commit.message.strip("\n") + "\n")
     _check_text(draft)
     if "\r\n" in draft.message:
         draft.message = draft.message.replace("\r\n", "\n")
@@ -204,10 +203,10 @@ def _draft(
         draft.message = with_trailers(draft.message, ["Upstream-Status: Pending"])
         notes.append(f"{name}: added `Upstream-Status: Pending`")
     declared = parse_trailers(draft.message, name).adds_files
-    new = {entry.path: entry for entry in additions}
+    new = {entry.path: entry for entry in step.added}
     listed = {file.target for file in declared} | set(inline)
     if whole_files:
-        fresh = [path for path, entry in new.items() if path not in listed and _nameable(path, entry)]
+        fresh = [path for path, entry in new.items() if path not in listed and _nameable(path, entry, step)]
         if fresh:
             draft.message = with_trailers(draft.message, [f"Adds-Files: {path}" for path in fresh])
             declared += tuple(AddedFile(path, path) for path in fresh)
@@ -217,6 +216,7 @@ def _draft(
         msg = f"{name} says that it adds {gone[0]}, which it does not"
         raise PatchError(msg, where=draft.where, next_step="correct its Adds-Files trailer")
     draft.added = [(file, new[file.target]) for file in declared]
+    draft.diff = bool(step.changed - {file.target for file in declared})
     return draft
 
 
@@ -259,10 +259,10 @@ def _round(
     made: list[str] = []
     for draft in drafts:
         parent = made[-1] if made else base
-        # An applied patch's message ends with the line that parts it from the diff.
-        message = f"{draft.message}\n".encode()
+        # An applied patch's message ends with the line that parts it from the diff, where it has one.
+        message = draft.message + ("\n" if draft.diff else "")
         try:
-            made.append(store.commit(draft.commit.tree, parent, draft.commit.author, message))
+            made.append(store.commit(draft.commit.tree, parent, draft.commit.author, message.encode()))
         except GitFailure as error:
             raise _refusal(draft, error.text.strip()) from error
     links = [
@@ -307,10 +307,14 @@ def _tidy(message: str) -> str:
     return f"{subject}\n\n{body}\n" if body else f"{subject}\n"
 
 
-def _nameable(path: str, entry: Entry) -> bool:
-    """Whether a trailer can name the file; links, submodules and strange names stay in the diff."""
+def _nameable(path: str, entry: Entry, step: Step) -> bool:
+    """Whether a trailer can name the file; links, submodules and strange names stay in the diff.
+
+    So does a file that takes the place of a folder: leaving it out of the diff would leave out the folder's end too.
+    """
     plain = path.isprintable() and path == path.strip() and "->" not in path
-    return plain and entry.mode in ("100644", "100755")
+    instead = any(other.startswith(path + "/") for other in step.changed)
+    return plain and not instead and entry.mode in ("100644", "100755")
 
 
 def _refusal(draft: _Draft, why: str) -> PatchError:

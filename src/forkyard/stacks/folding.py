@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 from forkyard.gitstore import Entry, Store
 from forkyard.gitstore.history import CommitFacts
 from forkyard.gitstore.merging import edit_tree
-from forkyard.gitstore.patching import added_files, entries_at
+from forkyard.gitstore.patching import entries_at, steps
 
 _FILES = ("100644", "100755")
 
@@ -24,8 +23,8 @@ def fold(store: Store, base_tree: str, commits: Sequence[CommitFacts]) -> tuple[
         the commits, of which those that changed have no id yet but the old one's; and notes for people.
     """
     trees = [base_tree, *(one.tree for one in commits)]
-    added = added_files(store, list(itertools.pairwise(trees)))
-    begins = {entry.path: number for number, new in enumerate(added) for entry in new if entry.mode in _FILES}
+    taken = steps(store, trees)
+    begins = {entry.path: number for number, step in enumerate(taken) for entry in step.added if entry.mode in _FILES}
     listings = [entries_at(store, tree, sorted(begins)) for tree in trees[1:]]
     last = listings[-1] if listings else {}
     final: dict[str, Entry] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from forkyard.cache import Cache
 from forkyard.errors import UsageError
 from forkyard.gitstore import Store
 from forkyard.gitstore.history import CommitFacts, commits
-from forkyard.gitstore.patching import added_files
+from forkyard.gitstore.patching import steps
 from forkyard.journal import Changes, commit_changes
 from forkyard.sources import Obtained
 from forkyard.stacks.comparing import PatchOutcome, compare_series
@@ -142,11 +141,9 @@ def _inline(store: Store, imported: Imported) -> dict[str, set[str]]:
     """Files that patches add in their diffs, without naming them in a trailer."""
     trees = [imported.base_tree, *(one.tree for one in imported.commits)]
     found = {}
-    for name, one, new in zip(
-        imported.names, imported.commits, added_files(store, list(itertools.pairwise(trees))), strict=True
-    ):
+    for name, one, step in zip(imported.names, imported.commits, steps(store, trees), strict=True):
         declared = {file.target for file in parse_trailers(one.message, name).adds_files}
-        found[name] = {entry.path for entry in new} - declared
+        found[name] = {entry.path for entry in step.added} - declared
     return found
 
 
