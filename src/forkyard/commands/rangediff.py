@@ -29,9 +29,8 @@ from forkyard.workshop import find_root
 @click.option(
     "--creation-factor",
     type=click.IntRange(0, 100_000),
-    default=CREATION_FACTOR,
-    show_default=True,
-    help="Percent: how different two patches may be and still be compared as one.",
+    help="Percent: how different two patches may be and still be compared as one "
+    f"(default: {CREATION_FACTOR}, and more where patches of one name would be told apart).",
 )
 @click.option("--exit-code", is_flag=True, help="End with 12 if the stack differs.")
 @sources
@@ -45,7 +44,7 @@ def range_diff(
     recipe: str | None,
     html: Path | None,
     stat: bool,
-    creation_factor: int,
+    creation_factor: int | None,
     exit_code: bool,
     source: str | None,
     offline: bool,

@@ -11,24 +11,12 @@ from forkyard.cache import Cache
 from forkyard.console import Reporter
 from forkyard.errors import PatchError, RecipeError, UsageError
 from forkyard.gitstore import Store
-from forkyard.gitstore.comparing import CREATION_FACTOR, Change, changes_of, range_diff
-from forkyard.gitstore.history import CommitFacts, commits
+from forkyard.gitstore.history import commits
 from forkyard.gitstore.merging import merge_trees
 from forkyard.gitstore.project import ProjectRepository
 from forkyard.locks import hold
-from forkyard.rangediff.model import (
-    SHORT,
-    Comparison,
-    Fact,
-    Line,
-    Pair,
-    Place,
-    RawPair,
-    Side,
-    differing,
-    moved_numbers,
-    read_range_diff,
-)
+from forkyard.rangediff.model import SHORT, Comparison, Fact, Place, differing
+from forkyard.rangediff.pairing import Range, pair_up
 from forkyard.rangediff.revisions import ProjectAt, Wanted, read_word
 from forkyard.recipes import Recipe
 from forkyard.sources import Obtained, obtain, recorded
@@ -44,20 +32,10 @@ class Choices:
 
     engine: str | None = None
     recipe: str | None = None
-    creation_factor: int = CREATION_FACTOR
+    creation_factor: int | None = None
+    """``None`` for git's usual one, raised where that makes two of one patch."""
     source: str | None = None
     offline: bool = False
-
-
-@dataclass(frozen=True)
-class _Range:
-    """One side, in the store."""
-
-    place: Place
-    base: str
-    tip: str
-    patches: tuple[AppliedPatch, ...]
-    """The stack's own, oldest first; each with its commit in the range."""
 
 
 def compare_revisions(
@@ -145,14 +123,11 @@ def _compare(
     was, now = (one or replace(there, tip=there.base, patches=()) for one in ranges)
     store = Store(cache.store(family))
     with reporter.step(f"comparing {name} for {family}"), hold(cache.locks / f"store-{family}.lock"):
-        raw = read_range_diff(
-            range_diff(store, (was.base, was.tip), (now.base, now.tip), creation_factor=choices.creation_factor)
-        )
-        pairs = _pairs(store, raw, was, now)
+        pairs, factor = pair_up(store, was, now, choices.creation_factor)
     metadata = _metadata(old[1], new[1]) if old[1] is not None and new[1] is not None else []
     contents = [project.files(stack) if stack is not None else {} for project, stack in (old, new)]
     files = list(differing(*({path: _content(*facts) for path, facts in content.items()} for content in contents)))
-    return Comparison(name, family, places[0], places[1], pairs, tuple(metadata), tuple(files))
+    return Comparison(name, family, places[0], places[1], pairs, tuple(metadata), tuple(files), factor)
 
 
 def _metadata(old: Stack, new: Stack) -> list[Fact]:
@@ -182,7 +157,7 @@ def _content(digest: str, executable: bool) -> str:
 
 def _range(
     project: ProjectAt, stack: Stack | None, family: str, cache: Cache, reporter: Reporter, choices: Choices
-) -> _Range | None:
+) -> Range | None:
     """Apply a revision's series where it is exact; ``None`` where there is none."""
     if stack is None:
         return None
@@ -227,14 +202,14 @@ def _own(
     pin: Obtained,
     base: str,
     applied: Sequence[AppliedPatch],
-) -> _Range:
+) -> Range:
     """The stack's own part of what was applied from ``base``."""
     first = next((number for number, patch in enumerate(applied) if patch.stack == stack.name), len(applied))
     own = tuple(applied[first:])
     start = applied[first - 1].commit if first else base
     after = tuple(one.name for one in home)
     place = Place(wanted.label, wanted.commit, pin.commit, pin.date, after, len(own))
-    return _Range(place, start, own[-1].commit if own else start, own)
+    return Range(place, start, own[-1].commit if own else start, own)
 
 
 def _carry(
@@ -274,77 +249,3 @@ def _carry(
         carried.append(replace(patch, commit=commit, tree=merge.tree))
         before, current = patch.tree, merge.tree
     return base, carried, tuple(notes)
-
-
-# -- both sides ----------------------------------------------------------------------------------
-
-
-def _pairs(store: Store, raw: Sequence[RawPair], was: _Range, now: _Range) -> tuple[Pair, ...]:
-    """git's pairs with the names of the patch files, and what git does not look at."""
-    old_names = {patch.commit: patch for patch in was.patches}
-    new_names = {patch.commit: patch for patch in now.patches}
-    both = [(one.old, one.new) for one in raw if one.old is not None and one.new is not None]
-    moved = moved_numbers(both)
-    ids = {commit for one in raw for commit in (one.old_commit, one.new_commit) if commit is not None}
-    changes = changes_of(store, sorted(ids))
-    facts = {
-        one.commit: one for side in (was, now) if side.patches for one in commits(store, f"{side.base}..{side.tip}")
-    }
-    dropped = {old_names[one.old_commit].name for one in raw if one.sign == "<" and one.old_commit}
-    added = {new_names[one.new_commit].name for one in raw if one.sign == ">" and one.new_commit}
-    found = []
-    for one in raw:
-        old = old_names[one.old_commit] if one.old_commit else None
-        new = new_names[one.new_commit] if one.new_commit else None
-        left = Side(one.old or 0, old.name, old.commit, old.subject) if old else None
-        right = Side(one.new or 0, new.name, new.commit, new.subject) if new else None
-        sign, lines = one.sign, one.lines
-        notes: list[Fact] = []
-        if old and new:
-            hidden = list(_hidden(changes.get(old.commit, ()), changes.get(new.commit, ())))
-            if hidden:
-                sign = "!"
-                lines += tuple(
-                    Line(f"{mark}{fact.what}: {value}")
-                    for fact in hidden
-                    for mark, value in (("-", fact.old), ("+", fact.new))
-                    if value is not None
-                )
-            notes = [*_trailer_facts(old, new, facts), *hidden]
-        rewritten = (one.sign == "<" and left is not None and left.name in added) or (
-            one.sign == ">" and right is not None and right.name in dropped
-        )
-        is_moved = one.old is not None and one.new in moved
-        found.append(Pair(sign, left, right, one.header(sign), lines, tuple(notes), is_moved, rewritten))
-    return tuple(found)
-
-
-def _trailer_facts(old: AppliedPatch, new: AppliedPatch, facts: dict[str, CommitFacts]) -> list[Fact]:
-    sides = []
-    for patch in (old, new):
-        trailers = patch.trailers
-        sides.append(
-            {
-                "Upstream-Status": trailers.upstream_status,
-                "Retire-When": "; ".join(trailers.retire_when),
-                "Adds-Files": "; ".join(f"{file.source} -> {file.target}" for file in trailers.adds_files),
-                "Date": facts[patch.commit].author.date,
-            }
-        )
-    return list(differing(*({key: value for key, value in side.items() if value} for side in sides)))
-
-
-def _hidden(old: Sequence[Change], new: Sequence[Change]) -> list[Fact]:
-    """What two commits do differently to a path that shows in no line of their differences.
-
-    git shows that a binary file is there, not what is in it; and the mode of a file only where it changes.
-    """
-    before, after = ({change.path: change for change in side} for side in (old, new))
-    found = []
-    for path in sorted(before.keys() & after.keys()):
-        one, other = before[path], after[path]
-        if one.binary and other.binary and one.oid != other.oid:
-            found.append(Fact(f"binary file {path}", one.oid[:SHORT], other.oid[:SHORT]))
-        if one.status == other.status == "A" and one.mode != other.mode:
-            found.append(Fact(f"mode of {path}", one.mode, other.mode))
-    return found

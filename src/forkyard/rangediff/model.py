@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from forkyard.errors import ToolchainError
+from forkyard.gitstore.comparing import CREATION_FACTOR
 
 SHORT = 12
 """Digits of a commit id in texts."""
@@ -240,6 +241,8 @@ class Comparison:
     """Fields of stack.toml."""
     files: tuple[Fact, ...] = ()
     """Whole files of ours below ``src``: path, and the beginning of either sha256."""
+    creation_factor: int = CREATION_FACTOR
+    """Percent; what git was told of how different one patch may be."""
 
     @property
     def differs(self) -> bool:
@@ -257,6 +260,7 @@ class Comparison:
             "old": self.old.as_json(),
             "new": self.new.as_json(),
             "differs": self.differs,
+            "creation_factor": self.creation_factor,
             "pairs": [pair.as_json(lines=lines) for pair in self.pairs],
             "metadata": [fact.as_json() for fact in self.metadata],
             "files": [fact.as_json() for fact in self.files],
