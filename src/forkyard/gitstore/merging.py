@@ -6,6 +6,7 @@ commits whose only common ancestor is the base; their ids depend on nothing but 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,6 +150,35 @@ def merge_texts(
             return MergedText(patch if favour_patch else upstream, 0 if favour_patch else 1, binary=True)
         raise GitFailure(command[:1], status, problem)
     return MergedText(output, 0 if favour_patch else status)
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """Lines of a file that became others; a start without lines is the line they come before."""
+
+    old_start: int
+    old_count: int
+    new_start: int
+    new_count: int
+
+
+def changed_lines(store: Store, old: bytes, new: bytes) -> list[Hunk]:
+    """Which lines two versions of a file differ in, counted from 1."""
+    with tempfile.TemporaryDirectory(prefix="diff-", dir=store.path) as folder:
+        names = [str(Path(folder) / name) for name in ("old", "new")]
+        for name, data in zip(names, (old, new), strict=True):
+            Path(name).write_bytes(data)
+        command = ["diff", "--no-index", "--text", "--unified=0", "--no-ext-diff", "--no-color", "--", *names]
+        status, output, problem = store._attempt(*command, config={"diff.algorithm": "myers"})
+    if status not in (0, 1):
+        raise GitFailure(command[:2], status, problem)
+    found = []
+    for match in re.finditer(rb"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@", output, re.MULTILINE):
+        counts = [1 if count is None else int(count) for count in (match[2], match[4])]
+        # Of no lines, git names the one before.
+        starts = [int(start) + (count == 0) for start, count in zip((match[1], match[3]), counts, strict=True)]
+        found.append(Hunk(starts[0], counts[0], starts[1], counts[1]))
+    return found
 
 
 def has_markers(data: bytes) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.formats import Entry
 from forkyard.gitstore.merging import Conflict, edit_tree, has_markers, merge_texts, merge_trees
-from forkyard.rebasing.regions import Region, identity, regions
+from forkyard.rebasing.regions import Region, identity, located
 from forkyard.rebasing.resolutions import DELETED, EDITED, Resolution, Resolutions, structural_key
 
 _SUBMODULE = "160000"
@@ -83,10 +83,11 @@ def carry(store: Store, before: str, upstream: str, patch: str, resolutions: Res
     known = resolutions or Resolutions()
     marked, settled = edit_tree(store, merge.tree, starts), list[OpenConflict]()
     for one in found:
-        resolution = known.get(one.key)
-        after = _apply(store, marked, one, resolution) if resolution is not None else None
-        if after is not None:
-            marked, one = after, replace(one, known=resolution)
+        for resolution in known.candidates(one.key, one.path):
+            after = _apply(store, marked, one, resolution)
+            if after is not None:
+                marked, one = after, replace(one, known=resolution)
+                break
         settled.append(one)
     left = [(one.path, texts[one.path]) for one in settled if one.known is None]
     tree = edit_tree(store, marked, left)
@@ -115,7 +116,7 @@ def _look_into(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | 
     if marked.binary:
         entry = Entry(mode, "blob", conflict.patch.oid, conflict.path)
         return OpenConflict(replace(conflict, kind="binary"), structural_key(conflict), entry), entry
-    found = tuple(regions(marked.data))
+    found = tuple(located(store, marked.data, upstream))
     start = _entry(store, mode, marked.data, conflict.path)
     favoured = merge_texts(store, before, upstream, patch, favour_patch=True)
     return OpenConflict(conflict, identity(found), start, found), _entry(store, mode, favoured.data, conflict.path)

@@ -12,6 +12,9 @@ from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.history import commits, touching
 from forkyard.gitstore.merging import Conflict, merge_texts, merge_trees
 
+_MOST_TRIED = 32
+"""Commits that are tried one by one where history is no line."""
+
 
 @dataclass(frozen=True)
 class Culprit:
@@ -37,11 +40,13 @@ def find_culprit(store: Store, old: str, new: str, conflict: Conflict, before: s
     """
     search = _Search(store, store.tree_of(old), conflict, before, patch)
     try:
-        candidates = touching(store, old, new, search.paths)
-        if not candidates or not search.conflicts(candidates[-1]):
-            # The file may have had a third name on its way.
-            candidates = touching(store, old, new, [])
-        found = _bisect(search, candidates)
+        likely = touching(store, old, new, search.paths)
+        # The file may have had a third name on its way; and history is not always a line.
+        found = (
+            _bisect(search, likely)
+            or _bisect(search, touching(store, old, new, []))
+            or next((one for one in likely[-_MOST_TRIED:] if search.begins(one)), None)
+        )
         if found is None:
             return None
         (facts,) = commits(store, "-1", found)
@@ -60,8 +65,7 @@ def _bisect(search: _Search, candidates: Sequence[str]) -> str | None:
             high = middle
         else:
             low = middle + 1
-    # History is not always a line: what precedes the commit must be free of the conflict, or it is not to blame.
-    return candidates[low] if not search.conflicts(f"{candidates[low]}^") else None
+    return candidates[low] if search.begins(candidates[low]) else None
 
 
 class _Search:
@@ -74,7 +78,8 @@ class _Search:
         self.paths = {conflict.path}
         if self._was is not None:
             # Upstream may have renamed it; on the old side it is found by its content.
-            self.paths |= {entry.path for entry in store.entries(before) if entry.oid == self._was}
+            names = {entry.path for entry in store.entries(before) if entry.oid == self._was}
+            self.paths |= set() if conflict.path in names else names
         self._known: dict[str, bool] = {}
 
     def conflicts(self, commit: str) -> bool:
@@ -86,13 +91,19 @@ class _Search:
             )
         return self._known[commit]
 
+    def begins(self, commit: str) -> bool:
+        """Whether the conflict begins with ``commit``: what precedes it is free of it."""
+        return self.conflicts(commit) and not self.conflicts(f"{commit}^")
+
     def _count(self, upstream: str, side: str, content: str | None) -> int:
         """Conflicts between upstream and a side in the file: hunks, or one where lines cannot be merged."""
         count = 0
-        for one in merge_trees(self._store, self._base, upstream, side).conflicts:
-            same = one.patch is not None and one.patch.oid == content
-            if not same and not (content is None and one.patch is None and one.path in self.paths):
-                continue
+        conflicts = merge_trees(self._store, self._base, upstream, side).conflicts
+        about = [one for one in conflicts if (one.patch.oid if one.patch is not None else None) == content]
+        named = [one for one in about if one.path in self.paths]
+        # The content tells it under a third name; but two files may have the same one.
+        elsewhere = content is not None and not any(self._store.has(f"{upstream}:{path}") for path in self.paths)
+        for one in about if elsewhere else named:
             if not one.textual:
                 count += 1
                 continue

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from forkyard.gitstore.merging import MARKER_SIZE
+from forkyard.gitstore import Store
+from forkyard.gitstore.merging import MARKER_SIZE, Hunk, changed_lines
 
 _OPEN, _BEFORE, _MIDDLE, _CLOSE = (character * MARKER_SIZE for character in (b"<", b"|", b"=", b">"))
 
@@ -32,14 +33,41 @@ class Region:
 
 
 def regions(marked: bytes) -> list[Region]:
-    """The conflicts of a file as :func:`forkyard.gitstore.merging.merge_texts` marks them."""
+    """The conflicts of a file as :func:`forkyard.gitstore.merging.merge_texts` marks them.
+
+    Their lines are those of the marked file with upstream's side everywhere; :func:`located` gives upstream's own.
+    """
+    return _read(marked)[0]
+
+
+def located(store: Store, marked: bytes, upstream: bytes) -> list[Region]:
+    """As :func:`regions`, with the lines they have in upstream's file, whatever the patch adds above them."""
+    found, merged = _read(marked)
+    if merged == upstream:
+        return found
+    hunks = changed_lines(store, upstream, merged)
+    return [replace(region, line=_line_in_old(hunks, region.line)) for region in found]
+
+
+def _line_in_old(hunks: Sequence[Hunk], line: int) -> int:
+    shift = 0
+    for hunk in hunks:
+        if hunk.new_start + hunk.new_count > line:
+            break
+        shift = hunk.old_start + hunk.old_count - hunk.new_start - hunk.new_count
+    return max(1, line + shift)
+
+
+def _read(marked: bytes) -> tuple[list[Region], bytes]:
+    """The conflicts, and the file with upstream's side of each."""
     found: list[Region] = []
     sides: list[list[bytes]] = []
-    state, number, start = 0, 1, 0
+    merged: list[bytes] = []
+    state, start = 0, 1
     # Only a line feed ends a line for git; splitlines() sees more.
     for line in re.findall(rb"[^\n]*\n|[^\n]+$", marked):
         if state == 0 and _is(line, _OPEN):
-            sides, state, start = [[], [], []], 1, number
+            sides, state, start = [[], [], []], 1, len(merged) + 1
         elif state == 1 and _is(line, _BEFORE):
             state = 2
         elif state in (1, 2) and _is(line, _MIDDLE):
@@ -48,12 +76,12 @@ def regions(marked: bytes) -> list[Region]:
             upstream, before, patch = (b"".join(side) for side in sides)
             found.append(Region(start, upstream, before, patch))
             state = 0
-        elif state == 0:
-            number += 1
         else:
-            sides[state - 1].append(line)
-            number += state == 1
-    return found
+            if state:
+                sides[state - 1].append(line)
+            if state < 2:
+                merged.append(line)
+    return found, b"".join(merged)
 
 
 def _is(line: bytes, mark: bytes) -> bool:

@@ -47,7 +47,8 @@ class Resolution:
     @property
     def file_name(self) -> str:
         """Name of its file."""
-        return f"{self.key[:24]}{_SUFFIX}"
+        where = hashlib.sha256(self.path.encode("utf-8", "surrogateescape")).hexdigest()
+        return f"{self.key[:20]}-{where[:8]}{_SUFFIX}"
 
     def render(self) -> bytes:
         """The record as it is kept."""
@@ -94,19 +95,24 @@ class Resolutions:
     """
 
     def __init__(self, folders: Iterable[Path] = ()) -> None:
-        self._known: dict[str, Resolution] = {}
+        self._known: dict[str, dict[str, Resolution]] = {}
         for folder in folders:
             for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
                 found = parse(path.read_bytes(), str(path))
-                self._known.setdefault(found.key, found)
+                self._known.setdefault(found.key, {}).setdefault(found.path, found)
 
     def add(self, resolution: Resolution) -> None:
-        """Know one more; it wins over an older one of its key."""
-        self._known[resolution.key] = resolution
+        """Know one more; it wins over an older one of its key and path."""
+        self._known.setdefault(resolution.key, {})[resolution.path] = resolution
 
-    def get(self, key: str) -> Resolution | None:
-        """The record for a conflict, if there is one."""
-        return self._known.get(key)
+    def candidates(self, key: str, path: str) -> list[Resolution]:
+        """Records for a conflict: its own first, then those of other files with the same conflict.
+
+        A file may have been renamed since; and the same change to two files may conflict alike in both, to be resolved
+        differently in each.
+        """
+        found = self._known.get(key, {})
+        return sorted(found.values(), key=lambda one: (one.path != path, one.path))
 
     def __len__(self) -> int:
-        return len(self._known)
+        return sum(map(len, self._known.values()))
