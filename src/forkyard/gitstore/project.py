@@ -195,7 +195,8 @@ class ProjectRepository(WorkRepository):
             index = Path(folder) / "index"
             own = self._git("rev-parse", "--path-format=absolute", "--git-path", "index").removesuffix(b"\n")
             with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(os.fsdecode(own), index)
+                # With its time: what was changed in the very moment it was written is told by that.
+                shutil.copy2(os.fsdecode(own), index)
             known = self._git("diff", "--name-only", "-z", "--relative", *plain, commit, "--", ".", index=index)
             unknown = self._git("ls-files", "--others", "--exclude-standard", "-z", "--", ".", index=index)
         names = (known + unknown).decode("utf-8", "surrogateescape").split("\0")

@@ -144,7 +144,8 @@ class WorkRepository(Repository):
         index.unlink(missing_ok=True)
         try:
             if (self.path / ".git" / "index").exists():
-                shutil.copyfile(self.path / ".git" / "index", index)
+                # With its time: a change in the very moment the index was written is told by that alone.
+                shutil.copy2(self.path / ".git" / "index", index)
             self._git("add", "--all", index=index, config={"core.fileMode": "true", "core.safecrlf": "false"})
             return self._line("write-tree", index=index)
         finally:

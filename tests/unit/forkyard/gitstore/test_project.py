@@ -95,6 +95,19 @@ def test_files_are_as_they_were(project: Path, tmp_path: Path) -> None:
     assert repository.changed_since(old) == ["patches/part/a.patch", "patches/part/b.patch"]
 
 
+def test_a_change_in_the_moment_the_index_was_written(project: Path) -> None:
+    """Size and times tell nothing then, and git looks into the file; it must still know that it has to."""
+    git(project, "config", "core.trustctime", "false")
+    path, moment = project / "README.md", 1_700_000_000_000_000_000
+    os.utime(path, ns=(moment, moment))
+    old = commit(project)
+    path.write_text("daer\n")
+    index = git(project, "rev-parse", "--path-format=absolute", "--git-path", "index")
+    for changed in (path, index):
+        os.utime(changed, ns=(moment, moment))
+    assert ProjectRepository(project).changed_since(old) == ["README.md"]
+
+
 def test_a_deleted_and_a_staged_file_have_changed(project: Path) -> None:
     old = commit(project)
     (project / "README.md").unlink()
