@@ -83,7 +83,10 @@ _COMMANDS = {
     "range-diff": (["range-diff"], "Compare two revisions of a stack: nox -s range-diff -- STACK REV1 REV2."),
     "pr": (["pr"], "Prepare, never submit, a pull request: nox -s pr -- STACK ENGINE."),
     "pr-status": (["pr-status"], "Read where the stacks' pull requests stand."),
-    "canary": (["canary"], "Rebase, build and test on the newest upstream commit that can be reached."),
+    "canary": (
+        ["canary", "--report-dir", "canary-report"],
+        "Rebase, build and test on the newest upstream commit that can be reached.",
+    ),
 }
 
 
