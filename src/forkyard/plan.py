@@ -63,6 +63,11 @@ class Plan:
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
 
     @property
+    def patches(self) -> list[tuple[str, list[str]]]:
+        """Each stack's name and the file names of its patches, in order."""
+        return [(stack["name"], [name for name, _ in stack["patches"]]) for stack in self.inputs["stacks"]]
+
+    @property
     def slug(self) -> str:
         """The recipe's name as it appears in distribution names."""
         return _normalised(self.recipe.name)
@@ -207,8 +212,7 @@ def make_plan(
         "cxx_flags": list(cxx_flags),
         "toolchain": {**toolchain.as_json(), "openmp": toolchain.openmp.name if toolchain.openmp else None},
         # Python's zlib decides how the wheel's entries are compressed.
-        "build_tools": {name: importlib.metadata.version(name) for name in _BUILD_TOOLS}
-        | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
+        "build_tools": _build_tools(),
         "logic": logic_digest(root),
     }
     if usual is not None:
@@ -230,6 +234,11 @@ def make_plan(
         inputs=inputs,
         usual=usual,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _build_tools() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _BUILD_TOOLS} | {"zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
 def _chosen(recipe: Recipe, root: Path, stacks: Sequence[str] | Sequence[Stack] | None) -> list[Stack]:

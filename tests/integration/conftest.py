@@ -1,10 +1,15 @@
-"""The real thing for integration tests: both engines built by forkyard for this host's best ISA, and a real model."""
+"""The real thing for integration tests: both engines built by forkyard for this host's best ISA, and a real model.
+
+``FORKYARD_PAYLOAD_<ENGINE>`` (``LLAMA_CPP``, ``IK_LLAMA_CPP``) names the wheel of an engine to be tested instead, of the
+variant ``FORKYARD_TEST_VARIANT``. That is how ``forkyard stack verify`` runs tests on part of a stack.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -34,9 +39,22 @@ def forkyard(*arguments: str, timeout_s: float = BUILD_TIMEOUT_S) -> dict[str, A
     return answer
 
 
+def payload_under_test(engine: str) -> Path | None:
+    """The wheel that the environment names for an engine."""
+    named = os.environ.get("FORKYARD_PAYLOAD_" + re.sub(r"[^A-Z0-9]", "_", engine.upper()))
+    return Path(named) if named else None
+
+
+def only_named_payloads() -> bool:
+    """Whether the environment says which engines are tested, so that others are not."""
+    return any(name.startswith("FORKYARD_PAYLOAD_") for name in os.environ)
+
+
 @pytest.fixture(scope="session")
 def variant() -> str:
     """The best of the variants tests build that this host can run."""
+    if chosen := os.environ.get("FORKYARD_TEST_VARIANT"):
+        return chosen
     for name, features in VARIANTS.items():
         if not cpu.missing(features):
             return name
@@ -51,22 +69,31 @@ def dist(variant: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_payload(variant: str, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from ``llama.cpp``, ``ik_llama.cpp`` or ``llama.cpp-stock`` (no stacks) to its package folder."""
+def engine_payload(
+    variant: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A function from ``llama.cpp``, ``ik_llama.cpp`` or ``llama.cpp-stock`` (no stacks) to its package folder.
+
+    A test that asks for an engine which is not under test, where the environment says which are, is skipped.
+    """
 
     @functools.cache
     def unpacked(name: str) -> Path:
-        recipe, _, stock = name.partition("-stock")
-        out = dist
+        recipe, _, rest = name.partition("-stock")
+        assert rest == ""
+        wheel = payload_under_test(recipe)
+        if wheel is None and only_named_payloads():
+            pytest.skip(f"{recipe} is not under test")
+        slug = recipe.replace(".", "_")
+        package = f"forkyard_{slug}_{variant.replace('-', '_')}"
         if name.endswith("-stock"):
             out = tmp_path_factory.mktemp("stock")
             forkyard("build", variant, recipe, "--stacks", "none", "--out", str(out))
-        slug = recipe.replace(".", "_")
-        package = f"forkyard_{slug}_{variant.replace('-', '_')}"
-        (wheel,) = out.glob(f"{package}-*.whl")
+            (wheel,) = out.glob(f"{package}-*.whl")
+        elif wheel is None:
+            (wheel,) = request.getfixturevalue("dist").glob(f"{package}-*.whl")
         folder = tmp_path_factory.mktemp(name.replace(".", "-"))
         unpack(wheel, folder)
-        assert stock == ""
         return folder / package
 
     return unpacked

@@ -89,6 +89,10 @@ engines = ["llama.cpp"]
 since = "2026-01-02"
 """
 
+_STATUS = "Upstream-Status: Pending"
+Change = tuple[str, str, str]
+"""Path, old text, new text; a file that is not there has no old text and becomes a new file."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -189,6 +193,65 @@ class Toy:
         git(self.engine, "commit", "--quiet", "--all", "--message", f"Change {path}")
         self.write_recipe()
 
+    def stack(
+        self,
+        name: str,
+        patches: Mapping[str, Sequence[Change]],
+        *,
+        on: str = "HEAD",
+        order: int = 100,
+        test: Sequence[str] = (),
+        requires: Sequence[str] = (),
+        conflicts: Sequence[str] = (),
+        in_recipe: bool = True,
+    ) -> None:
+        """Write a stack whose patches follow each other, and put it into the recipe.
+
+        Args:
+            patches: name without ``.patch`` -> what it changes.
+            on: the stack it is made on, or a commit.
+        """
+        folder = self.root / "patches" / name / "llama.cpp"
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.patch"):
+            old.unlink()
+        tips = git(self.engine, "for-each-ref", "--format=%(refname)", "refs/stacks").split()
+        start = f"refs/stacks/{on}" if f"refs/stacks/{on}" in tips else on
+        with_worktree = self.engine.with_name("patching")
+        git(self.engine, "worktree", "add", "--quiet", "--detach", str(with_worktree), start)
+        try:
+            for patch, changes in patches.items():
+                for path, old_text, new in changes:
+                    (with_worktree / path).touch()
+                    _edit(with_worktree / path, old_text, new)
+                git(with_worktree, "add", "--all")
+                git(with_worktree, "commit", "--quiet", "--allow-empty", "--message", f"{patch}\n\n{_STATUS}")
+                (folder / f"{patch}.patch").write_text(self._export(with_worktree))
+            git(self.engine, "update-ref", f"refs/stacks/{name}", git(with_worktree, "rev-parse", "HEAD").strip())
+        finally:
+            git(self.engine, "worktree", "remove", "--force", str(with_worktree))
+        (folder / "series").write_text("".join(f"{patch}.patch\n" for patch in patches))
+        about = {"order": order, "test": list(test), "requires": list(requires), "conflicts": list(conflicts)}
+        lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in about.items())
+        (folder.parent / "stack.toml").write_text(_STACK + lines)
+        text = self.recipe.read_text()
+        (line,) = (line for line in text.splitlines() if line.startswith("stacks = "))
+        names = json.loads(line.removeprefix("stacks = "))
+        if in_recipe and name not in names:
+            self.edit_recipe(line, f"stacks = {json.dumps([*names, name])}")
+
+    def write_test(self, path: str, text: str) -> None:
+        """Write a test of the toy project, with the real conftest.py that chooses tests by patch."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        shutil.copy(REPOSITORY / "tests" / "conftest.py", self.root / "tests" / "conftest.py")
+
+    @staticmethod
+    def _export(work_tree: Path) -> str:
+        config = [word for key, value in EXPORT_CONFIG.items() for word in ("-c", f"{key}={value}")]
+        return git(work_tree, *config, "format-patch", "-1", "--stdout", *EXPORT_OPTIONS, "HEAD")
+
     def patch(self, *changes: tuple[str, str, str], name: str = "0001-change.patch", onto: str = "HEAD") -> Path:
         """Write a one-patch series that makes ``changes`` (path, old, new) to the pinned engine; use it in the recipe.
 
@@ -200,9 +263,8 @@ class Toy:
         try:
             for path, old, new in changes:
                 _edit(with_worktree / path, old, new)
-            git(with_worktree, "commit", "--quiet", "--all", "--message", "Change the toy\n\nUpstream-Status: Pending")
-            config = [word for key, value in EXPORT_CONFIG.items() for word in ("-c", f"{key}={value}")]
-            text = git(with_worktree, *config, "format-patch", "-1", "--stdout", *EXPORT_OPTIONS, "HEAD")
+            git(with_worktree, "commit", "--quiet", "--all", "--message", f"Change the toy\n\n{_STATUS}")
+            text = self._export(with_worktree)
         finally:
             git(self.engine, "worktree", "remove", "--force", str(with_worktree))
         self.series.mkdir(parents=True, exist_ok=True)

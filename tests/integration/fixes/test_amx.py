@@ -17,6 +17,8 @@ from forkyard_llm import cpu
 
 from ..conftest import forkyard, unpack
 
+pytestmark = pytest.mark.patch("amx-tile-config")
+
 AMX = ("amx_tile", "amx_int8", "avx512_bf16", "avx512vbmi", "avx512_vnni")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from cmake import CMAKE_BIN_DIR
 
+pytestmark = pytest.mark.patch("build-info-generator")
+
 STACK = Path(__file__).parents[3] / "patches" / "fixes"
 GENERATOR = STACK / "src" / "cmake" / "forkyard-build-info-gen.cmake"
 PATCH = STACK / "ik_llama.cpp" / "build-info-generator.patch"
