@@ -1,0 +1,104 @@
+"""llama-bench before and after, in interleaved pairs: is the engine as fast as it was?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+from forkyard.console import Reporter
+from forkyard.pullrequest.evidence.builds import SIDES, Engine, missing_engine
+from forkyard.pullrequest.evidence.inputs import Inputs
+from forkyard.pullrequest.evidence.model import FAIL, PASS, Evidence, Ledger, key_of, not_run, tail
+from forkyard.pullrequest.evidence.pairs import Compared, pair_order
+from forkyard.pullrequest.evidence.tools import Ran
+
+NAME, TITLE = "bench", "Speed: llama-bench before and after"
+TOLERANCE = 0.05
+"""How much slower the median pair may be, relative. On a busy machine less cannot be told from noise."""
+PROMPT, GENERATED = 128, 32
+
+
+def gather_speed(
+    engines: Mapping[str, Engine],
+    inputs: Inputs | str,
+    ledger: Ledger,
+    reporter: Reporter,
+    *,
+    rounds: int,
+    threads: int,
+) -> Evidence:
+    """Tokens per second of both builds, prompt processing and generation."""
+    lacking = missing_engine(NAME, TITLE, engines)
+    if lacking is not None:
+        return lacking
+    if isinstance(inputs, str):
+        return not_run(NAME, TITLE, inputs)
+    shape = ["-p", str(PROMPT), "-n", str(GENERATED), "-t", str(threads), "-r", "1", "-o", "json"]
+    arguments = ["-m", inputs.model, *shape]
+    key = key_of(NAME, [engines[side].key for side in SIDES], inputs.key, arguments, rounds, TOLERANCE)
+    known = ledger.found(NAME, key)
+    if known is not None:
+        return known
+    ran = Ran(ledger.folder.parent)
+    found: dict[str, dict[str, list[float]]] = {kind: {side: [] for side in SIDES} for kind in ("prompt", "generation")}
+    with reporter.step("measuring speed in pairs", "runs") as step:
+        for number in range(rounds):
+            for position, side in enumerate(pair_order(number)):
+                step.update(2 * number + position, 2 * rounds)
+                outcome = ran.run(engines[side], "llama-bench", arguments, f"{NAME}-{side}.log")
+                speeds = read_output(outcome.lines)
+                if outcome.status != 0 or speeds is None:
+                    reason = f"{side}: {outcome.why or 'its answer cannot be read'}: {tail(outcome.lines)}"
+                    return ledger.keep(
+                        Evidence(NAME, TITLE, FAIL, reason, tuple(ran.commands), tuple(ran.logs), ran.seconds, {}, key)
+                    )
+                for kind, value in speeds.items():
+                    found[kind][side].append(value)
+    compared = {kind: Compared(tuple(sides["before"]), tuple(sides["after"])) for kind, sides in found.items()}
+    slower = [kind for kind, one in compared.items() if one.ratio < 1 - TOLERANCE]
+    noisy = [kind for kind, one in compared.items() if one.spread > TOLERANCE]
+    data = {
+        **{kind: one.as_json() for kind, one in compared.items()},
+        "tolerance": TOLERANCE,
+        "rounds": rounds,
+        "threads": threads,
+        "noisy": noisy,
+        "model": inputs.model.removeprefix("inputs/"),
+    }
+    told = ", ".join(f"{kind} {one.ratio:.3f} of before" for kind, one in compared.items())
+    limit = f"{1 - TOLERANCE:.2f}"
+    reason = f"{told} (medians of {rounds} pairs; at least {limit} is asked)"
+    if noisy:
+        reason += (
+            f"; runs of one side lie more than {TOLERANCE:.0%} apart ({', '.join(noisy)}): a quieter machine says more"
+        )
+    state = FAIL if slower else PASS
+    piece = Evidence(NAME, TITLE, state, reason, tuple(ran.commands), tuple(ran.logs), ran.seconds, data, key)
+    return ledger.keep(piece)
+
+
+def read_output(lines: list[str]) -> dict[str, float] | None:
+    """Tokens per second from llama-bench's JSON, other lines around it or in it; ``None`` if it is not all there."""
+    text = "\n".join(lines)
+    for start in (position for position, character in enumerate(text) if character == "["):
+        try:
+            rows, _ = json.JSONDecoder().raw_decode(text, start)
+        except ValueError:
+            continue
+        speeds = _speeds(rows)
+        if speeds is not None:
+            return speeds
+    return None
+
+
+def _speeds(rows: object) -> dict[str, float] | None:
+    speeds: dict[str, float] = {}
+    for row in rows if isinstance(rows, list) else ():
+        if not isinstance(row, dict):
+            return None
+        value = row.get("avg_ts")
+        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            return None
+        speeds["generation" if row.get("n_gen") else "prompt"] = float(value)
+    return speeds if set(speeds) == {"prompt", "generation"} else None
