@@ -1,7 +1,8 @@
 """The real thing for integration tests: both engines built by forkyard for this host's best ISA, and a real model.
 
 ``FORKYARD_PAYLOAD_<ENGINE>`` (``LLAMA_CPP``, ``IK_LLAMA_CPP``) names the wheel of an engine to be tested instead, of the
-variant ``FORKYARD_TEST_VARIANT``. That is how ``forkyard stack verify`` runs tests on part of a stack.
+variant ``FORKYARD_TEST_VARIANT``. That is how ``forkyard stack verify`` runs tests on part of a stack. With ``_STOCK``
+behind the engine it names the wheel without stacks, which is built if it is not named.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ def engine_payload(
         slug = recipe.replace(".", "_")
         package = f"forkyard_{slug}_{variant.replace('-', '_')}"
         if name.endswith("-stock"):
+            wheel = payload_under_test(name)
+        if name.endswith("-stock") and wheel is None:
             out = tmp_path_factory.mktemp("stock")
             forkyard("build", variant, recipe, "--stacks", "none", "--out", str(out))
             (wheel,) = out.glob(f"{package}-*.whl")
