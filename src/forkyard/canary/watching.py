@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forkyard.console import Reporter
 from forkyard.errors import ForkyardError
 from forkyard.rebasing.copies import copy_project
+from forkyard.rebasing.replaying import DROPPED
 from forkyard.rebasing.session import Rebased, Session
 from forkyard.scratch import owned_folder
 from forkyard.verifying import Level, Result, default_variant, plan_units
@@ -69,7 +70,7 @@ def watch(
             return Watched(ref, CONFLICTS, rebased, seconds=seconds)
         with owned_folder(shop.cache.scratch, "canary-") as scratch:
             file = copy_project(shop.root, shop.cache, rebased, scratch / "project")
-            result, chosen = _try(file, scratch, reporter, variant, level, offline, jobs)
+            result, chosen = _try(rebased, file, scratch, reporter, variant, level, offline, jobs)
     except ForkyardError as error:
         return Watched(ref, ERROR, rebased, error=error, seconds=seconds)
     state = {"good": GOOD, "bad": BAD}.get(result.state, UNTESTED if level == "test" else GOOD)
@@ -77,6 +78,7 @@ def watch(
 
 
 def _try(
+    rebased: Rebased,
     file: Path,
     scratch: Path,
     reporter: Reporter,
@@ -92,5 +94,8 @@ def _try(
     together = next(
         (unit for unit in planned.units if any(role.kind == "combination" for role in unit.roles)), planned.units[-1]
     )
+    # What upstream has taken over must pass its tests as before, though no patch of ours gives it any more.
+    gone = tuple(one.name.removesuffix(".patch") for one in rebased.replay.outcomes if one.status == DROPPED)
+    together = replace(together, selection=replace(together.selection, patches=(*together.selection.patches, *gone)))
     bench = Bench(copy.root, copy.cache, scratch, reporter, level, offline=offline, jobs=jobs)
     return bench.attempt(together), chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,6 +22,8 @@ from forkyard.workshop import find_root
 @click.option("--stack", "stacks", multiple=True, help="Only this stack (repeatable); the recipe's pin stays.")
 @sources
 @click.option("--retire", is_flag=True, help="Leave out patches that upstream has otherwise or has superseded.")
+@click.option("--test", is_flag=True, help="With --dry-run: say what is needed, by building and testing.")
+@click.option("--variant", help="With --test: what to build (default: the best usual one this machine runs).")
 @click.option("--dry-run", is_flag=True, help="Only tell; change no file and keep no state.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rebased patches there; the project stays.")
 @click.option("--report-dir", type=click.Path(path_type=Path), help="Write report.md, .json and .html there as well.")
@@ -37,6 +40,8 @@ def rebase(
     source: str | None,
     offline: bool,
     retire: bool,
+    test: bool,
+    variant: str | None,
     dry_run: bool,
     out: Path | None,
     report_dir: Path | None,
@@ -56,6 +61,9 @@ def rebase(
     if len(chosen) + (to is not None) != 1:
         msg = f"{' and '.join([*chosen, '--to'])} exclude each other" if chosen else "nothing says where to rebase to"
         raise UsageError(msg, next_step="give --to COMMIT, or one of --continue, --skip, --abort, --status")
+    if test and not dry_run:
+        msg = "--test takes long and writes nothing"
+        raise UsageError(msg, next_step="add --dry-run; rebase in earnest when you know the verdicts")
     session = Session(find_root(), recipe, Cache.default(), console)
     if show:
         return _show(console, session)
@@ -77,6 +85,12 @@ def rebase(
         result = session.start(
             to, stacks=stacks, source=source, offline=offline, retire=retire, dry_run=dry_run, out=out
         )
+        if test:
+            # It builds and tests; whoever only rebases need not read all that.
+            from forkyard.rebasing.necessity import prove
+
+            less = partial(session.without, result)
+            result = prove(find_root(), Cache.default(), console, result, less, variant=variant, offline=offline)
     return _answer(console, session, result, report_dir, keep=not dry_run)
 
 

@@ -38,4 +38,4 @@ def copy_project(root: Path, cache: Cache, rebased: Rebased, folder: Path) -> Pa
                 shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 (folder / path.name).symlink_to(path)
-    return folder / "recipes" / recipe.path.name
+    return folder / "recipes" / f"{recipe.name}.toml"

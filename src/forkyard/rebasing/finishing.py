@@ -17,14 +17,14 @@ from forkyard.rebasing.recipefile import moved_recipe
 from forkyard.rebasing.replaying import Replay
 from forkyard.rebasing.resolutions import FOLDER
 from forkyard.rebasing.state import State
+from forkyard.rebasing.wholefiles import shared_notes, with_true_trailers
 from forkyard.recipes import Recipe, load_recipe
 from forkyard.recipes.lock import render
 from forkyard.scratch import owned_folder
 from forkyard.sources import Obtained, recorded
 from forkyard.stacks import Stack, apply_stacks, load_stacks
 from forkyard.stacks.exporting import export_commits
-from forkyard.stacks.patchfile import added_file_sources
-from forkyard.stacks.writing import series_changes
+from forkyard.stacks.writing import series_changes, unused_files
 
 
 @dataclass(frozen=True)
@@ -120,30 +120,21 @@ def _series(
     notes: list[str] = []
     for stack in stacks:
         kept = [(name, facts) for owner, name, facts in done.chain if owner == stack.name]
-        exported = export_commits(store, parent, [facts for _, facts in kept], [name for name, _ in kept])
+        kept, said = with_true_trailers(store, parent, kept)
+        # A rebase changes where patches stand, not how they are written: what a patch adds itself, it goes on adding.
+        exported = export_commits(
+            store, parent, [facts for _, facts in kept], [name for name, _ in kept], whole_files=False
+        )
         parent = exported.patches[-1].commit if exported.patches else parent
-        gone = _unused(stack, recipe.family) - set(exported.files)
+        gone = unused_files(stack, recipe.family, exported)
         series_changes(changes, root, stack, recipe.family, exported, gone=gone)
-        notes += exported.notes
+        notes += [*said, *exported.notes, *shared_notes(stack, recipe.family, exported)]
         folder = (stack.folder / recipe.family / FOLDER).relative_to(root).as_posix()
         for outcome in done.outcomes:
             for one in outcome.carried.conflicts if outcome.carried and outcome.stack == stack.name else ():
                 if one.known is not None:
                     changes.write(f"{folder}/{one.known.file_name}", one.known.render())
     return notes
-
-
-def _unused(stack: Stack, family: str) -> set[str]:
-    """Whole files the stack adds for this engine and for no other."""
-    others = {
-        source
-        for other in stack.about.engines
-        if other != family
-        for patch in stack.series(other).patches
-        for source in added_file_sources(patch.data)
-    }
-    own = {source for patch in stack.series(family).patches for source in added_file_sources(patch.data)}
-    return own - others
 
 
 def _prove(store: Store, scratch: Path, root: Path, recipe: Recipe, obtained: Obtained, changes: Changes) -> str:
@@ -162,8 +153,8 @@ def _prove(store: Store, scratch: Path, root: Path, recipe: Recipe, obtained: Ob
         (scratch / path).unlink(missing_ok=True)
     place = _below(root, recipe.path)
     if place.startswith("/"):
-        write_atomic(scratch / "recipes" / recipe.path.name, changes.writes[place])
-        place = f"recipes/{recipe.path.name}"
+        place = f"recipes/{recipe.name}.toml"
+        write_atomic(scratch / place, changes.writes[_below(root, recipe.path)])
     moved = load_recipe(scratch / place, scratch)
     stacks = load_stacks(scratch, moved.stacks, moved.family)
     facts = (obtained.commit, obtained.date, obtained.tree)

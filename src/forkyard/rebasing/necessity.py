@@ -81,7 +81,8 @@ def _try(
         plan = make_plan(recipe, shop.variants, chosen, shop.root, shop.toolchain, stacks=list(recipe.stacks))
         stack = next(one for one in rebased.stacks if one.name == outcome.stack)
         name = outcome.name.removesuffix(".patch")
-        selection = Selection(tuple(stack.about.test), (name,), complete=False)
+        names = [one.name.removesuffix(".patch") for one in less.outcomes]
+        selection = Selection(tuple(stack.about.test), tuple(names), complete=False, about=name)
         unit = Unit((Role("combination", (f"all but {name}",)),), plan, selection)
         bench = Bench(shop.root, cache, scratch, reporter, "test", offline=offline)
         result = bench.attempt(unit)

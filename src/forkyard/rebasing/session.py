@@ -208,6 +208,11 @@ class Session:
             raise self._already(state)
         return state
 
+    def without(self, result: Rebased, patch: tuple[str, str]) -> Replay:
+        """The same replay less one patch (stack, name)."""
+        old = obtain(self._recipe, self._cache, self._reporter, offline=result.state.offline)
+        return self._replay(result.state.with_dropped(*patch), result.target, old, blame=False)[0]
+
     # -- its parts -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
