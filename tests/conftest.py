@@ -20,6 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("patches", "tests chosen by the patches that are in the engine")
     group.addoption("--patches", metavar="NAMES", help="Comma-separated names, without .patch, of what the engine has.")
+    group.addoption("--patches-about", metavar="NAME", help="Of those only tests that name this patch.")
     group.addoption("--patches-complete", action="store_true", help="The engine has all patches of the stack.")
 
 
@@ -31,6 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     known = {path.stem for path in (Path(__file__).parents[1] / "patches").glob("*/*/*.patch")}
     option = config.getoption("--patches")
     there = {name for name in (option or "").split(",") if name}
+    about = config.getoption("--patches-about")
+    # A patch that upstream has taken over is in no stack any more, and its tests hold all the same.
+    known |= there
     kept, left_out = [], []
     for item in items:
         marks = list(item.iter_markers("patch"))
@@ -39,6 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # It would be left out for ever without anybody noticing.
             raise pytest.UsageError(f"{item.nodeid} is marked with {unknown[0]!r}, which is no patch of any stack")
         runs = names <= there if marks else config.getoption("--patches-complete")
+        runs = runs and (about is None or about in names)
         (kept if option is None or runs else left_out).append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -24,6 +24,8 @@ class Selection:
     """Names of the patches in the engine, without ``.patch``: tests marked with others are left out."""
     complete: bool = True
     """Whether tests that are about no patch in particular run, too."""
+    about: str | None = None
+    """Only tests that name this patch."""
 
 
 def select(tested: Sequence[Stack], patches: Sequence[str], *, complete: bool) -> Selection:

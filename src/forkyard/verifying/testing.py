@@ -71,6 +71,7 @@ def run_tests(
         f"--basetemp={scratch / 'tmp'}",
         f"--patches={','.join(selection.patches)}",
         *(["--patches-complete"] if selection.complete else []),
+        *([f"--patches-about={selection.about}"] if selection.about else []),
         *("-p", "no:cacheprovider", "--color=no", "--tb=short"),
     ]
     environment = {
