@@ -71,7 +71,8 @@ def patch_ids(repository: Repository, wanted: Sequence[str], *, reverse: bool = 
     """
     if not wanted:
         return {}
-    words = ["-R"] if reverse else []
+    # -R swaps the prefixes as well, and they are part of what is hashed.
+    words = ["-R", "--src-prefix=b/", "--dst-prefix=a/"] if reverse else []
     listing = "".join(f"{commit}\n" for commit in wanted).encode()
     diffs = repository._git(
         "diff-tree", "--stdin", "-p", "-r", "--no-renames", "--full-index", *words, stdin=listing, config=_PLAIN_DIFF
