@@ -1,0 +1,247 @@
+"""Somebody's fork: where it is, which branch is meant, and its history in a store of its own.
+
+The engine's store knows single commits and stays that way. Forks come with all of their history, so they are kept in
+``<family>.forks.git`` beside it; one whose history is cut off gets a store to itself, because a cut-off commit is cut
+off for everybody who shares the store.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from forkyard.cache import Cache
+from forkyard.console import Reporter
+from forkyard.errors import ForkyardError, NetworkError, SourceError, UsageError
+from forkyard.gitstore import OBJECT_ID, GitFailure, Store
+from forkyard.gitstore.forks import cut_off, fetch_refs, is_shallow, list_refs, remotes, resolve
+from forkyard.network import without_secrets
+
+_SCHEMES = ("https", "ssh", "file")
+_SCP = re.compile(r"^[A-Za-z0-9_][^/:\s]*:[^:]")
+_PLACES = ("refs/heads/{}", "refs/remotes/{}", "refs/tags/{}", "refs/{}", "{}")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a repository is, in the form git is given it."""
+
+    word: str
+    folder: Path | None = None
+    """Its folder, if it is one on this disk."""
+    remote: bool = False
+    """Whether the network is needed."""
+
+    @property
+    def shown(self) -> str:
+        """For people, without secrets."""
+        return without_secrets(self.word)
+
+    @property
+    def url(self) -> str | None:
+        """Its URL, if anybody else could use it; without whoever used it here."""
+        return re.sub(r"^https://[^/@]*@", "https://", self.word) if self.word.startswith("https://") else None
+
+
+def locate(text: str) -> Location:
+    """Read what a person gave as a repository.
+
+    Raises:
+        UsageError: it is no place a repository could be at, or there is nothing.
+    """
+    scheme, separator, rest = text.partition("://")
+    plain = text.isprintable() and bool(text.strip())
+    if not plain or text.startswith("-") or "::" in text or (separator and scheme not in _SCHEMES):
+        msg = f"{without_secrets(text)!r} is no place of a repository"
+        raise UsageError(
+            msg,
+            why="git would read it as an option or run a program to reach it"
+            if text.startswith("-") or "::" in text
+            else None,
+            next_step="give a path, or an https, ssh or file URL",
+        )
+    if separator and scheme != "file":
+        return Location(text, remote=True)
+    path = Path(rest if separator else text).expanduser().absolute()
+    if not separator and not path.exists() and _SCP.match(text):
+        return Location(text, remote=True)
+    if not path.exists():
+        msg = "there is no repository"
+        raise UsageError(msg, where=str(path), next_step="check the path; it may also be an https, ssh or file URL")
+    return Location(str(path), path if path.is_dir() else None)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A branch of a fork, fetched."""
+
+    location: Location
+    store: Store
+    branch: str
+    """As the person named it."""
+    ref: str
+    """The ref it is at there; the commit itself if it was named by its id."""
+    tip: str
+    refs: Mapping[str, str]
+    """Everything the repository has a name for."""
+    shallow: bool
+    """Whether its history is cut off."""
+    remotes: Mapping[str, str]
+    """Name and URL, if the repository is a clone on this disk."""
+
+    def find(self, name: str) -> str | None:
+        """The commit a name of the fork's repository means, fetched with its history; ``None`` if it means none."""
+        ref = _match(self.refs, name)
+        if ref is not None:
+            return self.bring({"named": ref}).get("named")
+        if OBJECT_ID.match(name) and not self.store.has(name, "commit"):
+            return self.bring({"named": name}).get("named")
+        return resolve(self.store, name)
+
+    def bring(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        """Try to fetch refs or commits of the repository; what it does not have is left out.
+
+        Args:
+            wanted: a name of ours -> ref or commit there.
+        """
+        return _bring(self.store, self.location, wanted, accept_shallow=self.shallow)
+
+
+def fork_store(cache: Cache, family: str, location: Location, *, shallow: bool) -> Store:
+    """The store a fork is fetched into."""
+    path = cache.store(family)
+    tail = f"-{_key(location)}" if shallow else ""
+    return Store(path.with_name(f"{family}.forks{tail}.git"))
+
+
+def fetch_fork(cache: Cache, family: str, location: Location, branch: str, reporter: Reporter) -> Fork:
+    """Fetch a branch with its history; the caller holds the forks' lock.
+
+    Raises:
+        UsageError: there is no such branch, or no repository.
+        NetworkError: it cannot be reached.
+        SourceError: what arrives is damaged or incomplete.
+    """
+    shallow = location.folder is not None and is_shallow(location.folder)
+    store = fork_store(cache, family, location, shallow=shallow)
+    store.ensure()
+    try:
+        refs = list_refs(store, location.word)
+    except GitFailure as error:
+        _unreadable(location, error)
+    ref = _match(refs, branch)
+    if ref is None and OBJECT_ID.match(branch):
+        ref = branch
+    if ref is None:
+        raise _no_branch(location, branch, refs)
+    tip = _fetch_tip(store, location, ref, reporter, accept_shallow=shallow)
+    if tip is None and not shallow:
+        # A server with cut-off history does not say so before it is asked.
+        shallow = True
+        store = fork_store(cache, family, location, shallow=True)
+        store.ensure()
+        tip = _fetch_tip(store, location, ref, reporter, accept_shallow=True)
+    if tip is None:
+        msg = f"{branch} is not a commit"
+        raise UsageError(msg, where=location.shown, next_step="name a branch")
+    known = remotes(store, location.folder) if location.folder is not None else {}
+    return Fork(location, store, branch, ref, tip, refs, shallow and bool(cut_off(store)), known)
+
+
+def _fetch_tip(store: Store, location: Location, ref: str, reporter: Reporter, *, accept_shallow: bool) -> str | None:
+    ours = _ours(location, "branch")
+    with reporter.step(f"fetching {ref.removeprefix('refs/heads/')} from {location.shown}", "objects") as step:
+        try:
+            found = fetch_refs(
+                store,
+                location.word,
+                {ours: ref},
+                accept_shallow=accept_shallow,
+                progress=lambda done, total: step.update(done, total),
+            )
+        except GitFailure as error:
+            _unreadable(location, error)
+    return found.get(ours)
+
+
+def _bring(store: Store, location: Location, wanted: Mapping[str, str], *, accept_shallow: bool) -> dict[str, str]:
+    found = {}
+    for name, theirs in wanted.items():
+        ours = _ours(location, name)
+        try:
+            done = fetch_refs(store, location.word, {ours: theirs}, accept_shallow=accept_shallow)
+        except GitFailure:
+            continue
+        if ours in done:
+            found[name] = done[ours]
+    return found
+
+
+def _key(location: Location) -> str:
+    return hashlib.sha256(location.word.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _ours(location: Location, name: str) -> str:
+    """A ref of ours: only numbers and words of our own, whatever theirs is called."""
+    return f"refs/forkyard/forks/{_key(location)}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _match(refs: Mapping[str, str], name: str) -> str | None:
+    if not name or not name.isprintable():
+        return None
+    return next((ref for place in _PLACES if (ref := place.format(name)) in refs), None)
+
+
+def _no_branch(location: Location, branch: str, refs: Mapping[str, str]) -> UsageError:
+    names = sorted(ref.removeprefix("refs/heads/") for ref in refs if ref.startswith("refs/heads/"))
+    near = difflib.get_close_matches(branch, names, n=1)
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return UsageError(
+        f"there is no branch {branch!r}",
+        where=location.shown,
+        why=f"it has: {shown}" if names else "it has no branches",
+        next_step=f"did you mean {near[0]!r}?" if near else "name a branch, a tag, a ref or a commit's 40 digits",
+    )
+
+
+def _unreadable(location: Location, error: GitFailure) -> NoReturn:
+    """Say what kept git from reading a repository, in words that help."""
+    text = error.text.strip()
+    last = text.splitlines()[-1] if text else None
+    made: ForkyardError
+    if "dubious ownership" in text:
+        made = SourceError(
+            "git does not read a repository that belongs to somebody else",
+            where=location.shown,
+            why=next(line for line in text.splitlines() if "dubious ownership" in line),
+            next_step=f"if you trust it: git config --global --add safe.directory {location.shown}",
+        )
+    elif "lazy fetching disabled" in text or "promisor" in text or "filter" in text:
+        made = SourceError(
+            "the fork is a partial clone: files of its history are missing",
+            where=location.shown,
+            why=last,
+            next_step="run `git fetch --refetch --no-filter` in it, or give the URL it was cloned from",
+        )
+    elif "does not appear to be a git repository" in text or "not a git repository" in text:
+        made = UsageError("this is no git repository", where=location.shown, next_step="give the folder it is in")
+    elif location.remote:
+        made = NetworkError(
+            "the fork could not be fetched",
+            where=location.shown,
+            why=last,
+            next_step="check the URL, the network and your credentials, or give a clone on this disk",
+        )
+    else:
+        made = SourceError(
+            "the fork could not be fetched",
+            where=location.shown,
+            why=text.replace("\n", "\n         ") or None,
+            next_step="run `git fsck` there",
+        )
+    raise made from error
