@@ -6,6 +6,7 @@ All plumbing runs on a private index. The store's refs only keep what we made fr
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -13,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import git
 
@@ -26,7 +28,17 @@ FETCH_S = 3600.0
 
 
 class Store(Repository):
-    """A bare repository that holds objects; its refs only keep what we made from being collected."""
+    """A bare repository that holds objects; its refs only keep what we made from being collected.
+
+    What is a function of its arguments alone, and was done by this very object, is not done a second time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._commits: dict[tuple[str, str | None, Author, bytes], str] = {}
+        self._mails: dict[tuple[bytes, bool], tuple[Author, bytes, bytes]] = {}
+        self.applied: dict[Any, str] = {}
+        """Trees that patches gave, by the tree they were applied to and what they are."""
 
     # -- the store itself ----------------------------------------------------------------------------
 
@@ -263,10 +275,20 @@ class Store(Repository):
                 self._git("read-tree", tree, index=path)
             yield path
 
+    def read_tree(self, index: Path, tree: str) -> None:
+        """Have an index hold a tree."""
+        self._git("read-tree", tree, index=index)
+
     # -- commits -------------------------------------------------------------------------------------
 
     def commit(self, tree: str, parent: str | None, author: Author, message: bytes) -> str:
         """Commit a tree so that the id depends on nothing but the arguments."""
+        key = (tree, parent, author, message)
+        if key not in self._commits:
+            self._commits[key] = self._commit(*key)
+        return self._commits[key]
+
+    def _commit(self, tree: str, parent: str | None, author: Author, message: bytes) -> str:
         parents = ["-p", parent] if parent is not None else []
         env = {
             "GIT_AUTHOR_NAME": author.name,
@@ -288,6 +310,12 @@ class Store(Repository):
         Raises:
             PatchError: it is no mailed patch.
         """
+        key = (hashlib.sha256(patch).digest(), foreign)
+        if key not in self._mails:
+            self._mails[key] = self._mail_info(patch, foreign=foreign)
+        return self._mails[key]
+
+    def _mail_info(self, patch: bytes, *, foreign: bool) -> tuple[Author, bytes, bytes]:
         with tempfile.TemporaryDirectory(prefix="mail-", dir=self.path) as folder:
             message, diff = Path(folder) / "message", Path(folder) / "diff"
             try:

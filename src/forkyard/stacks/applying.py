@@ -18,7 +18,7 @@ from pathlib import Path
 from forkyard.errors import PatchError
 from forkyard.gitstore import Author, GitFailure, Store
 from forkyard.stacks.model import Patch, Stack, WholeFile
-from forkyard.stacks.patchfile import Trailers, check_hunks, parse_trailers
+from forkyard.stacks.patchfile import AddedFile, Trailers, check_hunks, parse_trailers
 
 _BASE_AUTHOR = "Forkyard"
 _BASE_EMAIL = "forkyard@users.noreply.invalid"
@@ -98,6 +98,8 @@ class Chain:
     def __init__(self, store: Store, commit: str, tree: str, index: Path) -> None:
         self._store, self._index = store, index
         self._links: list[_Link] = []
+        self._indexed = tree
+        """The tree the index holds: it stays behind while results are known already."""
         self.commit, self.tree = commit, tree
 
     @classmethod
@@ -147,6 +149,32 @@ class Chain:
         text = message.decode("utf-8", "replace")
         trailers = parse_trailers(text, where)
         check_hunks(diff, where)
+        files = [(file, *whole_file(file.source)) for file in trailers.adds_files]
+        added = [WholeFile(file.target, hashlib.sha256(content).hexdigest()) for file, content, _ in files]
+        modes = tuple(executable for _, _, executable in files)
+        key = (self.tree, hashlib.sha256(diff).digest(), tuple(added), modes)
+        known = store.applied.get(key)
+        if known is None:
+            known = store.applied[key] = self._apply(label, where, diff, files)
+        try:
+            commit = store.commit(known, parent, author, message)
+        except GitFailure as error:
+            msg = f"{label} cannot be committed"
+            raise PatchError(
+                msg, where=where, why=error.text.strip(), next_step="look at its From and Date lines; export it again"
+            ) from error
+        self.commit, self.tree = commit, known
+        whole = tuple(file.target for file in trailers.adds_files)
+        self._links.append(_Link(label, where, data, parent, commit, whole))
+        return text, trailers, added
+
+    def _apply(self, label: str, where: str, diff: bytes, files: Sequence[tuple[AddedFile, bytes, bool]]) -> str:
+        """Tree id of the present tree with a diff and whole files."""
+        store = self._store
+        if self._indexed != self.tree:
+            store.read_tree(self._index, self.tree)
+        # Whatever goes wrong below, the index is no tree's any more.
+        self._indexed = ""
         if diff.strip():
             try:
                 store.apply_diff(self._index, diff)
@@ -158,9 +186,7 @@ class Chain:
                     why=error.text.strip().replace("\n", "\n         "),
                     next_step="the stack was made for another base: rebase it, or take it out of the recipe",
                 ) from error
-        added: list[WholeFile] = []
-        for file in trailers.adds_files:
-            content, executable = whole_file(file.source)
+        for file, content, executable in files:
             if store.index_has(self._index, file.target):
                 msg = f"{label} would overwrite {file.target}"
                 raise PatchError(
@@ -170,19 +196,12 @@ class Chain:
                     next_step="choose another path in its Adds-Files trailer",
                 )
             store.add_file(self._index, file.target, content, executable=executable)
-            added.append(WholeFile(file.target, hashlib.sha256(content).hexdigest()))
         try:
-            tree = store.write_index(self._index)
-            commit = store.commit(tree, parent, author, message)
+            self._indexed = store.write_index(self._index)
         except GitFailure as error:
             msg = f"{label} cannot be committed"
-            raise PatchError(
-                msg, where=where, why=error.text.strip(), next_step="look at its From and Date lines; export it again"
-            ) from error
-        self.commit, self.tree = commit, tree
-        whole = tuple(file.target for file in trailers.adds_files)
-        self._links.append(_Link(label, where, data, parent, commit, whole))
-        return text, trailers, added
+            raise PatchError(msg, where=where, why=error.text.strip(), next_step="export it again") from error
+        return self._indexed
 
     def check_exports(self) -> None:
         """Export every commit again and compare it with its patch, byte for byte.

@@ -68,27 +68,27 @@ def match_names(old: Sequence[OldPatch], new: Sequence[CommitFacts], taken: Sequ
     """A file name for each commit: the one it had, found by subject, then by author and date; else a new one.
 
     Amending keeps the author's date and rewording keeps the content, so a patch loses its name only when both go.
+    Patches of one author and second are not told apart by them.
 
     Args:
         taken: names that are in use otherwise.
     """
     names: dict[int, str] = {}
     left = list(old)
-
-    def same_subject(was: OldPatch, commit: CommitFacts) -> bool:
-        return was.subject == commit.subject
-
-    def same_author(was: OldPatch, commit: CommitFacts) -> bool:
-        return (was.author, was.date) == (commit.author.email, commit.author.date)
-
-    for same in (same_subject, same_author):
-        for number, commit in enumerate(new):
-            if number in names:
-                continue
-            found = next((was for was in left if same(was, commit)), None)
-            if found is not None:
-                names[number] = found.name
-                left.remove(found)
+    for number, commit in enumerate(new):
+        found = next((was for was in left if was.subject == commit.subject), None)
+        if found is not None:
+            names[number] = found.name
+            left.remove(found)
+    stamps = [(was.author, was.date) for was in old]
+    new_stamps = [(commit.author.email, commit.author.date) for commit in new]
+    for number, stamp in enumerate(new_stamps):
+        if number in names or stamps.count(stamp) != 1 or new_stamps.count(stamp) != 1:
+            continue
+        found = next((was for was in left if (was.author, was.date) == stamp), None)
+        if found is not None:
+            names[number] = found.name
+            left.remove(found)
     used = {*taken, *names.values()}
     for number, commit in enumerate(new):
         if number not in names:

@@ -429,3 +429,10 @@ def test_a_new_commit_gets_a_name_nobody_has() -> None:
 def test_two_patches_with_one_subject_keep_their_order() -> None:
     old = [OldPatch("a.patch", "same", "a@b", "1"), OldPatch("b.patch", "same", "a@b", "2")]
     assert match_names(old, [facts("same", date="1"), facts("same", date="2")]) == ["a.patch", "b.patch"]
+
+
+def test_commits_of_one_second_are_not_taken_for_each_other() -> None:
+    old = [OldPatch("a.patch", "one", "a@b", "1"), OldPatch("b.patch", "two", "a@b", "1")]
+    assert match_names(old, [facts("two", date="1"), facts("three", date="1")]) == ["b.patch", "three.patch"]
+    lone = [OldPatch("a.patch", "one", "a@b", "1")]
+    assert match_names(lone, [facts("x", date="1"), facts("y", date="1")]) == ["x.patch", "y.patch"]
