@@ -28,7 +28,9 @@ DIVERGENCE, DIVERGENCE_TITLE = "kl-divergence", "Quality of the new type: KL div
 TOLERANCE = 0.001
 """How much higher the perplexity after may be, relative: the same arithmetic in another order stays far below."""
 CONTEXT = 512
-_ESTIMATE = re.compile(r"Final estimate: PPL = ([0-9.]+) \+/- ([0-9.]+)")
+# ik_llama.cpp says over how much in between.
+_ESTIMATE = re.compile(r"Final estimate: PPL(?: over \d+ chunks for n_ctx=\d+)? = ([0-9.]+) \+/- ([0-9.]+)")
+_REFUSED = re.compile(r"(?:Unsupported|Invalid) cache type")
 _MEAN_KLD = re.compile(r"Mean\s+KLD:\s*(-?[0-9.eE+-]+)")
 _SAME_TOP = re.compile(r"Same top p:\s*([0-9.]+)")
 _COMPARED = ("q8_0", "q4_0")
@@ -149,7 +151,7 @@ def gather_divergence(
                 mean, top = _MEAN_KLD.search(text), _SAME_TOP.search(text)
                 if outcome.status == 0 and mean is not None:
                     figures[name] = {"mean_kld": float(mean[1]), "same_top_percent": float(top[1]) if top else None}
-                elif name in names and "Unsupported cache type" in text:
+                elif name in names and _REFUSED.search(text):
                     refused.append(name)
                 else:
                     why = outcome.why or "it printed no KL divergence"

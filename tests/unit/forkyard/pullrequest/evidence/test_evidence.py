@@ -185,6 +185,11 @@ def test_perplexity_without_an_estimate_has_failed(tmp_path: Path, ledger: Ledge
     assert piece.reason.startswith("after: ")
 
 
+def test_perplexity_as_ik_llama_cpp_tells_it(tmp_path: Path, ledger: Ledger) -> None:
+    said = "echo 'Final estimate: PPL over 1 chunks for n_ctx=512 = 96.4928 +/- 17.05347'"
+    assert perplexity(tmp_path, ledger, said, said).data["after"]["median"] == 96.4928
+
+
 def test_finished_measurements_are_not_repeated(tmp_path: Path, ledger: Ledger) -> None:
     counting = f"{final(10.0)}; echo x >> {tmp_path / 'count'}"
     first = perplexity(tmp_path, ledger, counting, counting)
