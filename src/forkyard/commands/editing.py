@@ -112,6 +112,7 @@ def new(
 @_chosen
 @_path
 @click.option("--fresh", is_flag=True, help="Throw away an edit that is there, with everything done in it.")
+@click.option("--join", is_flag=True, help="If edit and series both changed, take each patch from where it changed.")
 @answers
 def edit(
     console: Console,
@@ -122,6 +123,7 @@ def edit(
     offline: bool,
     path: Path | None,
     fresh: bool,
+    join: bool,
 ) -> None:
     """Make a git repository with STACK's patches as commits, to work on; `stack refresh` writes them back."""
     root = _root()
@@ -132,7 +134,7 @@ def edit(
         console.step(f"turning {name} into commits"),
     ):
         imported = import_loosely(ground.store, ground.place, ground.obtained)
-        done = edits.edit(ground.place, ground.obtained, ground.store, place, imported, fresh=fresh)
+        done = edits.edit(ground.place, ground.obtained, ground.store, place, imported, fresh=fresh, together=join)
     _notes(console, imported.notes)
     refreshing = f"forkyard stack refresh {name} --engine {engine}" + (f" --path {place}" if path else "")
     said = {
@@ -140,10 +142,11 @@ def edit(
         "as it was": f"{done.path} is there already and was left as it is (--fresh throws it away)",
         "updated": f"{done.path} had nothing of its own and now has the series as it is in the project",
         "both changed": f"{done.path} was changed, and so was the series or what it is made on; nothing was touched",
+        "joined": f"{done.path} now has both its own changes and the project's; what it had is {edits.BEFORE_JOIN}",
     }[done.state]
     follow = [f"cd {done.path}", "(commit, amend, `git rebase -i`: one commit is one patch)", refreshing]
     if done.state == "both changed":
-        follow[1] = f"git rebase --onto {edits.INCOMING} {edits.IMPORTED}"
+        follow = [f"forkyard stack edit {name} --engine {engine} --join" + (f" --path {place}" if path else "")]
     console.result(
         {
             "path": str(done.path),

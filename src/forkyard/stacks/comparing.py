@@ -45,7 +45,7 @@ def compare_series(old: Mapping[str, tuple[str, bytes]], exported: Exported) -> 
         subject, data = old[patch.name]
         status = []
         if data != patch.data:
-            status.append("moved" if _bare(data) == _bare(patch.data) else "changed")
+            status.append("moved" if bare(data) == bare(patch.data) else "changed")
         if subject != patch.subject:
             status.append("renamed")
         if patch.name in moved:
@@ -56,8 +56,8 @@ def compare_series(old: Mapping[str, tuple[str, bytes]], exported: Exported) -> 
     return [*found, *(PatchOutcome(name, ("dropped",), old[name][0]) for name in gone)]
 
 
-def _bare(data: bytes) -> bytes:
-    """A patch without what changes when something else does: line numbers, function headings, ids, context."""
+def bare(data: bytes) -> bytes:
+    """A patch file without what changes when something else does: line numbers, function headings, ids, context."""
     message, mark, diff = data.partition(b"\ndiff --git ")
     lines = [line for line in _PLACE.sub(b"", diff).split(b"\n") if not line.startswith(b" ")]
     return message + mark + b"\n".join(lines)

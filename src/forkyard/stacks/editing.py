@@ -21,6 +21,7 @@ from forkyard.gitstore.merging import edit_tree
 from forkyard.gitstore.work import WorkRepository
 from forkyard.sources import Obtained
 from forkyard.stacks.importing import Home, Imported
+from forkyard.stacks.joining import Chain, join
 
 BASE = "refs/forkyard/base"
 """The home commit: what the first patch is made on."""
@@ -28,12 +29,12 @@ IMPORTED = "refs/forkyard/imported"
 """The last patch as the project has it."""
 REFRESHED = "refs/forkyard/refreshed"
 """The person's commit that was written back last."""
-INCOMING, INCOMING_BASE = "refs/forkyard/incoming", "refs/forkyard/incoming-base"
-"""The series and its base as they became in the project while the person worked here."""
+BEFORE_JOIN = "refs/forkyard/before-join"
+"""The person's last commit before it was brought together with a series that had changed meanwhile."""
 _NOBODY = Author("Forkyard", "forkyard@users.noreply.invalid", "2000-01-01T00:00:00+00:00")
 _SHOWN = 20
 
-State = Literal["made", "as it was", "updated", "both changed"]
+State = Literal["made", "as it was", "updated", "both changed", "joined"]
 
 
 def place_of(root: Path, stack: str, family: str) -> Path:
@@ -97,17 +98,28 @@ class Edit:
     patches: int
 
 
-def edit(place: Home, obtained: Obtained, store: Store, path: Path, imported: Imported, *, fresh: bool = False) -> Edit:
+def edit(
+    place: Home,
+    obtained: Obtained,
+    store: Store,
+    path: Path,
+    imported: Imported,
+    *,
+    fresh: bool = False,
+    together: bool = False,
+) -> Edit:
     """Have the work tree of an edit.
 
-    One that is there is kept. If nothing was done in it, it follows a series that changed; if both changed, the new
-    series is put beside the person's as refs, and it is theirs to bring the two together.
+    One that is there is kept. If nothing was done in it, it follows a series that changed; if both changed, it is left
+    alone unless asked to bring the two together.
 
     Args:
         fresh: throw away what is there.
+        together: where both changed, take each patch from the side that changed it.
 
     Raises:
-        UsageError: something else is in its place.
+        UsageError: something else is in its place, or what is there is in no state to be joined.
+        PatchError: the two contradict each other.
         StorageError: no space or permission.
     """
     side = side_of(store, obtained, imported)
@@ -120,7 +132,11 @@ def edit(place: Home, obtained: Obtained, store: Store, path: Path, imported: Im
     if repository.exists:
         _check_owner(repository, place)
         if not fresh:
-            return done(_follow(repository, store, side))
+            state = _follow(repository, store, side)
+            if state == "both changed" and together:
+                _join(repository, store, place, side)
+                state = "joined"
+            return done(state)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         msg = f"{path.name} is there and is no edit of a stack"
         raise UsageError(msg, where=str(path), next_step="move it away, or choose another folder with --path")
@@ -147,21 +163,40 @@ def _check_owner(repository: WorkRepository, place: Home) -> None:
 
 
 def _follow(repository: WorkRepository, store: Store, side: Side) -> State:
-    """Bring an edit that is there up to the series as it is now, as far as nothing is lost."""
+    """Bring an edit that is there up to the series as it is now, if nothing was done in it."""
     if (repository.ref(BASE), repository.ref(IMPORTED)) == (side.base, side.tip):
-        stale = [name for name in (INCOMING, INCOMING_BASE) if repository.ref(name) is not None]
-        repository.set_refs({}, gone=stale)
         return "as it was"
+    untouched = repository.ref("HEAD") in (repository.ref(IMPORTED), repository.ref(REFRESHED), side.tip)
+    if not untouched or repository.operation() is not None or repository.dirty():
+        return "both changed"
     store.allow_any_fetch()
     repository.bring(store, side.tip)
-    untouched = repository.ref("HEAD") in (repository.ref(IMPORTED), repository.ref(REFRESHED), side.tip)
-    if untouched and repository.operation() is None and not repository.dirty():
-        # The branch first: a kill in between leaves refs that say less than what is there, never more.
-        repository.move_to(side.tip)
-        repository.set_refs({BASE: side.base, IMPORTED: side.tip, REFRESHED: side.tip})
-        return "updated"
-    repository.set_refs({INCOMING: side.tip, INCOMING_BASE: side.base})
-    return "both changed"
+    # The branch first: a kill in between leaves refs that say less than what is there, never more.
+    repository.move_to(side.tip)
+    repository.set_refs({BASE: side.base, IMPORTED: side.tip, REFRESHED: side.tip})
+    return "updated"
+
+
+def _join(repository: WorkRepository, store: Store, place: Home, side: Side) -> None:
+    """Bring the person's commits together with a series that changed meanwhile; both are kept as refs."""
+    work = read_work(repository.path, place)
+    again = f"forkyard stack edit {place.stack.name} --engine {place.family}"
+    chains = []
+    for base, tip in ((work.base, work.imported), (work.base, work.head), (side.base, side.tip)):
+        if tip != side.tip:
+            store.take(repository.path, tip)
+        facts = commits(store, f"{base}..{tip}") if base != tip else []
+        chains.append(Chain(store.tree_of(base), facts))
+    next_step = f"begin another edit, `{again} --path FOLDER`, and cherry-pick from this one, which stays as it is"
+    tip = side.base
+    old, mine, theirs = chains
+    for one in join(store, old, mine, theirs, next_step):
+        tip = store.commit(one.tree, tip, one.author, one.message.encode("utf-8", "surrogateescape"))
+    store.allow_any_fetch()
+    repository.bring(store, tip, side.tip)
+    repository.set_refs({BEFORE_JOIN: work.head})
+    repository.move_to(tip)
+    repository.set_refs({BASE: side.base, IMPORTED: side.tip})
 
 
 @dataclass(frozen=True)
@@ -172,8 +207,6 @@ class Work:
     base: str
     imported: str
     head: str
-    incoming: bool
-    """Whether it was brought onto a newer series already."""
 
 
 def read_work(path: Path, place: Home) -> Work:
@@ -207,12 +240,7 @@ def read_work(path: Path, place: Home) -> Work:
     except GitFailure as error:
         msg = "the edit has no commit"
         raise UsageError(msg, where=str(path), next_step=f"begin again with `{again} --fresh`") from error
-    base, imported, incoming = repository.resolve(BASE), repository.resolve(IMPORTED), False
-    coming, ground = repository.ref(INCOMING), repository.ref(INCOMING_BASE)
-    # Where only the series is another, and not its ground, what does not stand on the new series has not seen it.
-    seen = coming if ground == base else ground
-    if coming is not None and ground is not None and seen is not None and is_ancestor(repository, seen, head):
-        base, imported, incoming = ground, coming, coming != imported
+    base, imported = repository.resolve(BASE), repository.resolve(IMPORTED)
     if not is_ancestor(repository, base, head):
         msg = "the commits here do not stand on the stack's base any more"
         raise UsageError(
@@ -228,7 +256,7 @@ def read_work(path: Path, place: Home) -> Work:
         raise UsageError(
             msg, where=str(path), why=shown, next_step=f"make the history straight: `git rebase {BASE}`, then refresh"
         )
-    return Work(repository, base, imported, head, incoming)
+    return Work(repository, base, imported, head)
 
 
 def settle(work: Work, store: Store, side: Side, *, move: str | None = None) -> None:
@@ -241,6 +269,4 @@ def settle(work: Work, store: Store, side: Side, *, move: str | None = None) -> 
     work.repository.bring(store, side.tip)
     if move is not None:
         work.repository.relabel(move, "forkyard: folded later edits of whole files")
-    refs = {BASE: side.base, IMPORTED: side.tip, REFRESHED: move or work.head}
-    stale = [name for name in (INCOMING, INCOMING_BASE) if work.repository.ref(name) is not None]
-    work.repository.set_refs(refs, gone=stale)
+    work.repository.set_refs({BASE: side.base, IMPORTED: side.tip, REFRESHED: move or work.head})
