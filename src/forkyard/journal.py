@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -129,6 +130,7 @@ def finish_changes(root: Path) -> bool:
         ) from error
     try:
         for path, digest, executable in writes:
+            _sweep(root / path)
             write_atomic(root / path, contents[digest], mode=0o755 if executable else 0o644)
         with explained("delete what was replaced"):
             for path in deletes:
@@ -157,6 +159,15 @@ def recover(root: Path, *, timeout_s: float | None = None) -> bool:
         return False
     with project_lock(root, timeout_s=timeout_s):
         return finish_changes(root)
+
+
+def _sweep(path: Path) -> None:
+    """Delete what a killed run left of a file it was writing; nobody else writes here."""
+    stray = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            if stray.fullmatch(other.name):
+                other.unlink()
 
 
 def _content(folder: Path, digest: str) -> bytes:
