@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forkyard.errors import PatchError, RecipeError, UsageError
+from forkyard.errors import PatchError, RecipeError, SourceError, UsageError
 from forkyard.gitstore import Author, Store
 from forkyard.gitstore.history import CommitFacts, is_ancestor
 from forkyard.gitstore.merging import merge_trees
@@ -175,8 +175,10 @@ def prepare_branch(
     Raises:
         UsageError: it needs stacks that upstream does not have, or names lead nowhere.
         PatchError: a patch conflicts there, is not exact at home, or nothing is left of the stack.
+        SourceError: the target is not there as a whole.
     """
     names = chosen_patches(stack, family, patches)
+    _check_complete(store, target)
     required = required_by(stack, family, known)
     verdicts = [_requirement(store, family, target, other) for other in required]
     _check_requirements(stack, verdicts, on_top_of, required)
@@ -208,6 +210,18 @@ def prepare_branch(
         tuple(carrier.empty),
         tuple(verdicts),
     )
+
+
+def _check_complete(store: Store, target: Obtained) -> None:
+    missing = store.missing_blobs(target.tree)
+    if missing:
+        msg = f"the source that delivered {target.commit[:12]} lacks files of it, so no branch can be made from it"
+        raise SourceError(
+            msg,
+            where=f"{target.kind}: {target.location}",
+            why=f"{len(missing)} are missing, the first is {missing[0].path}",
+            next_step="give a clone of upstream with --source PATH, or run it where upstream can be reached",
+        )
 
 
 def _check_requirements(

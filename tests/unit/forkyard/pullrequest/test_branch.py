@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from forkyard.errors import PatchError, RecipeError, UsageError
+from forkyard.errors import PatchError, RecipeError, SourceError, UsageError
+from forkyard.gitstore import Entry
 from forkyard.gitstore.history import commits
 from forkyard.pullrequest.branch import exported_series
 from forkyard.pullrequest.policy import MARKER
@@ -156,6 +158,14 @@ def test_without_upstreams_commit_the_branch_begins_at_one_of_ours(upstream: Ups
 
     assert prepared.adrift
     assert commits(upstream.store, prepared.base)[0].parents == ()
+
+
+def test_a_target_that_is_not_there_as_a_whole(upstream: Upstream, kv: Stack) -> None:
+    entries = [*upstream.store.entries(upstream.home.tree), Entry("100644", "blob", "1" * 40, "far.txt")]
+    partial = dataclasses.replace(upstream.home, tree=upstream.store.write_tree(entries))
+
+    with pytest.raises(SourceError, match=r"(?s)lacks files.*far\.txt.*--source PATH"):
+        upstream.prepare(kv, partial)
 
 
 def test_whole_files_of_ours_are_in_the_branch_and_in_the_series(upstream: Upstream) -> None:
