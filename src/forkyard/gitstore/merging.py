@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,18 +76,18 @@ def merge_trees(store: Store, before: str, upstream: str, patch: str) -> Merge:
     command = ["merge-tree", "--write-tree", "-z", "--messages", ours, theirs]
     config = {"merge.renames": "true", "merge.directoryRenames": "false", "merge.renameLimit": "3000"}
     status, output, problem = store._attempt(*command, config=config)
-    if status == 1 and not (merge := _read(output, clean=False)).conflicts:
-        # A conflict that is about no path of ours to name must not pass for a clean merge.
-        raise GitFailure(command, status, "; ".join(merge.notes))
+    if status == 1 and not _read(output, clean=False, sides={}).conflicts:
+        # A conflict that is about no path must not pass for a clean merge.
+        raise GitFailure(command, status, output.decode("utf-8", "replace").replace("\0", " "))
     if status not in (0, 1):
         if "usage" in problem or "unknown option" in problem or "not a git command" in problem:
             msg = f"this git cannot merge without a work tree: {_FLOOR} or newer is needed"
             raise ToolchainError(msg, why=problem.splitlines()[0], next_step="install a newer git")
         raise GitFailure(command, status, problem)
-    return _read(output, clean=status == 0)
+    return _read(output, clean=status == 0, sides={ours: SIDES[0], theirs: f"the {SIDES[2]}"})
 
 
-def _read(output: bytes, *, clean: bool) -> Merge:
+def _read(output: bytes, *, clean: bool, sides: Mapping[str, str]) -> Merge:
     fields = output.decode("utf-8", "surrogateescape").split("\0")
     tree, position = fields[0].strip(), 1
     stages: dict[str, dict[int, Entry]] = {}
@@ -105,15 +105,18 @@ def _read(output: bytes, *, clean: bool) -> Merge:
         count = int(fields[position])
         paths = tuple(fields[position + 1 : position + 1 + count])
         kind, message = fields[position + 1 + count], fields[position + 2 + count]
+        for commit, side in sides.items():
+            # Nobody knows the commits we made for git's sake. A path they are part of is another thing.
+            message = re.sub(rf"(?<!~){commit}", side, message)
         said.append((paths, kind, message.strip()))
         position += 3 + count
     conflicts = []
-    for path, sides in sorted(stages.items()):
+    for path, entries in sorted(stages.items()):
         about = [(kind, text) for paths, kind, text in said if path in paths and kind.startswith("CONFLICT")]
         kind, text = about[0] if about else ("CONFLICT (contents)", "")
         word = kind.partition("(")[2].partition(")")[0] or kind
-        conflicts.append(Conflict(path, word, sides.get(1), sides.get(2), sides.get(3), text))
-    notes = tuple(text for _, kind, text in said if kind != "Auto-merging")
+        conflicts.append(Conflict(path, word, entries.get(1), entries.get(2), entries.get(3), text))
+    notes = tuple(text for _, kind, text in said if kind != "Auto-merging" and not kind.startswith("CONFLICT"))
     return Merge(tree, tuple(conflicts), notes)
 
 
@@ -135,6 +138,11 @@ def merge_texts(
     Args:
         favour_patch: where both sides changed the same lines take the patch's, and leave no conflict.
     """
+    # git's own test; it says nothing of it when it is told to be quiet about conflicts.
+    if any(b"\0" in data[:8000] for data in (before, upstream, patch)):
+        if before in (upstream, patch):
+            return MergedText(patch if before == upstream else upstream, 0, binary=True)
+        return MergedText(patch if favour_patch else upstream, 0 if favour_patch else 1, binary=True)
     with tempfile.TemporaryDirectory(prefix="merge-", dir=store.path) as folder:
         names = []
         # git merges the first and the third into each other over the second.
@@ -146,8 +154,6 @@ def merge_texts(
         command = ["merge-file", "-p", "-q", *options, f"--marker-size={MARKER_SIZE}", *labels, *names]
         status, output, problem = store._attempt(*command)
     if status > 127 or status < 0:
-        if "binary" in problem.lower():
-            return MergedText(patch if favour_patch else upstream, 0 if favour_patch else 1, binary=True)
         raise GitFailure(command[:1], status, problem)
     return MergedText(output, 0 if favour_patch else status)
 
