@@ -325,9 +325,14 @@ def logic_digest(root: Path) -> str:
         *(here / "gates").rglob("*"),
         *(here / f"{name}.py" for name in _DECIDING),
     ]
+    named = {
+        path.relative_to(here if path.is_relative_to(here) else root): path
+        for path in files
+        if path.is_file() and path.suffix != ".pyc"
+    }
     whole = hashlib.sha256()
-    for path in sorted(path for path in files if path.is_file() and path.suffix != ".pyc"):
-        base = here if path.is_relative_to(here) else root
-        whole.update(f"{path.relative_to(base).as_posix()}\0".encode())
+    # By the names that go in: where the project lies beside forkyard must not matter.
+    for name, path in sorted(named.items()):
+        whole.update(f"{name.as_posix()}\0".encode())
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()

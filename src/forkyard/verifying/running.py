@@ -272,7 +272,7 @@ class _Run:
     def _blame(self, outcome: Outcome) -> None:
         """Name the patch with which a series became bad, if this is where it did."""
         series, result = outcome.unit.series, outcome.result
-        if outcome.state != "bad" or series is None or result is None or result.problem is None:
+        if series is None or result is None or result.problem is None:
             return
         stack = series.stacks[0]
         if stack in self._bad or stack in self._blocked:

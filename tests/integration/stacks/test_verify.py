@@ -307,7 +307,7 @@ def test_killed_it_goes_on_where_it_was(three: Toy) -> None:
         f"    import pathlib, time; pathlib.Path({str(three.home / 'testing')!r}).touch(); time.sleep(60)\n    assert part(4)",
     )
     three.write_test(TEST, slow)
-    child = three.start(*VERIFY)
+    child = three.start(*VERIFY, "a")
     deadline = time.monotonic() + 60
     while not (three.home / "testing").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -317,14 +317,14 @@ def test_killed_it_goes_on_where_it_was(three: Toy) -> None:
     records = list((three.cache / "verified").glob("*.json"))
     assert len(records) == 1
     three.write_test(TEST, slow.replace("time.sleep(60)", "pass"))
-    recipe = verify(three)
+    recipe = verify(three, "a")
     assert states(recipe)["a 1"] == "good"
     assert list((three.cache / "scratch").iterdir()) == []
     # A record that was damaged is no record.
     for number, record in enumerate(sorted((three.cache / "verified").glob("*.json"))):
         text = record.read_text()
         record.write_text((text[:-9], "[]", text.replace('"state": "', '"state": "x'), "")[number % 4])
-    assert "good*" not in states(verify(three)).values()
+    assert "good*" not in states(verify(three, "a")).values()
 
 
 def test_interrupted(three: Toy) -> None:
@@ -334,7 +334,7 @@ def test_interrupted(three: Toy) -> None:
     answer = finish(child)
     assert answer.status == 130
     assert three.wait_until_alone() == {}
-    assert verify(three)["ok"]
+    assert verify(three, "b", "--no-tests")["ok"]
 
 
 def test_two_at_once_share_the_work(three: Toy) -> None:

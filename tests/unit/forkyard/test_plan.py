@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from forkyard import plan as plan_module
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError
-from forkyard.plan import added_sources, check_obtained, origin_of, workspace_of
+from forkyard.plan import added_sources, check_obtained, logic_digest, origin_of, workspace_of
 from forkyard.recipes import load_recipe
 from forkyard.sources import Obtained
 from forkyard.stacks import load_stacks
@@ -127,6 +129,22 @@ def test_the_key_changes_with_the_templates(project_root: Path, plan_of: PlanOf)
         after = plan_of().key
         assert after != before, path.name
         before = after
+
+
+def test_the_key_does_not_depend_on_where_the_project_lies(
+    project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before or after forkyard's own folder by name: as `stack verify --changed` compares a copy with the original."""
+    package = tmp_path / "middle"
+    shutil.copytree(Path(plan_module.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(plan_module, "__file__", str(package / "plan.py"))
+    digests = set()
+    for name in ("a", "z"):
+        shutil.copytree(project_root / "wheels", tmp_path / name / "wheels")
+        logic_digest.cache_clear()
+        digests.add(logic_digest(tmp_path / name))
+    logic_digest.cache_clear()
+    assert len(digests) == 1
 
 
 def test_the_key_changes_with_what_a_source_lacks(project_root: Path, plan_of: PlanOf) -> None:

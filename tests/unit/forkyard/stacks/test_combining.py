@@ -115,6 +115,16 @@ def test_a_stack_is_carried_over_the_absence_of_another(three: Bench) -> None:
     assert three.combine(usual, chosen) == done
 
 
+def test_patches_that_change_the_same_line_one_after_the_other(bench: Bench) -> None:
+    b = {**bench.base, "a.c": text(n20=b"twenty\nmore\n")}
+    c1 = {**b, "a.c": text(n20=b"twenty\nmore\n", n30=b"once\n")}
+    bench.stack("b", b)
+    bench.stack("c", c1, {**c1, "a.c": text(n20=b"twenty\nmore\n", n30=b"twice\n")}, on=b)
+    done = bench.combine(bench.load("b", "c"), bench.load("c"))
+    assert bench.read(done) == text(n30=b"twice\n")
+    assert bench.store.read_file(done.patches[0].tree, "a.c") == text(n30=b"once\n")
+
+
 def test_a_stack_alone(three: Bench) -> None:
     done = three.combine(three.load("a", "b", "c"), three.load("c"))
     assert three.read(done) == text(n35=b"end\n")

@@ -99,6 +99,15 @@ def test_after_the_first_bad_patch_nothing_is_claimed(project: Any, run: Any, be
     assert bench.tried == ["a 2/5 a-2", "a 5/5 a-5"]
 
 
+def test_a_whole_series_is_run_even_after_a_bad_patch(project: Any, run: Any, bench: Any) -> None:
+    """Others stand on it, and a later patch may have mended it."""
+    project.stack("a", 1, test=["tests/a.py"])
+    project.stack("b", 3, test=["tests/b.py"])
+    bench.answers = {"b 1/3 b-1": FAILED}
+    found = states(run())
+    assert (found["b 2/3 b-2"], found["b 3/3 b-3"]) == ("not run", "good")
+
+
 def test_a_whole_series_that_is_bad_is_not_a_second_first(project: Any, run: Any, bench: Any) -> None:
     project.stack("a", 3)
     bench.answers = {"a 1/3 a-1": FAILED, "a 3/3 a-3": FAILED}

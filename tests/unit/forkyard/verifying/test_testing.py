@@ -108,6 +108,8 @@ def test_only_tests_of_other_patches(tested: Any) -> None:
 def test_what_is_bad_says_why(tested: Any, text: str, words: list[str]) -> None:
     result = tested(text)
     assert (result.state, result.stage) == ("bad", "test")
+    if result.tests is not None:
+        assert result.tests.failed == len(result.tests.failures)
     for word in words:
         assert word in result.problem.why
 

@@ -35,6 +35,14 @@ def test_every_beginning_every_stack_every_pair_and_all(project: Any) -> None:
     ]
 
 
+def test_a_unit_with_several_roles_keeps_what_its_series_stands_on(project: Any) -> None:
+    project.stack("a")
+    project.stack("b")
+    unit = project.plan().units[1]
+    assert [role.kind for role in unit.roles] == ["prefix", "pair", "combination"]
+    assert unit.home == ("a",)
+
+
 def test_what_is_applied(project: Any) -> None:
     project.stack("a", 2)
     project.stack("b", 2)
