@@ -152,10 +152,12 @@ def export_commits(
     base_tree = store.tree_of(base)
     notes: list[str] = []
     taken = steps(store, [base_tree, *(commit.tree for commit in commits)])
-    drafts = [
-        _draft(commit, name, step, notes, whole_files=whole_files, inline=(inline or {}).get(name, ()))
-        for commit, name, step in zip(commits, names, taken, strict=True)
-    ]
+    drafts: list[_Draft] = []
+    sources: dict[str, Entry] = {}
+    for commit, name, step in zip(commits, names, taken, strict=True):
+        draft = _draft(commit, name, step, notes, sources, whole_files=whole_files, inline=(inline or {}).get(name, ()))
+        sources |= {file.source: entry for file, entry in draft.added}
+        drafts.append(draft)
     files = _contents(store, drafts)
     made, exports, wrong = _round(store, base, base_tree, drafts, files)
     if wrong:
@@ -187,11 +189,16 @@ def _draft(
     name: str,
     step: Step,
     notes: list[str],
+    sources: Mapping[str, Entry],
     *,
     whole_files: bool,
     inline: Collection[str],
 ) -> _Draft:
-    """The commit's message with the trailers a patch needs, and the whole files it adds."""
+    """The commit's message with the trailers a patch needs, and the whole files it adds.
+
+    Args:
+        sources: whole files of the commits before, by path among ours.
+    """
     draft = _Draft(commit, name, commit.message.strip("\n") + "\n")
     _check_text(draft)
     if "\r\n" in draft.message:
@@ -206,7 +213,11 @@ def _draft(
     new = {entry.path: entry for entry in step.added}
     listed = {file.target for file in declared} | set(inline)
     if whole_files:
-        fresh = [path for path, entry in new.items() if path not in listed and _nameable(path, entry, step)]
+        fresh = [
+            path
+            for path, entry in new.items()
+            if path not in listed and _nameable(path, entry, step) and _placeable(path, entry, sources)
+        ]
         if fresh:
             draft.message = with_trailers(draft.message, [f"Adds-Files: {path}" for path in fresh])
             declared += tuple(AddedFile(path, path) for path in fresh)
@@ -315,6 +326,14 @@ def _nameable(path: str, entry: Entry, step: Step) -> bool:
     plain = path.isprintable() and path == path.strip() and "->" not in path
     instead = any(other.startswith(path + "/") for other in step.changed)
     return plain and not instead and entry.mode in ("100644", "100755")
+
+
+def _placeable(path: str, entry: Entry, sources: Mapping[str, Entry]) -> bool:
+    """Whether the file can lie among ours beside those that are there: one that was removed and came back cannot."""
+    known = sources.get(path)
+    if known is not None:
+        return (known.mode, known.oid) == (entry.mode, entry.oid)
+    return not any(other.startswith(path + "/") or path.startswith(other + "/") for other in sources)
 
 
 def _refusal(draft: _Draft, why: str) -> PatchError:

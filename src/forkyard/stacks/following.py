@@ -144,6 +144,7 @@ def check_other_engines(
         shared = sorted(touched & sources_of(stack, engine)) if engine != family else []
         if not shared:
             continue
+        notes.append(f"{engine} adds {', '.join(shared)} as well and gets the new content")
         check = f"`forkyard stack export {stack.name} --engine {engine} --check`"
         try:
             recipe = recipe_for(root, engine)

@@ -401,6 +401,22 @@ def test_one_source_with_two_contents_is_refused(ground: Any) -> None:
         one(ground, message, new={**NEW, "a/s.c": b"1", "b/s.c": b"2"})
 
 
+@pytest.mark.parametrize("again", [{"o": b"2"}, {"o/deeper": b"2"}, {"o": ("100755", b"1")}])
+def test_a_file_that_comes_back_as_another_stays_in_the_diff(ground: Any, again: Files) -> None:
+    base, made = chain(ground, [{}, {"o": b"1"}, {}, again], [f"part : {number}\n\n{STATUS}" for number in range(3)])
+    exported = export_commits(ground.store, base, made, names(3))
+    assert exported.files == {"o": (b"1", False)}
+    assert b"new file mode" in exported.patches[2].data
+
+
+def test_a_file_that_comes_back_as_it_was_is_the_same_whole_file(ground: Any) -> None:
+    states = [{}, {"o": b"1"}, {}, {"o": b"1"}]
+    base, made = chain(ground, states, [f"part : {number}\n\n{STATUS}" for number in range(3)])
+    exported = export_commits(ground.store, base, made, names(3))
+    assert exported.files == {"o": (b"1", False)}
+    assert b"Adds-Files: o\n" in exported.patches[2].data
+
+
 def test_one_bad_commit_of_many_is_named(ground: Any) -> None:
     found = [{**OLD, "n": b"%d\n" % number} for number in range(4)]
     base, made = chain(ground, found, [f"a\n\n{STATUS}", f"b\n\n---\n\n{STATUS}", f"c\n\n{STATUS}"])
