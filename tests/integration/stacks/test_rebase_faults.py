@@ -98,7 +98,9 @@ def test_killed_while_it_lays_out_a_conflict_and_while_it_goes_on(tmp_path: Path
     first = make_toy(tmp_path / "first")
     _, new = hard_hop(first)
     before = normal(first)
-    toys = [copied(first, tmp_path / str(number)) for number in range(MOMENTS)]
+    # Each of these is killed three times.
+    chosen = random.Random(SEED).sample(range(MOMENTS), max(1, MOMENTS * 2 // 3))
+    toys = {number: copied(first, tmp_path / str(number)) for number in chosen}
     start_s = timed(first, "--to", new)
     resolve(first, 1)
     go_on_s = timed(first, "--continue")
@@ -152,7 +154,7 @@ def test_killed_while_it_lays_out_a_conflict_and_while_it_goes_on(tmp_path: Path
         return cut_off
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        assert sum(pool.map(attempt, range(MOMENTS))) >= MOMENTS
+        assert sum(pool.map(attempt, chosen)) >= len(chosen)
 
 
 def test_two_at_once(toy: Toy) -> None:
