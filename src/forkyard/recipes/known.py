@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from forkyard.recipes.load import read_table
 from forkyard.recipes.model import CommitId, IsoDate, Line, RegistrySource, Table, to_tuple
@@ -33,15 +33,16 @@ class KnownPins(Table):
         default=(), description="Newest first, by date."
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> KnownPins:
-        if [pin.date for pin in self.pins] != sorted((pin.date for pin in self.pins), reverse=True):
+    @field_validator("pins")
+    @classmethod
+    def _ordered(cls, pins: tuple[KnownPin, ...]) -> tuple[KnownPin, ...]:
+        if [pin.date for pin in pins] != sorted((pin.date for pin in pins), reverse=True):
             msg = "pins are listed newest first"
             raise ValueError(msg)
-        if len({pin.commit for pin in self.pins}) != len(self.pins):
+        if len({pin.commit for pin in pins}) != len(pins):
             msg = "a commit is listed twice"
             raise ValueError(msg)
-        return self
+        return pins
 
 
 def load_known_pins(root: Path, family: str) -> tuple[KnownPin, ...]:
