@@ -509,21 +509,20 @@ def share_with_other_engine(toy: Toy, content: str, later: str | None) -> None:
 
 def test_a_whole_file_shared_with_another_engine(pair: Toy) -> None:
     share_with_other_engine(pair, "int ours;\n", None)
+    other = ("stack", "export", "one", "--engine", "ik_llama.cpp", "--check")
+    # This also gets the other engine's pin.
+    assert ok(pair.run(*other))["same"]
     folder = pair.root / "work" / "one-llama.cpp"
     (folder / "ours.c").write_text("int changed;\n")
     git(folder, "commit", "--quiet", "--all", "--amend", "--no-edit")
-    document = ok(refresh(pair, "one", "--only"))
-    assert document["checked_engines"] == []
-    (folder / "ours.c").write_text("int again;\n")
-    git(folder, "commit", "--quiet", "--all", "--amend", "--no-edit")
-    # delta.patch of the second stack still fits: ours.c is none of its files.
     document = ok(refresh(pair))
-    assert document["checked_engines"] == [] or document["checked_engines"] == ["ik_llama.cpp"]
-    ok(pair.run("stack", "export", "one", "--engine", "ik_llama.cpp", "--check"))
+    assert document["checked_engines"] == ["ik_llama.cpp"]
+    assert "ik_llama.cpp adds ours.c as well and gets the new content" in document["notes"]
+    assert ok(pair.run(*other))["same"]
     git(folder, "reset", "--quiet", "--hard", "HEAD~1")
-    ok(refresh(pair))
-    assert (pair.root / "patches" / "one" / "src" / "ours.c").read_text() == "int again;\n", "the other engine has it"
-    assert ok(pair.run("stack", "export", "one", "--engine", "ik_llama.cpp", "--check"))["same"]
+    assert statuses(ok(refresh(pair)))["add-ours.patch"] == ["dropped"]
+    assert (pair.root / "patches" / "one" / "src" / "ours.c").read_text() == "int changed;\n", "the other engine has it"
+    assert ok(pair.run(*other))["same"]
 
 
 def test_an_engine_whose_pin_is_not_here_is_named(pair: Toy) -> None:
