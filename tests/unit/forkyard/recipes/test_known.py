@@ -26,7 +26,9 @@ store = "there.git"
 
 
 def pin(letter: str, date: str) -> str:
-    return PIN.format(commit=letter * 40, tree=letter * 40, date=date, version=f"1.{ord(letter)}", digest=letter.lower() * 64)
+    return PIN.format(
+        commit=letter * 40, tree=letter * 40, date=date, version=f"1.{ord(letter)}", digest=letter.lower() * 64
+    )
 
 
 def write(root: Path, *pins: str, head: str = "schema = 1\n") -> None:
