@@ -90,10 +90,15 @@ _COMMANDS = {
 }
 
 
+# Those that run the stacks' tests.
+_TESTING = {"stack-verify", "rebase", "pr", "canary"}
+
+
 def _define_command(name: str, words: list[str], purpose: str) -> None:
     @nox.session(name=name, default=False)
     def command(session: nox.Session) -> None:
-        session.run(str(_environment(session) / "forkyard"), *words, *session.posargs, external=True)
+        extra = "dev" if name in _TESTING else ""
+        session.run(str(_environment(session, extra) / "forkyard"), *words, *session.posargs, external=True)
 
     command.__doc__ = purpose
 
