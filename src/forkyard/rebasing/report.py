@@ -150,10 +150,12 @@ def text(result: Rebased) -> str:
             f"      since {culprit['commit'][:12]} {culprit['subject']} ({culprit['path']})"
             for culprit in patch["culprits"]
         ]
-    if not facts["history_known"]:
+    if not facts["history_known"] and result.replay.conflicts:
         lines.append("  upstream's commits in between are not known here: conflicts are not traced to one")
     lines += [f"  note: {note}" for note in facts["notes"]]
-    if result.finished:
+    if result.finished and not facts["written"]:
+        lines.append("nothing had to be changed")
+    elif result.finished:
         where = f" to {result.finished.out}" if result.finished.out else ""
         lines.append(f"written{where}: {len(facts['written'])} files; patched commit {facts['patched_commit'][:12]}")
     if facts["next"]:

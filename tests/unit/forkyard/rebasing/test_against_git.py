@@ -131,7 +131,7 @@ def resolved(lab: Lab, outcome: Outcome, choices: Any) -> list[bytes]:
     return [record.render() for record in records]
 
 
-EXAMPLES = int(os.environ.get("FORKYARD_TEST_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("FORKYARD_TEST_EXAMPLES", "10"))
 
 
 @settings(

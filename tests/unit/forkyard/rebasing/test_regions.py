@@ -108,7 +108,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(old=LINES, new=LINES, patch=LINES)
 def test_every_conflict_is_a_region(kept: Store, old: bytes, new: bytes, patch: bytes) -> None:
     merged = merge_texts(kept, old, new, patch)
@@ -120,7 +120,7 @@ def test_every_conflict_is_a_region(kept: Store, old: bytes, new: bytes, patch: 
 EDITS = st.dictionaries(st.integers(1, 12), st.sampled_from([None, "x", "y", "more\nof it"]), max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(upstream=EDITS, patch=EDITS)
 def test_lines_hold_what_upstream_says(
     kept: Store, upstream: dict[int, str | None], patch: dict[int, str | None]

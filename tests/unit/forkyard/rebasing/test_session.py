@@ -271,6 +271,22 @@ def test_chosen_stacks_never_move_the_pin(lab: Lab, names: list[str]) -> None:
     assert lab.snapshot() == before
 
 
+def test_a_stack_that_is_not_in_the_recipe(lab: Lab, tmp_path: Path) -> None:
+    made = two_stacks(lab)
+    lab.stacks.remove("second")
+    (lab.root / "patches/second").rename(lab.root / "patches/third")
+    lab.series(made[0], ("two", {"a.c": numbered(l9="second")}), stack="second", order=2)
+    lab.stacks.remove("second")
+    (lab.root / "patches/third/llama.cpp/two.patch").unlink()
+    (lab.root / "patches/third/llama.cpp/series").write_text("")
+    lab.pin(made[0])
+    before = lab.snapshot()
+    done = lab.session().start(made[1], stacks=["second"], out=tmp_path / "out")
+    assert statuses(done.replay) == ["clean"]
+    assert (tmp_path / "out/second/llama.cpp/two.patch").is_file()
+    assert lab.snapshot() == before
+
+
 def test_a_folder_is_not_forgotten_over_a_conflict(lab: Lab, hop: list[str], tmp_path: Path) -> None:
     before, out = lab.snapshot(), tmp_path / "out"
     waiting(lab, hop[1], out=out)
