@@ -11,7 +11,17 @@ from forkyard.pullrequest.branch import Prepared
 from forkyard.pullrequest.change import Change
 from forkyard.pullrequest.documents import Documents
 from forkyard.pullrequest.duplicates import Search
-from forkyard.pullrequest.evidence import FAIL, NOT_APPLICABLE, PASS, Evidence, operators, quality, regression, speed
+from forkyard.pullrequest.evidence import (
+    FAIL,
+    NOT_APPLICABLE,
+    PASS,
+    UNDECIDED,
+    Evidence,
+    operators,
+    quality,
+    regression,
+    speed,
+)
 from forkyard.pullrequest.evidence import builds as building
 from forkyard.pullrequest.policy import MARKER
 from forkyard.pullrequest.rules import RULES, Rule
@@ -96,6 +106,8 @@ def _from_evidence(facts: Facts, name: str) -> Verdict:
         return Verdict(NEEDS_PERSON, "it was not run")
     if piece.state in (PASS, FAIL, NOT_APPLICABLE):
         return Verdict(piece.state, piece.reason)
+    if piece.state == UNDECIDED:
+        return Verdict(NEEDS_PERSON, piece.reason)
     return Verdict(NEEDS_PERSON, f"it was not run: {piece.reason}")
 
 
@@ -168,14 +180,6 @@ def _size(facts: Facts) -> Verdict:
 def _understood(facts: Facts) -> Verdict:
     low, high = facts.size.review_hours
     return Verdict(NEEDS_PERSON, f"take {low:g} to {high:g} hours at least for {facts.size.added} added lines")
-
-
-def _performance(facts: Facts) -> Verdict:
-    verdict = _from_evidence(facts, speed.NAME)
-    noisy = facts.evidence[speed.NAME].data.get("noisy") if speed.NAME in facts.evidence else None
-    if verdict.status == PASS and noisy:
-        return Verdict(NEEDS_PERSON, verdict.reason)
-    return verdict
 
 
 def _backend_ops(facts: Facts) -> Verdict:
@@ -295,7 +299,7 @@ CHECKS: dict[str, Callable[[Facts], Verdict]] = {
     "size": _size,
     "understood": _understood,
     "perplexity": lambda facts: _from_evidence(facts, quality.PERPLEXITY),
-    "performance": _performance,
+    "performance": lambda facts: _from_evidence(facts, speed.NAME),
     "backend_ops": _backend_ops,
     "operator_tests": _operator_tests,
     "operator_docs": _operator_docs,

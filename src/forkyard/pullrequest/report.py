@@ -16,6 +16,7 @@ _MARKS = {
     "pass": "pass",
     "fail": "FAIL",
     "needs-a-person": "needs a person",
+    "undecided": "undecided",
     "not-run": "not run",
     "not-applicable": "not applicable",
 }

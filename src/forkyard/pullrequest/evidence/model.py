@@ -12,8 +12,9 @@ from typing import Any
 
 from forkyard.cache import write_atomic
 
-PASS, FAIL, NOT_RUN, NOT_APPLICABLE = "pass", "fail", "not-run", "not-applicable"
-STATES = (PASS, FAIL, NOT_RUN, NOT_APPLICABLE)
+PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+NOT_RUN, NOT_APPLICABLE = "not-run", "not-applicable"
+STATES = (PASS, FAIL, UNDECIDED, NOT_RUN, NOT_APPLICABLE)
 _SCHEMA = 1
 
 
@@ -24,7 +25,10 @@ class Evidence:
     name: str
     title: str
     state: str
-    """One of :data:`STATES`; a piece that did not run to its end is never ``pass``."""
+    """One of :data:`STATES`; a piece that did not run to its end is never ``pass``.
+
+    One that did, but whose figures allow either answer, is ``undecided``.
+    """
     reason: str
     """Why it has this state: one sentence."""
     commands: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,16 @@ def median(values: Sequence[float]) -> float:
     return float(statistics.median(values))
 
 
+def chance(count: int, left_out: int) -> float:
+    """How likely the true median lies beyond one side of ``count`` values less ``left_out`` of them."""
+    return sum(math.comb(count, number) for number in range(left_out + 1)) / float(2**count)
+
+
+def left_out_of(count: int) -> int:
+    """How many of ``count`` sorted values to leave out on each side: as many as leave an interval of 95 %, or none."""
+    return max((number for number in range(count // 2) if chance(count, number) <= 0.025), default=0)
+
+
 @dataclass(frozen=True)
 class Compared:
     """Throughput before and after, pair by pair."""
@@ -28,9 +39,24 @@ class Compared:
     after: tuple[float, ...]
 
     @property
+    def ratios(self) -> list[float]:
+        """After to before of each pair, sorted; above 1 the branch is faster."""
+        return sorted(new / old for old, new in zip(self.before, self.after, strict=True))
+
+    @property
     def ratio(self) -> float:
-        """Median over the pairs of after to before; above 1 the branch is faster."""
-        return median([new / old for old, new in zip(self.before, self.after, strict=True)])
+        """Their median."""
+        return median(self.ratios)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true median lies, at 95 % or as nearly as so few pairs allow.
+
+        The order statistics of the sign test: nothing is assumed of how the noise is distributed.
+        """
+        ratios = self.ratios
+        left_out = left_out_of(len(ratios))
+        return ratios[left_out], ratios[-1 - left_out]
 
     @property
     def spread(self) -> float:
@@ -39,11 +65,14 @@ class Compared:
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
+        count = len(self.before)
         return {
             "before": list(self.before),
             "after": list(self.after),
             "median_before": median(self.before),
             "median_after": median(self.after),
             "median_ratio_of_pairs": round(self.ratio, 5),
+            "interval": [round(limit, 5) for limit in self.interval],
+            "confidence": round(1 - 2 * chance(count, left_out_of(count)), 4),
             "spread": round(self.spread, 5),
         }

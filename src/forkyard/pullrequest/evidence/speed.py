@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from forkyard.console import Reporter
 from forkyard.pullrequest.evidence.builds import SIDES, Engine, missing_engine
 from forkyard.pullrequest.evidence.inputs import Inputs
-from forkyard.pullrequest.evidence.model import FAIL, PASS, Evidence, Ledger, key_of, not_run, tail
+from forkyard.pullrequest.evidence.model import FAIL, PASS, UNDECIDED, Evidence, Ledger, key_of, not_run, tail
 from forkyard.pullrequest.evidence.pairs import Compared, pair_order
 from forkyard.pullrequest.evidence.tools import Ran
 
 NAME, TITLE = "bench", "Speed: llama-bench before and after"
 TOLERANCE = 0.05
-"""How much slower the median pair may be, relative. On a busy machine less cannot be told from noise."""
+"""How much slower the branch may be, relative. Where the pairs allow either answer the evidence is undecided."""
 PROMPT, GENERATED = 128, 32
 
 
@@ -56,24 +56,25 @@ def gather_speed(
                 for kind, value in speeds.items():
                     found[kind][side].append(value)
     compared = {kind: Compared(tuple(sides["before"]), tuple(sides["after"])) for kind, sides in found.items()}
-    slower = [kind for kind, one in compared.items() if one.ratio < 1 - TOLERANCE]
-    noisy = [kind for kind, one in compared.items() if one.spread > TOLERANCE]
+    limit = 1 - TOLERANCE
+    slower = [kind for kind, one in compared.items() if one.interval[1] < limit]
+    unsure = [kind for kind, one in compared.items() if one.interval[0] < limit <= one.interval[1]]
     data = {
         **{kind: one.as_json() for kind, one in compared.items()},
         "tolerance": TOLERANCE,
         "rounds": rounds,
         "threads": threads,
-        "noisy": noisy,
+        "undecided": unsure,
         "model": inputs.model.removeprefix("inputs/"),
     }
-    told = ", ".join(f"{kind} {one.ratio:.3f} of before" for kind, one in compared.items())
-    limit = f"{1 - TOLERANCE:.2f}"
-    reason = f"{told} (medians of {rounds} pairs; at least {limit} is asked)"
-    if noisy:
-        reason += (
-            f"; runs of one side lie more than {TOLERANCE:.0%} apart ({', '.join(noisy)}): a quieter machine says more"
-        )
-    state = FAIL if slower else PASS
+    told = ", ".join(
+        f"{kind} {one.ratio:.3f} of before ({one.interval[0]:.3f} to {one.interval[1]:.3f})"
+        for kind, one in compared.items()
+    )
+    state = FAIL if slower else UNDECIDED if unsure else PASS
+    reason = f"{told}; medians of {rounds} pairs, at least {limit:.2f} is asked"
+    if state == UNDECIDED:
+        reason += f"; {' and '.join(unsure)} may be above or below: measure on a quieter machine, or without --quick"
     piece = Evidence(NAME, TITLE, state, reason, tuple(ran.commands), tuple(ran.logs), ran.seconds, data, key)
     return ledger.keep(piece)
 

@@ -10,7 +10,7 @@ import pytest
 from forkyard.pullrequest.change import read_change
 from forkyard.pullrequest.checking import CHECKS, NEEDS_PERSON, Facts, check_rules
 from forkyard.pullrequest.documents import Documents, read_documents
-from forkyard.pullrequest.evidence import FAIL, NOT_APPLICABLE, NOT_RUN, PASS, Evidence
+from forkyard.pullrequest.evidence import FAIL, NOT_APPLICABLE, NOT_RUN, PASS, UNDECIDED, Evidence
 from forkyard.pullrequest.policy import MARKER, POLICIES
 from forkyard.pullrequest.rules import RULES
 from forkyard.pullrequest.size import measure
@@ -55,7 +55,7 @@ def test_every_rule_has_a_check_and_a_name_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("family", list(RULES))
-@pytest.mark.parametrize("state", [FAIL, NOT_RUN, None])
+@pytest.mark.parametrize("state", [FAIL, UNDECIDED, NOT_RUN, None])
 def test_what_was_not_run_or_failed_never_passes(facts: Facts, family: str, state: str | None) -> None:
     evidence = {} if state is None else pieces(state)
     items = check_rules(dataclasses.replace(facts, family=family, evidence=evidence))
@@ -115,9 +115,9 @@ def test_a_change_in_ggml_wants_two_backends(
     assert status(dataclasses.replace(facts, evidence=pieces(FAIL)), "backend-ops") == FAIL
 
 
-def test_noise_is_no_pass(facts: Facts) -> None:
+def test_what_is_undecided_is_no_pass(facts: Facts) -> None:
     assert status(facts, "performance") == PASS
-    assert status(dataclasses.replace(facts, evidence=pieces(PASS, noisy=["prompt"])), "performance") == NEEDS_PERSON
+    assert status(dataclasses.replace(facts, evidence=pieces(UNDECIDED)), "performance") == NEEDS_PERSON
 
 
 def test_operators(facts: Facts, upstream: Upstream) -> None:

@@ -32,7 +32,7 @@ def document() -> dict[str, Any]:
                 "name": "x", "title": NASTY, "state": state, "reason": NASTY, "seconds": 1.0, "reused": True,
                 "commands": [NASTY], "logs": ["logs/a b.log"],
             }
-            for state in ("pass", "fail", "not-run", "not-applicable")
+            for state in ("pass", "fail", "undecided", "not-run", "not-applicable")
         ],
         "checklist": [
             {

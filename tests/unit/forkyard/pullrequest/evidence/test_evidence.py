@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forkyard.console import Silent
-from forkyard.pullrequest.evidence import FAIL, NOT_APPLICABLE, NOT_RUN, PASS, Evidence, Ledger
+from forkyard.pullrequest.evidence import FAIL, NOT_APPLICABLE, NOT_RUN, PASS, UNDECIDED, Evidence, Ledger
 from forkyard.pullrequest.evidence.builds import Engine
 from forkyard.pullrequest.evidence.inputs import Inputs, get_inputs
 from forkyard.pullrequest.evidence.model import key_of, tail
@@ -66,7 +66,7 @@ def test_the_ledger_gives_back_only_what_passed_with_the_same_key(ledger: Ledger
     assert ledger.found("x", key_of("k")) is None, "evidence without its log is none"
 
 
-@pytest.mark.parametrize("state", [FAIL, NOT_RUN, NOT_APPLICABLE])
+@pytest.mark.parametrize("state", [FAIL, UNDECIDED, NOT_RUN, NOT_APPLICABLE])
 def test_the_ledger_has_others_run_again(ledger: Ledger, state: str) -> None:
     ledger.keep(Evidence("x", "X", state, "why", ("x",), key="k"))
 
@@ -221,17 +221,19 @@ def test_speed_may_not_fall(tmp_path: Path, ledger: Ledger, speed: float, state:
 
     assert piece.state == state
     assert piece.data["generation"]["median_ratio_of_pairs"] == speed / 100
-    assert piece.data["noisy"] == []
+    assert piece.data["undecided"] == []
 
 
-def test_noise_is_told(tmp_path: Path, ledger: Ledger) -> None:
+def test_noise_that_allows_either_answer_decides_nothing(tmp_path: Path, ledger: Ledger) -> None:
     counter, answer = tmp_path / "count", tmp_path / "answer"
     answer.write_text(BENCH % ("SPEED", 5))
-    noisy = f'echo x >> {counter}; n=$(wc -l < {counter}); sed "s/SPEED/$((90 + 10 * n))/" {answer}'
-    piece = bench(tmp_path, ledger, noisy, f"echo '{BENCH % (200, 5)}'")
+    # 40, 80 and 120 against 100.
+    noisy = f'echo x >> {counter}; n=$(wc -l < {counter}); sed "s/SPEED/$((40 * n))/" {answer}'
+    piece = bench(tmp_path, ledger, f"echo '{BENCH % (100, 5)}'", noisy)
 
-    assert piece.data["noisy"] == ["prompt"]
-    assert "a quieter machine says more" in piece.reason
+    assert (piece.state, piece.data["undecided"]) == (UNDECIDED, ["prompt"])
+    assert "prompt may be above or below" in piece.reason
+    assert ledger.found("bench", piece.key) is None
 
 
 def test_a_bench_that_breaks_has_failed(tmp_path: Path, ledger: Ledger) -> None:
@@ -245,6 +247,13 @@ def test_pairs() -> None:
     one = Compared((10.0, 20.0, 40.0), (11.0, 22.0, 20.0))
     assert one.ratio == pytest.approx(1.1)
     assert one.spread == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("count", "left_out", "confidence"), [(1, 0, 0), (3, 0, 0.75), (6, 0, 0.9688), (9, 1, 0.9609)])
+def test_the_interval_of_a_median(count: int, left_out: int, confidence: float) -> None:
+    one = Compared((1.0,) * count, tuple(float(number) for number in range(1, count + 1)))
+    assert one.interval == (1 + left_out, count - left_out)
+    assert one.as_json()["confidence"] == confidence
 
 
 def test_no_model_and_no_engine_are_not_run(tmp_path: Path, ledger: Ledger) -> None:
