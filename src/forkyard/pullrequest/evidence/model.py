@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,6 @@ from forkyard.cache import write_atomic
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 NOT_RUN, NOT_APPLICABLE = "not-run", "not-applicable"
 STATES = (PASS, FAIL, UNDECIDED, NOT_RUN, NOT_APPLICABLE)
-_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,16 @@ def not_run(name: str, title: str, why: str) -> Evidence:
 
 
 def key_of(*parts: Any) -> str:
-    """A digest of everything a piece of evidence depends on (JSON values)."""
-    return hashlib.sha256(json.dumps([_SCHEMA, *parts], sort_keys=True).encode()).hexdigest()
+    """A digest of everything a piece of evidence depends on: JSON values, and how evidence is gathered and judged."""
+    return hashlib.sha256(json.dumps([_logic_digest(), *parts], sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _logic_digest() -> str:
+    whole = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
 
 
 class Ledger:
