@@ -29,9 +29,9 @@ Exit codes:
   2  usage                    9  compiling or packing failed
   3  recipe, lock or stack   10  disk full, read-only, no permission
   4  source is not the pin   11  another forkyard held a lock too long
-  5  network                12  a check of stacks found mistakes
-  6  a patch does not apply 13  conflicts wait for a person
-                           130  interrupted
+  5  network                 12  a check of stacks found something
+  6  a patch does not apply  13  conflicts wait for a person
+                            130  interrupted
 """
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from forkyard import errors
 from forkyard.cli import _EXIT_CODES
-from forkyard.errors import EXIT_INTERRUPTED, ForkyardError
+from forkyard.errors import EXIT_CONFLICTS, EXIT_FINDINGS, EXIT_INTERRUPTED, ForkyardError
 
 KINDS = [
     kind
@@ -25,7 +25,9 @@ def test_each_kind_has_its_own_exit_code_and_name() -> None:
 
 def test_the_help_lists_exactly_these_codes() -> None:
     listed = [int(number) for number in re.findall(r"(?:^|\s{2,})(\d+)  \S", _EXIT_CODES, re.MULTILINE)]
-    assert sorted(listed) == sorted({0, 1, EXIT_INTERRUPTED, *(kind.exit_code for kind in KINDS)})
+    assert sorted(listed) == sorted(
+        {0, 1, EXIT_FINDINGS, EXIT_CONFLICTS, EXIT_INTERRUPTED, *(kind.exit_code for kind in KINDS)}
+    )
 
 
 def test_every_error_class_of_the_package_ends_with_a_listed_code() -> None:
