@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,22 +137,27 @@ class Repository:
                 source.write(stdin)
                 source.seek(0)
             try:
-                status, output, problem = git.Git(str(work_tree or self.path)).execute(
-                    command,
-                    istream=source,
-                    with_extended_output=True,
-                    with_exceptions=False,
-                    stdout_as_string=False,
-                    strip_newline_in_stdout=False,
-                    env=environment,
-                    kill_after_timeout=timeout_s,
-                    pass_fds=held_locks(),
+                # GitPython's own time limit is a thread that an interrupted forkyard would wait for at its end.
+                process = git.Git(str(work_tree or self.path)).execute(
+                    command, istream=source, as_process=True, env=environment, pass_fds=held_locks()
                 )
             except git.GitCommandNotFound as error:
                 msg = "git is not on this machine"
                 raise ToolchainError(msg, next_step="install git; `forkyard doctor` names the command") from error
-        assert isinstance(output, bytes)
-        return int(status), output, str(problem)
+            child = process.proc
+            assert child is not None
+            try:
+                output, problem = child.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+                # A program git started may hold the pipes open: what it said is not waited for.
+                output, problem = b"", b"git was ended: it took more than %d s" % timeout_s
+            except BaseException:
+                child.kill()
+                child.wait()
+                raise
+        return int(child.returncode), output, problem.decode("utf-8", "replace").strip("\n")
 
     def _git(self, *arguments: str, **options: Any) -> bytes:
         """Run git on this repository and return its standard output; ``options`` as for :meth:`_attempt`.
