@@ -20,7 +20,7 @@ from typing import Any
 from forkyard.console import Reporter, Step
 from forkyard.pullrequest.evidence.builds import AFTER, BEFORE, SIDES, Engine, missing_engine
 from forkyard.pullrequest.evidence.model import FAIL, PASS, Evidence, Ledger, key_of, not_run, tail
-from forkyard.pullrequest.evidence.tools import Ran
+from forkyard.pullrequest.evidence.tools import QUIET_ABORT, Ran
 from forkyard.scratch import owned_folder
 from forkyard.verifying.selecting import TestFiles, payload_variable
 
@@ -156,7 +156,7 @@ def _run(
             on_line=listen,
             timeout_s=_TIMEOUT_S,
             cwd=root,
-            env={**os.environ, **variables},
+            env={**os.environ, **QUIET_ABORT, **variables},
             shown=f"{named} python -m pytest {' '.join(words)}",
         )
     # 1: some tests failed; everything above says that pytest itself had a problem.

@@ -13,6 +13,9 @@ from forkyard.process import clean_environment, show, stream
 from forkyard.pullrequest.evidence.builds import Engine
 
 TOOL_TIMEOUT_S = 3600.0
+QUIET_ABORT = {"GGML_NO_BACKTRACE": "1"}
+"""An engine that aborts would fork a child to print a backtrace; two threads that abort at once leave children that
+wait for each other for ever, and the engine waits for them."""
 
 
 @dataclass
@@ -85,7 +88,7 @@ class Ran:
                 on_line=listen,
                 timeout_s=timeout_s,
                 cwd=cwd or self.out,
-                env=env or clean_environment(),
+                env=env or clean_environment(extra=QUIET_ABORT),
             )
         except (BuildError, ToolchainError) as error:
             return Outcome(None, lines, error.what)

@@ -351,6 +351,7 @@ def test_real_tests_are_run_on_both_engines(tmp_path: Path, ledger: Ledger) -> N
         "def test_engine():\n    assert os.environ['FORKYARD_PAYLOAD_LLAMA_CPP'].endswith('after.whl')\n"
         "def test_stock():\n    assert os.environ['FORKYARD_PAYLOAD_LLAMA_CPP_STOCK'].endswith('before.whl')\n"
         "    assert os.environ['FORKYARD_TEST_VARIANT'] == 'avx2'\n"
+        "    assert os.environ['GGML_NO_BACKTRACE'] == '1'\n"
     )
     arguments: tuple[Any, ...] = (["tests/test_x.py"], ["x.patch"], engines(tmp_path), ledger, SILENT)
     piece = gather_regression(tmp_path, "llama.cpp", *arguments, whole_stack=True)
