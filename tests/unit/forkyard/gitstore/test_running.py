@@ -45,6 +45,8 @@ def test_an_interrupted_forkyard_ends_at_once_and_so_does_its_git(slow: Path, tm
     while not slow.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    # Python itself must have come back from starting it; a terminal's Ctrl-C reaches git as well.
+    time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=30)
     assert b"KeyboardInterrupt" in said
