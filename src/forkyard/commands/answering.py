@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -33,9 +33,11 @@ def answers(function: _F) -> _F:
             console.failure(shown)
             sys.exit(shown.exit_code)
         except KeyboardInterrupt:
-            console.warn("interrupted; running the same command again continues")
-            sys.exit(EXIT_INTERRUPTED)
+            _interrupted(console)
         except OSError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):
+                # Ctrl-C between the closing of a file and the note that it is closed: it is closed once more.
+                _interrupted(console)
             known = storage_error(error, "go on")
             if known is None:
                 raise
@@ -49,6 +51,11 @@ def answers(function: _F) -> _F:
     ):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]
+
+
+def _interrupted(console: Console) -> NoReturn:
+    console.warn("interrupted; running the same command again continues")
+    sys.exit(EXIT_INTERRUPTED)
 
 
 def choices(function: _F) -> _F:

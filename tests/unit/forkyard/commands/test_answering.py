@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import errno
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from forkyard.commands.answering import answers
+from forkyard.console import Console
+from forkyard.errors import EXIT_INTERRUPTED
+
+
+def fails_with(error: BaseException, while_handling: BaseException | None = None) -> click.Command:
+    @click.command()
+    @answers
+    def command(console: Console) -> None:
+        if while_handling is None:
+            raise error
+        try:
+            raise while_handling
+        finally:
+            raise error
+
+    return command
+
+
+def test_an_interruption_that_closes_a_file_twice_is_one() -> None:
+    """``shutil.rmtree`` does this when Ctrl-C comes right after it closed a folder."""
+    twice = OSError(errno.EBADF, "Bad file descriptor")
+    assert CliRunner().invoke(fails_with(twice, KeyboardInterrupt()), []).exit_code == EXIT_INTERRUPTED
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        CliRunner().invoke(fails_with(twice), [], catch_exceptions=False)
+
+
+def test_errors_of_storage_are_explained() -> None:
+    done = CliRunner().invoke(fails_with(OSError(errno.ENOSPC, "No space left on device", "x")), [])
+    assert done.exit_code == 10
