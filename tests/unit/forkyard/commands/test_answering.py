@@ -27,10 +27,11 @@ def fails_with(error: BaseException, while_handling: BaseException | None = None
 
 def test_an_interruption_that_closes_a_file_twice_is_one() -> None:
     """``shutil.rmtree`` does this when Ctrl-C comes right after it closed a folder."""
-    twice = OSError(errno.EBADF, "Bad file descriptor")
-    assert CliRunner().invoke(fails_with(twice, KeyboardInterrupt()), []).exit_code == EXIT_INTERRUPTED
+    interrupted = fails_with(OSError(errno.EBADF, "Bad file descriptor"), KeyboardInterrupt())
+    assert CliRunner().invoke(interrupted, []).exit_code == EXIT_INTERRUPTED
+    alone = fails_with(OSError(errno.EBADF, "Bad file descriptor"))
     with pytest.raises(OSError, match="Bad file descriptor"):
-        CliRunner().invoke(fails_with(twice), [], catch_exceptions=False)
+        CliRunner().invoke(alone, [], catch_exceptions=False)
 
 
 def test_errors_of_storage_are_explained() -> None:
