@@ -170,8 +170,13 @@ def _into_a_line(work: _Work) -> _Lined:
     pin_has = frozenset(one for one in named if known and is_ancestor(store, one, pin))
     end = chain[-1].commit if chain else start
     store.allow_any_fetch()
-    with work.locked(work.recipe.family):
-        work.engine_store.take(store.path, end)
+    with work.locked(work.recipe.family), reporter.step("taking the line into the engine's store"):
+        engine_store = work.engine_store
+        if engine_store.has(base.tree, "tree") and not engine_store.missing_blobs(base.tree):
+            # Most of it is there already; git finds that out by commits, so there has to be one.
+            same = base_commit(engine_store, work.recipe.family, base.commit, base.date, base.tree)
+            engine_store.pin_object(same, f"bases/{same}")
+        engine_store.take(store.path, end)
     return _Lined(tip, fork.shallow, base, own, twins, reduced, tuple(drafts), pin_has, start, end)
 
 

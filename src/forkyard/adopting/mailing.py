@@ -6,6 +6,7 @@ one, and an author of two letters is not believed. Whatever is changed is said.
 
 from __future__ import annotations
 
+import datetime
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -94,10 +95,18 @@ def _author(author: Author, notes: list[str]) -> Author:
     elif (clean, address) != (name, email) and author.email.strip():
         notes.append("its author's name or address was put in order")
     date = author.date
-    if not re.match(r"^(19[7-9]\d|20\d\d)-", date):
+    if not _writable(date):
         notes.append(f"its date {date!r} cannot be written in a mail")
         date = _EPOCH
     return Author(clean, address, date)
+
+
+def _writable(date: str) -> bool:
+    """Whether git reads a date as it wrote it: not before 1970 or after 2099, and in a time zone there is."""
+    try:
+        return 1970 <= datetime.datetime.fromisoformat(date).year < 2100
+    except ValueError:
+        return False
 
 
 def _author_in_mail(store: Store, author: Author, notes: list[str]) -> Author | None:
@@ -145,18 +154,17 @@ def _subject_apart(message: str) -> str:
 
 def _text(text: str, what: str, notes: list[str]) -> str:
     """Text that is UTF-8; bytes that are not are read as Latin-1, which has a letter for every byte."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
+    read = re.sub("[\udc80-\udcff]", lambda match: chr(ord(match[0]) - 0xDC00), text)
+    if read != text:
         notes.append(f"its {what} is not UTF-8 and was read as Latin-1")
-        return text.encode("utf-8", "surrogateescape").decode("latin-1")
-    return text
+    return read
 
 
 def _safe_lines(message: str, notes: list[str]) -> str:
     """Indent lines a mail reader would cut the message at."""
     lines = message.replace("\r\n", "\n").split("\n")
-    cut = [number for number, line in enumerate(lines) if _CUTS.match(line)]
+    # The first becomes the subject, which is a header itself.
+    cut = [number for number, line in enumerate(lines) if number and _CUTS.match(line)]
     for number in cut:
         lines[number] = " " + lines[number]
     if cut:
@@ -219,7 +227,8 @@ def _plain(message: str) -> str:
         for character in message
     )
     text = re.sub("[\u2028\u2029\x85]", " ", text)
-    return "\n".join(" " + line if _HEADER.match(line) else line for line in _tidy(text).split("\n"))
+    subject, _, body = _tidy(text).partition("\n")
+    return f"{subject}\n" + "\n".join(" " + line if _HEADER.match(line) else line for line in body.split("\n"))
 
 
 _CHANGES: tuple[Callable[[str], str], ...] = (lambda message: message, _tidy, _plain)

@@ -10,7 +10,7 @@ import jinja2
 
 from forkyard.adopting.keeping import FORK_BASE, PIN, mail_width
 from forkyard.adopting.linearising import Clash
-from forkyard.adopting.outcome import CONFLICTS, NOTHING, PARTLY, WRITTEN, Adoption
+from forkyard.adopting.outcome import CONFLICTS, DRY, NOTHING, PARTLY, WRITTEN, Adoption
 from forkyard.adopting.series import MERGES, Settled, patch_names
 from forkyard.gitstore.history import CommitFacts
 
@@ -149,7 +149,7 @@ def notes(done: Adoption) -> list[str]:
     rest = next((one for one in done.settled if one.gone and one.draft.made_of == MERGES), None)
     if rest is not None:
         found.append("what the fork's merges decided is what the pin has")
-    return found
+    return [*found, *done.notes]
 
 
 def to_do(done: Adoption) -> list[str]:
@@ -182,6 +182,8 @@ def next_steps(done: Adoption) -> list[str]:
     options += ["--add-to-recipe"] if done.wish.add_to_recipe else []
     if done.state == WRITTEN:
         return [f"forkyard stack edit {name} --engine {family}", f"forkyard stack lint {name}"]
+    if done.state == DRY:
+        return ["the same without --dry-run"]
     if done.folder is None:
         return []
     place = f"work/{done.folder.name}/repo"

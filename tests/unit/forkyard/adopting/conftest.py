@@ -161,7 +161,8 @@ class World:
         options.setdefault("name", "mine")
         options.setdefault("offline", True)
         place = str(self.fork.path if repository is None else repository)
-        return adopt(self.root, self.cache, Silent(), Wish(place, branch, "llama.cpp", **options))
+        reporter = options.pop("reporter", Silent())
+        return adopt(self.root, self.cache, reporter, Wish(place, branch, "llama.cpp", **options))
 
     def applied(self, name: str = "mine") -> PatchedTree:
         """The stack as it was written, applied exactly to the pin."""

@@ -432,5 +432,97 @@ def test_documents_are_what_they_say(world: Any, edited: Edit) -> None:
     facts = json.loads(json.dumps(document(done)))
     assert facts["fork"]["commit"] == done.tip.commit
     assert "A \\| B <author@example.org>" in markdown(done)
-    assert "its message is not UTF-8 and was read as Latin-1" in markdown(done)
     assert "odd-y-pipe.patch" in text(done)
+
+
+def test_messages_in_other_encodings(world: Any, edited: Edit) -> None:
+    fork = world.fork
+    fork.commit("gr\xfc\xdfe : a".encode("latin-1"), a_c=edited(n2="mine"))
+    fork.git("config", "i18n.commitEncoding", "ISO-8859-1")
+    fork.commit("gr\xfc\xdfe : b".encode("latin-1"), b_c=edited(n2="mine"))
+    # git itself writes no such commit; bytes that nothing says the encoding of.
+    fork.write(c_c="c\n")
+    fork.git("add", "--all")
+    raw = f"tree {fork.git('write-tree')}\nparent {fork.rev()}\nauthor J\xf6 <> 1700000000 +0000\n"
+    raw += "committer J <j@example.org> 1700000000 +0000\n"
+    path = fork.path / ".git" / "raw"
+    path.write_bytes(raw.encode("latin-1") + b"\ngr\xfc\xdfe : c\n")
+    fork.git("update-ref", "refs/heads/work", fork.git("hash-object", "-t", "commit", "-w", str(path)))
+    done = world.adopt()
+    patches = document(done)["patches"]
+    assert [one["subject"] for one in patches] == ["grüße : a", "grüße : b", "grüße : c"]
+    assert patches[2]["author"] == "Jö <unknown@users.noreply.invalid>"
+    assert "its message is not UTF-8 and was read as Latin-1" in patches[2]["notes"]
+    assert world.applied().tree == fork.tree()
+
+
+def with_source(world: Any, source: str) -> None:
+    """Put a source before those of the recipe."""
+    recipe = world.root / "recipes" / "llama.cpp.toml"
+    recipe.write_text(recipe.read_text().replace("[[sources]]", f"[[sources]]\n{source}\n\n[[sources]]", 1))
+
+
+def test_upstream_is_asked_where_the_recipe_says_it_is(world: Any, edited: Edit) -> None:
+    up, fork = world.upstream, world.fork
+    newer = up.commit("upstream : b", b_c=edited(n20="theirs"))
+    world.pull(newer)
+    fork.merge(newer)
+    fork.commit("own : a", a_c=edited(n2="mine"))
+    with_source(world, f'kind = "local"\npath = "{up.path}"')
+    done = world.adopt()
+    assert (done.base.commit, done.base.pin, done.base.distance) == (newer, "newer", 1)
+    assert done.base.how == f"HEAD of {up.path}"
+    assert kept(done) == ["own-a.patch"]
+
+
+def test_an_upstream_that_cannot_be_reached_is_named(world: Any, repo_class: Any) -> None:
+    other = repo_class(world.fork.path.with_name("other"), world.fork.clock)
+    other.path.mkdir()
+    other.git("init", "--quiet", "--initial-branch=work")
+    other.commit("something else", x_c="x\n")
+    # The pin is in the store already; only its history would have to come from there.
+    world.fork.commit("own", x_c="x\n")
+    world.adopt(name="first")
+    with_source(world, 'kind = "git"\nurl = "https://127.0.0.1:1/upstream"')
+    with pytest.raises(SourceError, match="cannot be told") as caught:
+        world.adopt(repository=other.path, offline=False)
+    assert "HEAD of https://127.0.0.1:1/upstream" in str(caught.value)
+
+
+def test_many_commits_of_its_own_are_a_reason_to_ask(world: Any, edited: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Listening(Silent):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    warned: list[str] = []
+    monkeypatch.setattr("forkyard.adopting.base.MANY", 1)
+    world.fork.commit("one", x_c="x\n")
+    world.fork.commit("two", y_c="x\n")
+    world.adopt(reporter=Listening())
+    assert "2 commits seem to be the fork's own" in warned[0]
+    assert "--upstream" in warned[0]
+
+
+def test_upstream_on_two_branches(world: Any, edited: Edit) -> None:
+    """A release branch of upstream's is pinned, and the fork has merged the main branch as well."""
+    up, fork = world.upstream, world.fork
+    first = up.rev()
+    newer = up.commit("upstream : b", b_c=edited(n20="theirs"))
+    up.commit("upstream : more", b_c=edited(n20="theirs", n22="more"))
+    newest = up.rev()
+    up.git("checkout", "--quiet", "-b", "release", first)
+    pin = up.commit("release : fix", a_c=edited(n25="fixed"))
+    up.git("checkout", "--quiet", "master")
+    world.write_recipe(pin)
+    with_source(world, f'kind = "local"\npath = "{up.path}"')
+    for one in (pin, newest):
+        world.pull(one)
+        fork.merge(one)
+    fork.commit("own : a", a_c=edited(n2="mine", n25="fixed"))
+    done = world.adopt()
+    assert done.base.commit == newest
+    assert done.base.others == (pin,)
+    assert newer not in done.base.others
+    assert dropped(done) == {"release : fix": f"the pin has it as {pin[:12]}"}
+    assert kept(done) == ["own-a.patch"]
+    assert any("its base does not" in note for note in document(done)["notes"])

@@ -143,7 +143,7 @@ def histories(draw: st.DrawFn) -> tuple[History, int]:
 
 
 @settings(
-    max_examples=int(os.environ.get("FORKYARD_EXAMPLES", "12")),
+    max_examples=int(os.environ.get("FORKYARD_EXAMPLES", "10")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

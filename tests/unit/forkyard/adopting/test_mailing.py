@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import os
 
 import pytest
@@ -84,6 +86,26 @@ def test_no_message_no_author_no_date(store: Store) -> None:
     exported(store, letter)
 
 
+@pytest.mark.parametrize(
+    "date", ["2150-01-01T00:00:00+00:00", "2026-01-01T00:00:00+99:99", "1960-01-01T00:00:00+00:00", "x"]
+)
+def test_a_date_git_does_not_read_is_told(store: Store, date: str) -> None:
+    letter = make_letter(store, facts("part : do\n", Author(GOOD.name, GOOD.email, date)))
+    assert letter.notes == (f"its date {date!r} cannot be written in a mail",)
+    exported(store, letter)
+
+
+@pytest.mark.parametrize(
+    "date", ["1970-01-02T00:00:00+00:00", "2099-12-30T00:00:00-12:00", "2026-02-28T23:59:59+14:00"]
+)
+def test_other_dates_are_kept(store: Store, date: str) -> None:
+    letter = make_letter(store, facts("part : do\n", Author(GOOD.name, GOOD.email, date)))
+    assert letter.notes == ()
+    author, _ = exported(store, letter)
+    again = email.utils.parsedate_to_datetime(author.date)
+    assert again == datetime.datetime.fromisoformat(date)
+
+
 def test_bytes_that_are_no_utf8_are_read_as_latin1(store: Store) -> None:
     raw = "J\udcf6 V\udcf6rk"
     letter = make_letter(store, facts("gr\udcfc\udcdfe\n", Author(raw, "jo@example.org", GOOD.date)))
@@ -132,7 +154,7 @@ NAMES = st.sampled_from(
 
 
 @settings(
-    max_examples=int(os.environ.get("FORKYARD_EXAMPLES", "40")),
+    max_examples=int(os.environ.get("FORKYARD_EXAMPLES", "20")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
