@@ -207,7 +207,7 @@ def test_the_guide_can_be_followed(toy: Toy) -> None:
     """The first block of docs/rebase.md, typed line by line."""
     _, new = hard_hop(toy)
     git(toy.root, "init", "--quiet")
-    (toy.root / ".gitignore").write_text("/work/\n/.forkyard/\n")
+    (toy.root / ".gitignore").write_text("work/\n.forkyard/\n")
     git(toy.root, "add", "--all")
     git(toy.root, "commit", "--quiet", "--message", "before")
     block = (REPOSITORY / "docs" / "rebase.md").read_text().split("```sh\n")[1].split("```")[0]
