@@ -21,7 +21,7 @@ import git
 from forkyard.cache import explained, storage_error
 from forkyard.errors import PatchError, SourceError
 from forkyard.gitstore.formats import COMMITTER, EXPORT_CONFIG, EXPORT_OPTIONS, Author, Entry, blob_id
-from forkyard.gitstore.running import SHORT_S, GitFailure, Repository
+from forkyard.gitstore.running import GitFailure, Repository
 from forkyard.locks import held_locks
 
 FETCH_S = 3600.0
@@ -162,19 +162,6 @@ class Store(Repository):
             raise GitFailure(["fetch"], error.status if isinstance(error.status, int) else 1, text) from error
         finally:
             timer.cancel()
-
-    def remote_commit(self, location: str, ref: str = "HEAD") -> str | None:
-        """The commit a ref of another repository is at; ``None`` if it has no such ref.
-
-        Raises:
-            GitFailure: the repository cannot be reached.
-        """
-        config = {"protocol.ext.allow": "never"}
-        output = self._git(
-            "ls-remote", "--end-of-options", location, ref, users_config=True, config=config, timeout_s=SHORT_S
-        )
-        lines = output.decode("utf-8", "replace").splitlines()
-        return lines[0].split("\t")[0] if lines else None
 
     def take(self, location: Path, commit: str) -> None:
         """Copy a commit with all it is made on from a repository on this disk.

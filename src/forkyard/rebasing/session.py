@@ -119,8 +119,8 @@ class Session:
         with self._alone():
             if not dry_run:
                 self._refuse_second()
-            options = {"source": source, "offline": offline}
-            target = target_recipe(self._recipe, to, self._root, self._cache, self._reporter, **options)  # type: ignore[arg-type]
+            place = (self._root, self._cache, self._reporter)
+            target = target_recipe(self._recipe, to, *place, source=source, offline=offline)
             chosen = self._stacks(stacks)
             old = obtain(self._recipe, self._cache, self._reporter, offline=offline)
             new = obtain_target(target, self._cache, self._reporter, source=source, offline=offline)
