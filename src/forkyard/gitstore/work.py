@@ -6,9 +6,10 @@ People use them with their own git and configuration; forkyard reads and writes 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from forkyard.cache import explained
@@ -17,6 +18,8 @@ from forkyard.gitstore.formats import COMMITTER, Entry
 from forkyard.gitstore.running import Repository
 from forkyard.gitstore.store import Store
 
+# A killed git leaves its lock files; those of one that forkyard ran are at most this much younger than its mark.
+_OURS_S = 60.0
 _NOBODY = {"NAME": COMMITTER[0], "EMAIL": COMMITTER[1], "DATE": "2000-01-01T00:00:00+00:00"}
 
 
@@ -74,6 +77,55 @@ class WorkRepository(Repository):
             os.rename(new.path, path)
         return cls(path)
 
+    # -- lock files of a killed git ------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Around a git that changes what is the person's too: if it is killed, its lock files are known for ours.
+
+        A person's own git may be at work here, so a lock file is deleted only if it appeared while a git of
+        forkyard's was marked as running. The caller holds the project's lock.
+        """
+        mark = self.path / ".git" / "forkyard-moving"
+        self._sweep(mark)
+        before = set(self._locks())
+        with explained(f"write in {self.path}"):
+            mark.touch()
+            os.utime(mark)
+        try:
+            yield
+        except SourceError:
+            mark.unlink(missing_ok=True)
+            raise
+        except BaseException:
+            # Interrupted: git was killed, and what it locked stays locked.
+            for lock in set(self._locks()) - before:
+                lock.unlink(missing_ok=True)
+            mark.unlink(missing_ok=True)
+            raise
+        mark.unlink(missing_ok=True)
+
+    def _sweep(self, mark: Path) -> None:
+        """Delete the lock files a killed run left."""
+        with explained(f"delete lock files of a killed git in {self.path}"):
+            for lock in self._locks():
+                # Refs of this name are forkyard's alone.
+                ours = lock.is_relative_to(self.path / ".git" / "refs" / "forkyard")
+                with contextlib.suppress(FileNotFoundError):
+                    if not ours and mark.exists():
+                        # The clock of a file system is coarse: either may be a tick before the other.
+                        ours = -1.0 <= lock.stat().st_mtime - mark.stat().st_mtime <= _OURS_S
+                    if ours:
+                        lock.unlink()
+            mark.unlink(missing_ok=True)
+
+    def _locks(self) -> Iterator[Path]:
+        folder = self.path / ".git"
+        for name in ("index.lock", "HEAD.lock", "shallow.lock", "packed-refs.lock"):
+            if (folder / name).exists():
+                yield folder / name
+        yield from (folder / "refs").rglob("*.lock")
+
     def resolve(self, name: str) -> str:
         """Commit id of a ref or other name of a commit.
 
@@ -107,11 +159,13 @@ class WorkRepository(Repository):
             stages: (1 before, 2 upstream, 3 patch) and the entry, for each conflicting path.
             files: work tree content of conflicting paths, markers and all.
         """
-        self._git("read-tree", "--reset", "-u", tree)
+        with self._moving():
+            self._git("read-tree", "--reset", "-u", tree)
         paths = sorted({entry.path for _, entry in stages} | set(files))
         lines = "".join(f"0 {'0' * 40}\t{path}\0" for path in paths)
         lines += "".join(f"{entry.mode} {entry.oid} {stage}\t{entry.path}\0" for stage, entry in stages)
-        self._git("update-index", "-z", "--index-info", stdin=lines.encode("utf-8", "surrogateescape"))
+        with self._moving():
+            self._git("update-index", "-z", "--index-info", stdin=lines.encode("utf-8", "surrogateescape"))
         for path, data in files.items():
             target = self.path / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +177,10 @@ class WorkRepository(Repository):
 
     def bring(self, store: Store, *wanted: str) -> None:
         """Copy commits, with all they are made on, from the store."""
-        self._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(store.path), *wanted, timeout_s=600.0)
+        with self._moving():
+            self._git(
+                "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(store.path), *wanted, timeout_s=600.0
+            )
 
     def unmerged(self) -> set[str]:
         """Paths the person has neither added nor removed since the conflict was shown."""
@@ -135,7 +192,8 @@ class WorkRepository(Repository):
         env = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _NOBODY.items()}
         commit = self._git("commit-tree", self.snapshot(), "-p", "HEAD", stdin=b"snapshot\n", env=env)
         name = commit.decode("ascii").strip()
-        self._git("update-ref", "refs/forkyard/snapshot", name)
+        with self._moving():
+            self._git("update-ref", "refs/forkyard/snapshot", name)
         return name
 
     def snapshot(self) -> str:
@@ -155,7 +213,8 @@ class WorkRepository(Repository):
         """Set some refs and delete others, all or none."""
         lines = [f"update {name} {commit}\n" for name, commit in refs.items()]
         lines += [f"delete {name}\n" for name in gone]
-        self._git("update-ref", "--stdin", stdin="".join(lines).encode())
+        with self._moving():
+            self._git("update-ref", "--stdin", stdin="".join(lines).encode())
 
     def ref(self, name: str) -> str | None:
         """The commit a ref is at; ``None`` if there is no such ref."""
@@ -168,7 +227,8 @@ class WorkRepository(Repository):
         Raises:
             GitFailure: a change that is not committed would be lost; nothing has moved then.
         """
-        self._git("reset", "--quiet", "--keep", commit)
+        with self._moving():
+            self._git("reset", "--quiet", "--keep", commit)
 
     def relabel(self, commit: str, why: str) -> None:
         """Have the checked-out branch be at ``commit``, which has the tree that is checked out already.
@@ -177,4 +237,5 @@ class WorkRepository(Repository):
             why: for the branch's log, where the old commits stay to be found.
         """
         who = {"GIT_COMMITTER_NAME": COMMITTER[0], "GIT_COMMITTER_EMAIL": COMMITTER[1]}
-        self._git("update-ref", "--create-reflog", "-m", why, "HEAD", commit, env=who)
+        with self._moving():
+            self._git("update-ref", "--create-reflog", "-m", why, "HEAD", commit, env=who)

@@ -834,6 +834,33 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert "old" in states
 
 
+def test_lock_files_of_a_killed_git_are_swept(tmp_path: Path) -> None:
+    """Those of forkyard's own refs always, others only if they appeared while forkyard had git at work."""
+    toy = prepared(tmp_path)
+    folder = next((toy.root / "work").iterdir()) / ".git"
+    left = [folder / "refs" / "forkyard" / "base.lock", folder / "index.lock", folder / "HEAD.lock"]
+    (folder / "forkyard-moving").touch()
+    for lock in left:
+        lock.touch()
+    ok(refresh(toy))
+    assert not any(lock.exists() for lock in left)
+    assert not (folder / "forkyard-moving").exists()
+
+
+def test_a_lock_of_the_persons_own_git_is_respected(tmp_path: Path) -> None:
+    toy = prepared(tmp_path)
+    folder = next((toy.root / "work").iterdir()) / ".git"
+    lock = folder / "HEAD.lock"
+    # One from before forkyard was killed, and one without any mark.
+    (folder / "forkyard-moving").touch()
+    lock.touch()
+    os.utime(lock, (lock.stat().st_mtime - 3600,) * 2)
+    for _ in range(2):
+        answer = refresh(toy, "one", "--fold")
+        assert answer.status in (0, 4), answer.stdout
+        assert lock.exists()
+
+
 def test_two_refreshes_at_once(tmp_path: Path) -> None:
     toy = prepared(tmp_path)
     children = [toy.start("stack", "refresh", "one", *ENGINE) for _ in range(2)]
