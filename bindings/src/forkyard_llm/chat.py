@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .completion import Completion, Delta
-from .engines.base import ChatMessage
+from .engines.session import ChatMessage, Session
 from .errors import UnsupportedOption, UsageError
 
-__all__ = ["chat_body", "chat_chunks", "read_messages"]
+__all__ = ["chat_body", "chat_chunks", "chat_prompt", "read_messages"]
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
@@ -52,6 +52,21 @@ def _read_part(index: int, part: object) -> str:
         msg = f"message {index} has a part of type {kind!r}; only text parts are supported here"
         raise UnsupportedOption(msg)
     return str(part["text"])
+
+
+def chat_prompt(session: Session, messages: Sequence[ChatMessage], model: str) -> str:
+    """The prompt that the model's own template makes of ``messages``; ``model`` is its name for the error.
+
+    Raises:
+        UnsupportedOption: it has no template the engine's C API knows.
+    """
+    template = session.chat_template()
+    prompt = None if template is None else session.apply_chat_template(template, messages)
+    if prompt is None:
+        what = "has no chat template" if template is None else "has a chat template the engine's C API does not know"
+        msg = f"{model} {what}; write the prompt yourself and use create_completion, or forkyard-llm serve"
+        raise UnsupportedOption(msg)
+    return prompt
 
 
 def chat_body(request: Completion, text: str, finish_reason: str, usage: Mapping[str, int]) -> dict[str, Any]:

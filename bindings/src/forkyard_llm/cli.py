@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from . import __version__, selection
+from .engines.numa import STRATEGIES, WORDS
 from .errors import ForkyardLlmError, UsageError
 from .fetching import shown_progress
 from .log import configure
@@ -125,6 +126,8 @@ def cli(context: click.Context, verbose: int) -> None:
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("-c", "--context", "context_size", type=click.IntRange(min=1), help="Context size in tokens.")
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: the physical cores.")
+@click.option("--numa", type=click.Choice(STRATEGIES), help="How to use several NUMA nodes; default: not at all.")
+@click.option("--numa-mirror", metavar="WORDS", help=f"What --numa mirror copies: {', '.join(WORDS)}; default: all.")
 @click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Sample from the K likeliest tokens only; 0: all.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P.")
@@ -144,6 +147,8 @@ def generate(
     max_tokens: int,
     context_size: int | None,
     threads: int | None,
+    numa: str | None,
+    numa_mirror: str | None,
     stop: tuple[str, ...],
     engine: str,
     variant: str | None,
@@ -168,6 +173,8 @@ def generate(
         variant=variant,
         context=context_size,
         threads=threads,
+        numa=numa,
+        numa_mirror=numa_mirror,
         sampling={name: value for name, value in sampling.items() if value is not None},
         stop=stop,
         verbose=verbose > 1,

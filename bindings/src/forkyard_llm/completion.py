@@ -10,7 +10,16 @@ from typing import Any, Protocol
 
 from .completion_text import TextAssembler
 
-__all__ = ["Completion", "CompletionSource", "Delta", "completion_body", "completion_chunks", "run"]
+__all__ = [
+    "Completion",
+    "CompletionSource",
+    "Delta",
+    "collect",
+    "completion_body",
+    "completion_chunks",
+    "run",
+    "usage",
+]
 
 
 class CompletionSource(Protocol):
@@ -94,3 +103,21 @@ def completion_chunks(request: Completion, deltas: Iterator[Delta], echo: str) -
     for delta in deltas:
         if delta.text or delta.finish_reason:
             yield completion_body(request, delta.text, delta.finish_reason)
+
+
+def collect(deltas: Iterator[Delta]) -> tuple[str, Delta]:
+    """The whole text of a completion, and its last delta."""
+    parts: list[str] = []
+    last = Delta("")
+    for last in deltas:
+        parts.append(last.text)
+    return "".join(parts), last
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """OpenAI's count of the tokens of one request."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }

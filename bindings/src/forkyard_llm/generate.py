@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from .engines.numa_mirror import CAPABILITY
 from .llama import Llama
 
 __all__ = ["GenerateOptions", "measured", "streamed"]
@@ -24,6 +25,8 @@ class GenerateOptions:
     variant: str | None = None
     context: int | None = None
     threads: int | None = None
+    numa: str | None = None
+    numa_mirror: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     verbose: bool = False
@@ -52,6 +55,7 @@ def measured(options: GenerateOptions) -> dict[str, Any]:
         total = time.perf_counter() - loaded
         perf = llm.perf()
         payload = llm.payload
+        numa = _numa(llm)
     usage = body["usage"]
     choice = body["choices"][0]
     return {
@@ -68,6 +72,7 @@ def measured(options: GenerateOptions) -> dict[str, Any]:
             "prompt_tokens_per_s": _rate(perf.prompt_tokens, perf.prompt_ms),
             "generated_tokens_per_s": _rate(perf.generated_tokens, perf.generation_ms),
         },
+        "numa": numa,
         "engine": payload.engine,
         "payload": {
             "distribution": payload.distribution,
@@ -79,7 +84,11 @@ def measured(options: GenerateOptions) -> dict[str, Any]:
 
 
 def _opened(options: GenerateOptions) -> Llama:
-    arguments: dict[str, Any] = {"verbose": options.verbose}
+    arguments: dict[str, Any] = {
+        "verbose": options.verbose,
+        "numa": options.numa,
+        "numa_mirror": options.numa_mirror,
+    }
     if options.context is not None:
         arguments["n_ctx"] = options.context
     if options.threads is not None:
@@ -95,6 +104,14 @@ def _complete(llm: Llama, options: GenerateOptions, *, stream: bool) -> object:
         stream=stream,
         **options.sampling,
     )
+
+
+def _numa(llm: Llama) -> dict[str, Any] | None:
+    if llm.numa is None:
+        return None
+    counted = CAPABILITY in llm.capabilities
+    nodes = [asdict(node) for node in llm.numa_counters()] if counted else []
+    return {"strategy": llm.numa, "nodes": nodes}
 
 
 def _rate(tokens: int, milliseconds: float) -> float | None:

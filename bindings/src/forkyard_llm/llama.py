@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import Any
 
 from . import gguf_check
-from .chat import chat_body, chat_chunks, read_messages
-from .completion import Completion, Delta, completion_body, completion_chunks, run
+from .chat import chat_body, chat_chunks, chat_prompt, read_messages
+from .completion import Completion, Delta, collect, completion_body, completion_chunks, run, usage
 from .completion_text import stop_strings
-from .engines.base import NO_TOKEN, Perf, Session
 from .engines.cores import physical_cores
 from .engines.generation import Generation, check_prompt
+from .engines.numa import numa_choice
+from .engines.numa_mirror import NumaNode, NumaReport
 from .engines.options import ModelOptions, check_engine_options
-from .errors import UnsupportedOption, UsageError
+from .engines.session import NO_TOKEN, Perf, Session
+from .errors import UsageError
 from .loading import load
 from .payloads import Payload
 from .sampling import RANDOM_SEED, SamplingParams
@@ -40,14 +42,12 @@ class Llama:
         engine: ``auto``, ``llama.cpp``, ``ik_llama.cpp`` or the name of a payload distribution.
         variant: a variant of that engine (``avx512-vnni``); None takes the best this CPU can run.
         n_ctx: context size in tokens; 0 takes the model's own.
-        n_batch: prompt tokens handed to the engine at once.
-        n_ubatch: tokens computed at once; None for the engine's default.
+        n_batch, n_ubatch: prompt tokens handed over, and computed, at once; n_ubatch None for the engine's default.
         n_threads: threads that generate; None for the physical cores this process may use.
         n_threads_batch: threads that read the prompt; None for ``n_threads``.
         n_gpu_layers: layers to keep on a GPU, -1 for all; without effect where the payload has no GPU backend.
         split_mode: how several GPUs share the model, by name.
-        tensor_split: each GPU's share.
-        main_gpu: the GPU that is used where only one is.
+        tensor_split, main_gpu: each GPU's share; the GPU that is used where only one is.
         seed: makes the sequence of completions that give no seed of their own repeatable; None or -1 for a fresh one.
         use_mmap, use_mlock: map the file, keep it in memory.
         check_tensors: have the engine validate tensor data while loading.
@@ -56,6 +56,9 @@ class Llama:
         offload_kqv: keep the KV cache where the layers are.
         type_k, type_v: types of the KV cache by name (``f16``, ``q8_0`` ...).
         rope_freq_base, rope_freq_scale: 0 for the model's own.
+        numa: ``distribute``, ``isolate``, ``numactl``, ``mirror``, ``split``, False for none, None for what is set: all
+            models of a payload in a process share one.
+        numa_mirror: what ``mirror`` copies: ``weights``, ``kv``, ``all``, ``none``, ``best-effort``; None for all.
         prompt_reuse: keep the part of the KV cache that a new prompt shares with the last one. Faster for chats; a
             result may then differ in the last digits from the same request on a fresh ``Llama``.
         verbose: pass the engine's log on to stderr; one setting for all models of a payload.
@@ -94,6 +97,8 @@ class Llama:
         type_v: str | None = None,
         rope_freq_base: float = 0.0,
         rope_freq_scale: float = 0.0,
+        numa: str | bool | None = None,
+        numa_mirror: str | Sequence[str] | None = None,
         prompt_reuse: bool = False,
         verbose: bool = False,
         **engine_options: bool | int | float,
@@ -119,6 +124,7 @@ class Llama:
             offload_kqv=offload_kqv,
             type_k=type_k,
             type_v=type_v,
+            numa=numa_choice(numa, numa_mirror),
             engine_options=engine_options,
         )
         seed = SamplingParams(seed=seed).resolved_seed()
@@ -185,6 +191,22 @@ class Llama:
         """The engine's counters: tokens, and milliseconds, of prompts and of generation."""
         self._context()
         return self._generation.call(lambda session: session.perf())
+
+    @property
+    def numa(self) -> str | None:
+        """The NUMA strategy this process runs the payload with, or None."""
+        return self._engine.numa.strategy
+
+    def numa_counters(self, *, reset: bool = False) -> list[NumaNode]:
+        """Bytes each node's threads have read, of all models of this payload; ``reset`` then begins anew.
+
+        Empty while mirror and split are off. Raises UnsupportedOption without the capability `numa-mirror`.
+        """
+        return self._generation.call(lambda session: session.engine.numa.counters(reset=reset))
+
+    def numa_report(self) -> NumaReport:
+        """Where the kernel says all pages are, and whether copies agree; reads all of them. Raises as above."""
+        return self._generation.call(lambda session: session.engine.numa.report())
 
     # -- tokens
 
@@ -254,9 +276,9 @@ class Llama:
         request = Completion.new("cmpl", self.model_path)
         if stream:
             return completion_chunks(request, deltas, shown)
-        text, last = _collect(deltas)
+        text, last = collect(deltas)
         body = completion_body(request, shown + text, last.finish_reason)
-        body["usage"] = _usage(len(tokens), last.completion_tokens)
+        body["usage"] = usage(len(tokens), last.completion_tokens)
         return body
 
     __call__ = create_completion
@@ -295,9 +317,9 @@ class Llama:
         request = Completion.new("chatcmpl", self.model_path)
         if stream:
             return chat_chunks(request, deltas)
-        text, last = _collect(deltas)
-        usage = _usage(len(tokens), last.completion_tokens)
-        return chat_body(request, text, last.finish_reason or "stop", usage)
+        text, last = collect(deltas)
+        counts = usage(len(tokens), last.completion_tokens)
+        return chat_body(request, text, last.finish_reason or "stop", counts)
 
     # -- life
 
@@ -357,11 +379,9 @@ class Llama:
     def _prompt_tokens(self, prompt: str | bytes | Sequence[int]) -> list[int]:
         if not isinstance(prompt, (str, bytes)):
             return list(prompt)
-        tokens = self.tokenize(prompt, special=True)
-        if tokens or self._context().bos == NO_TOKEN:
-            return tokens
+        tokens, bos = self.tokenize(prompt, special=True), self._context().bos
         # A model that adds no BOS still needs something to start from.
-        return [self._context().bos]
+        return tokens if tokens or bos == NO_TOKEN else [bos]
 
     def _prompt_text(self, prompt: str | bytes | Sequence[int]) -> str:
         if isinstance(prompt, str):
@@ -372,37 +392,9 @@ class Llama:
     def _chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         conversation = read_messages(messages)
         session = self._context()
-        template = self._generation.call(lambda session: session.chat_template())
-        prompt = None
-        if template is not None:
-            prompt = self._generation.call(lambda session: session.apply_chat_template(template, conversation))
-        if prompt is None:
-            what = (
-                "has no chat template" if template is None else "has a chat template the engine's C API does not know"
-            )
-            msg = (
-                f"{self.model_path} {what}; write the prompt yourself and use create_completion, or forkyard-llm serve"
-            )
-            raise UnsupportedOption(msg)
+        prompt = self._generation.call(lambda session: chat_prompt(session, conversation, self.model_path))
         tokens = self.tokenize(prompt, special=True)
         if session.adds_bos and tokens[:2] == [session.bos, session.bos]:
             # Some templates write the BOS the tokenizer adds as well.
             del tokens[0]
         return tokens
-
-
-def _collect(deltas: Iterator[Delta]) -> tuple[str, Delta]:
-    """The whole text, and the last delta."""
-    parts: list[str] = []
-    last = Delta("")
-    for last in deltas:
-        parts.append(last.text)
-    return "".join(parts), last
-
-
-def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }

@@ -13,6 +13,7 @@ from types import ModuleType
 from .engines.base import Engine
 from .engines.ik_llama import IkLlamaEngine
 from .engines.llama_cpp import LlamaCppEngine
+from .engines.numa_mirror import NumaMirror
 from .errors import AbiMismatch, EngineError, PayloadRejected
 from .payloads import Payload
 
@@ -82,7 +83,9 @@ def _load(payload: Payload) -> Engine:
     names = [name for name in _LIBRARY_ORDER if payload.has_library(name)]
     libraries = {name: _open(payload, payload.library(name)) for name in names}
     api = abi.bind(*(libraries[name] for name in _LOOKUP_ORDER if name in libraries))
-    return _ENGINES[payload.engine](payload, abi, api, probe)
+    # No header of the engine itself declares these, so no generated module binds them.
+    mirror = NumaMirror.find(libraries.values())
+    return _ENGINES[payload.engine](payload, abi, api, probe, mirror)
 
 
 def _open(payload: Payload, path: Path) -> ctypes.CDLL:

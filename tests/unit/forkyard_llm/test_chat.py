@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from forkyard_llm.chat import chat_body, chat_chunks, read_messages
 from forkyard_llm.completion import Completion, Delta
-from forkyard_llm.engines.base import ChatMessage
+from forkyard_llm.engines.session import ChatMessage
 from forkyard_llm.errors import UnsupportedOption, UsageError
 
 

@@ -83,18 +83,21 @@ def test_generate_json_is_one_document(asked: list[Any], capfdbinary: pytest.Cap
 def test_generate_passes_on_only_what_was_said(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     sampling = ["--temp", "0", "--top-k", "5", "--top-p", "0.5", "--min-p", "0.1", "--seed", "3"]
     others = ["-n", "7", "-c", "99", "-t", "2", "--stop", "A", "--stop", "B"]
+    others += ["--numa", "mirror", "--numa-mirror", "weights,best-effort"]
     chosen = ["--engine", "ik_llama.cpp", "--variant", "avx2"]
     run(capfdbinary, "generate", "-m", "m", "-p", "x", *sampling, *others, *chosen)
     given = asked[-1]
     assert given["sampling"] == {"temperature": 0.0, "top_k": 5, "top_p": 0.5, "min_p": 0.1, "seed": 3}
     assert given["stop"] == ("A", "B")
     assert (given["max_tokens"], given["context"], given["threads"]) == (7, 99, 2)
+    assert (given["numa"], given["numa_mirror"]) == ("mirror", "weights,best-effort")
     assert (given["engine"], given["variant"]) == ("ik_llama.cpp", "avx2")
 
 
 def test_generate_without_sampling_options(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     run(capfdbinary, "generate", "-m", "m", "-p", "x")
     assert asked[-1]["sampling"] == {}
+    assert asked[-1]["numa"] is asked[-1]["numa_mirror"] is None
 
 
 @pytest.mark.parametrize(("piped", "prompt"), [("text\n", "text"), ("text", "text"), ("a\n\n", "a\n"), ("é", "é")])
@@ -177,7 +180,13 @@ def test_ctrl_c_ends_with_130_and_keeps_what_was_said(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["generate"], ["nonsense"], ["generate", "-m", "m", "-p", "x", "--temp", "-1"], ["models", "get"]],
+    [
+        ["generate"],
+        ["nonsense"],
+        ["generate", "-m", "m", "-p", "x", "--temp", "-1"],
+        ["generate", "-m", "m", "-p", "x", "--numa", "mirrors"],
+        ["models", "get"],
+    ],
 )
 def test_wrong_usage_is_2(capfdbinary: pytest.CaptureFixture[bytes], arguments: list[str]) -> None:
     code, _, err = run(capfdbinary, *arguments)

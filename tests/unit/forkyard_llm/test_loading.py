@@ -26,8 +26,8 @@ Load = Callable[[Path], Any]
 class TinyEngine:
     """What an adapter is to the loader: something made of a payload, its ABI module and its functions."""
 
-    def __init__(self, payload: Payload, abi: ModuleType, api: Any, probe: ctypes.CDLL) -> None:
-        self.payload, self.abi, self.api, self.probe = payload, abi, api, probe
+    def __init__(self, payload: Payload, abi: ModuleType, api: Any, probe: ctypes.CDLL, mirror: Any) -> None:
+        self.payload, self.abi, self.api, self.probe, self.mirror = payload, abi, api, probe, mirror
 
 
 def compile_library(source: Path, library: Path, *flags: str) -> None:
@@ -86,6 +86,7 @@ def test_a_sound_payload_loads_and_works(tiny: Path):
     engine = load(tiny)
     assert engine.api.answer(engine.abi.params(6, 7.0)) == 42
     assert engine.api.missing == ("absent",)
+    assert engine.mirror is None, "this engine has no functions of the stack numa-mirror"
     assert loading.loaded() == (engine,)
 
 

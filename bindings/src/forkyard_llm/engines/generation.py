@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..errors import EngineError, UsageError
 from ..sampling import SamplingParams
-from .base import Session
+from .session import Session
 
 __all__ = ["Generation", "common_length"]
 

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from ..sampling import SamplingParams
-from .base import Buffer, Engine, Handle, Params, Perf, Sampler, Session
+from .base import Engine
 from .options import ModelOptions
+from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
 __all__ = ["IkLlamaEngine"]
 

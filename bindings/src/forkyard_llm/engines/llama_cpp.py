@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import EngineError, UsageError
 from ..sampling import SamplingParams
-from .base import Buffer, Engine, Handle, Params, Perf, Sampler, Session
+from .base import Engine
 from .options import ModelOptions
+from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
 __all__ = ["LlamaCppEngine"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..errors import UnsupportedOption, UsageError
+from .numa import NumaChoice
 
 __all__ = [
     "CAPABILITIES",
@@ -141,6 +142,7 @@ class ModelOptions:
     offload_kqv: bool = True
     type_k: str | None = None
     type_v: str | None = None
+    numa: NumaChoice = NumaChoice()  # noqa: RUF009 - frozen
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

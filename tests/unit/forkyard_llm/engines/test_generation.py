@@ -4,8 +4,8 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-from forkyard_llm.engines.base import Perf, Sampler, Session
 from forkyard_llm.engines.generation import Generation, common_length
+from forkyard_llm.engines.session import Perf, Sampler, Session
 from forkyard_llm.errors import EngineError, UsageError
 from forkyard_llm.sampling import SamplingParams
 from hypothesis import given

@@ -1,0 +1,239 @@
+"""The NUMA strategy of an engine: what can be asked for, and that an engine takes one strategy in a process."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from ..errors import UnsupportedOption, UsageError
+from ..payloads import Payload, discover
+from .numa_mirror import CAPABILITY, NumaMirror, NumaNode, NumaReport
+
+__all__ = ["STRATEGIES", "WORDS", "Numa", "NumaChoice", "numa_choice"]
+
+STRATEGIES = ("distribute", "isolate", "numactl", "mirror", "split")
+"""Those of upstream, then those of the stack `numa-mirror`."""
+
+# enum ggml_numa_mirror_what
+_WEIGHTS, _KV, _BEST_EFFORT = 1, 2, 4
+_ALL = _WEIGHTS | _KV
+WORDS = {"weights": _WEIGHTS, "kv": _KV, "all": _ALL, "none": 0, "best-effort": _BEST_EFFORT}
+"""What `numa_mirror` may say, and the engine's bits for it."""
+
+_OURS = ("mirror", "split")
+_DEFAULTS = {"mirror": _ALL, "split": _WEIGHTS}
+_OFF = "off"
+# How the engine begins the line that says why there is no copy; after a semicolon it names its own tools' options.
+_FAILURE = re.compile(
+    r"numa-mirror: (?:node \d+ lacks \d+ bytes|\d+ of \d+ pages of \w+ could not be moved|no memory for)[^;]*"
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NumaChoice:
+    """What one model asks for."""
+
+    strategy: str | None = None
+    """One of :data:`STRATEGIES`, ``off``, or None for whatever the process has."""
+    bits: int | None = None
+    """What is mirrored; None for the strategy's default: weights and KV with mirror, weights with split."""
+
+
+def numa_choice(numa: str | bool | None, words: str | Sequence[str] | None = None) -> NumaChoice:
+    """The choice that the arguments `numa` and `numa_mirror` of a model stand for.
+
+    Raises:
+        UsageError: a strategy or a word that does not exist, or words that do not go together.
+    """
+    strategy = _strategy(numa)
+    if words is None:
+        return NumaChoice(strategy)
+    if strategy not in _OURS:
+        msg = f"numa_mirror={words!r} says what to copy and needs numa='mirror' or numa='split'; numa is {numa!r}"
+        raise UsageError(msg)
+    return NumaChoice(strategy, _bits(words))
+
+
+def _strategy(numa: str | bool | None) -> str | None:
+    if numa is None:
+        return None
+    if numa is False:
+        return _OFF
+    name = numa.lower() if isinstance(numa, str) else numa
+    if name in STRATEGIES:
+        return str(name)
+    msg = f"numa must be one of {', '.join(STRATEGIES)}, False or None; got {numa!r}"
+    raise UsageError(msg)
+
+
+def _bits(words: str | Sequence[str]) -> int:
+    given = words.split(",") if isinstance(words, str) else list(words)
+    names = [word.strip().lower() if isinstance(word, str) else word for word in given]
+    wrong = [word for word in names if word not in WORDS]
+    if wrong or not names:
+        msg = f"numa_mirror takes {', '.join(WORDS)}; got {words!r}"
+        raise UsageError(msg)
+    bits = 0
+    for name in names:
+        bits |= WORDS[name]
+    if "none" in names:
+        if bits & _ALL:
+            msg = f"numa_mirror={words!r}: none and something do not go together"
+            raise UsageError(msg)
+        return bits
+    # As the engines' own options read it.
+    return bits | _ALL if bits == _BEST_EFFORT else bits
+
+
+class Numa:
+    """The strategy of one loaded engine.
+
+    An engine takes a strategy once, for the whole process, and before threads and buffers exist; upstream ignores a
+    second one silently. So the first model that names one decides, while no other model of that engine is open, and a
+    model that names another is refused.
+
+    Args:
+        initialise: hands the strategy of that name to the engine.
+    """
+
+    def __init__(self, payload: Payload, mirror: NumaMirror | None, initialise: Callable[[str], None]) -> None:
+        self._payload = payload
+        self._mirror = mirror
+        self._initialise = initialise
+        self._strategy = _OFF
+        self._models = 0
+        self._state = threading.Lock()
+        # What to mirror is a setting of the process as well: with mirror or split on, one model is loaded at a time.
+        self._loading = threading.Lock()
+
+    @property
+    def available(self) -> bool:
+        """Whether the engine has the strategies of the stack `numa-mirror`."""
+        return self._mirror is not None
+
+    @property
+    def strategy(self) -> str | None:
+        """The strategy this process runs the engine with, or None."""
+        return None if self._strategy == _OFF else self._strategy
+
+    def check(self, choice: NumaChoice) -> None:
+        """Refuse a choice this payload cannot take.
+
+        Raises:
+            UnsupportedOption: naming the installed payloads that can.
+        """
+        if choice.strategy not in _OURS or self._mirror is not None:
+            return
+        able = [other.distribution for other in discover() if CAPABILITY in other.capabilities]
+        if able:
+            where = f"installed with it: {', '.join(able)} (engine={able[0]!r})"
+        else:
+            where = "none of the installed payloads has it; install one built with the stack numa-mirror"
+        msg = (
+            f"{self._payload.distribution} has no numa={choice.strategy!r} (capability {CAPABILITY!r}):"
+            f" its engine was built without the stack numa-mirror; {where}"
+        )
+        raise UnsupportedOption(msg)
+
+    @contextmanager
+    def admit(self, choice: NumaChoice) -> Iterator[None]:
+        """Load a model that made this choice; it counts until :meth:`leave`, unless the block raises.
+
+        Raises:
+            UsageError: the engine runs with another strategy, or it is too late for one.
+            UnsupportedOption: the payload has no such strategy.
+        """
+        self.check(choice)
+        with self._state:
+            self._decide(choice)
+            self._models += 1
+        try:
+            with self._loading if self._strategy in _OURS else nullcontext():
+                self._set_bits(self._strategy, choice)
+                yield
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """A model was closed."""
+        with self._state:
+            self._models -= 1
+
+    def _decide(self, choice: NumaChoice) -> None:
+        wanted = choice.strategy
+        if wanted in (None, self._strategy):
+            return
+        name, asked = self._payload.distribution, "numa=False" if wanted == _OFF else f"numa={wanted!r}"
+        if self._strategy != _OFF:
+            msg = (
+                f"{asked} is not possible: {name} runs with numa={self._strategy!r} in this process since the first"
+                " Llama that asked for it, and an engine takes a strategy only once; leave numa out to share it,"
+                " or use another process"
+            )
+            raise UsageError(msg)
+        if self._models:
+            msg = (
+                f"{asked} is not possible now: {name} has {self._models} model(s) open in this process that were"
+                " loaded without a strategy; close them first, or give numa to the first Llama"
+            )
+            raise UsageError(msg)
+        assert wanted is not None
+        self._set_bits(wanted, choice)
+        self._initialise(wanted)
+        self._strategy = wanted
+        # Also learns the nodes' ids, at no cost while nothing is loaded.
+        if self._mirror is not None and wanted in _OURS and not self._mirror.counters():
+            log.warning(
+                "%s has no effect: this process may use the CPUs of one NUMA node only, or the kernel shows no nodes",
+                asked,
+            )
+
+    def _set_bits(self, strategy: str, choice: NumaChoice) -> None:
+        if self._mirror is not None and strategy in _OURS:
+            self._mirror.set(_DEFAULTS[strategy] if choice.bits is None else choice.bits)
+
+    def failure(self, lines: Iterable[str], choice: NumaChoice) -> str | None:
+        """The line among an engine's complaints that says why a copy could not be made, if that ended a load."""
+        if choice.bits is not None and choice.bits & _BEST_EFFORT:
+            return None
+        for line in lines:
+            found = _FAILURE.search(line)
+            if found is not None:
+                return found.group().strip()
+        return None
+
+    def counters(self, *, reset: bool = False) -> list[NumaNode]:
+        """Bytes each node's threads read, of all models of this engine; ``reset`` sets them to zero afterwards.
+
+        Raises:
+            UnsupportedOption: the payload does not count.
+        """
+        mirror = self._functions("numa_counters")
+        nodes = mirror.counters()
+        if reset:
+            mirror.reset_counters()
+        return nodes
+
+    def report(self) -> NumaReport:
+        """Where everything is, asked of the kernel now.
+
+        Raises:
+            UnsupportedOption: the payload has no report.
+        """
+        return self._functions("numa_report").report()
+
+    def _functions(self, what: str) -> NumaMirror:
+        if self._mirror is None:
+            msg = (
+                f"{self._payload.distribution} has no {what} (capability {CAPABILITY!r}): its engine was built without"
+                " the stack numa-mirror"
+            )
+            raise UnsupportedOption(msg)
+        return self._mirror

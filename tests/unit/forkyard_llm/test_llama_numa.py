@@ -1,0 +1,266 @@
+"""`Llama(numa=...)` on an engine whose C functions are Python ones: order of calls, errors, what can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from forkyard_llm import generate, llama
+from forkyard_llm.engines.base import Engine
+from forkyard_llm.engines.numa_mirror import NumaMirror, NumaNode, NumaReport
+from forkyard_llm.engines.options import ModelOptions
+from forkyard_llm.engines.session import Handle, Session
+from forkyard_llm.errors import EngineError, ModelError, UnsupportedOption, UsageError
+from forkyard_llm.llama import Llama
+from forkyard_llm.payloads import read_payload
+
+MakePayload = Callable[..., Path]
+WARN, ERROR = 3, 4
+LACKS = "numa-mirror: node 1 lacks 4096 bytes for a copy of 8192 bytes of {kind} (its memory is taken)"
+HINT = "free memory there, mirror less (--numa-mirror weights or kv), use --numa split, or ..."
+STRATEGIES = {"DISABLED": 0, "DISTRIBUTE": 1, "ISOLATE": 2, "NUMACTL": 3, "MIRROR": 4, "SPLIT": 5}
+
+
+class FakeMirror:
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.nodes = [NumaNode(0, 2, 700, 0), NumaNode(1, 2, 300, 100)]
+
+    def set(self, bits: int) -> None:
+        self.api.calls.append(("set", bits))
+
+    def counters(self) -> list[NumaNode]:
+        return self.nodes if {("numa", 4), ("numa", 5)} & set(self.api.calls) else []
+
+    def reset_counters(self) -> None:
+        self.api.calls.append("reset")
+
+    def report(self) -> NumaReport:
+        return NumaReport("mirror", tuple(self.nodes), ())
+
+
+class FakeApi:
+    """The engine's functions; ``fails`` are the log lines of a call that then returns nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.fails: dict[str, list[tuple[int, str]]] = {}
+        self.log: Callable[[int, bytes, None], None] | None = None
+
+    def llama_log_set(self, callback: Any, _data: None) -> None:
+        self.log = callback
+
+    def llama_backend_init(self) -> None:
+        self.calls.append("start")
+
+    def llama_numa_init(self, strategy: int) -> None:
+        self.calls.append(("numa", strategy))
+
+    def llama_model_default_params(self) -> Any:
+        return SimpleNamespace()
+
+    def llama_context_default_params(self) -> Any:
+        return SimpleNamespace(n_ubatch=512)
+
+    def llama_model_load_from_file(self, _path: bytes, _params: Any) -> Any:
+        return self._make("model")
+
+    def llama_init_from_model(self, _model: Any, _params: Any) -> Any:
+        return self._make("context")
+
+    def llama_free(self, _context: Any) -> None:
+        self.calls.append("free context")
+
+    def _make(self, what: str) -> str | None:
+        self.calls.append(what)
+        for level, line in self.fails.get(what, []):
+            assert self.log is not None
+            self.log(level, line.encode(), None)
+        return None if what in self.fails else what
+
+
+class FakeSession(Session):
+    """No more of a session than closing one takes."""
+
+    def __init__(self, engine: Engine, model: Handle, context: Handle, _options: ModelOptions) -> None:
+        self.engine, self._api, self._model, self._context = engine, engine.api, model, context
+
+    def _release(self) -> None:
+        pass
+
+
+FakeSession.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+class FakeEngine(Engine):
+    family = "llama.cpp"
+
+    def _register_backends(self) -> None:
+        self.api.calls.append("backends")
+
+    def _free_model(self, _model: Handle) -> None:
+        self.api.calls.append("free model")
+
+    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
+        return FakeSession(self, model, context, options)
+
+
+def make_engine(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch, *, patched: bool) -> FakeEngine:
+    payload = read_payload(make_payload())
+    known = {f"GGML_NUMA_STRATEGY_{name}": number for name, number in STRATEGIES.items() if patched or number < 5}
+    levels = {"GGML_LOG_LEVEL_WARN": WARN, "GGML_LOG_LEVEL_ERROR": ERROR}
+    abi = SimpleNamespace(
+        ENUMS={"ggml_log_level": levels, "ggml_numa_strategy": known},
+        ggml_log_callback=lambda function=None: function,
+    )
+    api = FakeApi()
+    mirror = cast("NumaMirror", FakeMirror(api)) if patched else None
+    engine = FakeEngine(payload, cast("Any", abi), api, cast("Any", None), mirror)
+    monkeypatch.setattr(llama, "select", lambda *_: payload)
+    monkeypatch.setattr(llama, "load", lambda _: engine)
+    monkeypatch.setattr(llama.gguf_check, "check", lambda *_, **__: None)
+    monkeypatch.setattr("forkyard_llm.payloads.metadata.entry_points", lambda **_: ())
+    return engine
+
+
+@pytest.fixture
+def engine(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    return make_engine(make_payload, monkeypatch, patched=True)
+
+
+@pytest.fixture
+def stock(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    return make_engine(make_payload, monkeypatch, patched=False)
+
+
+def test_the_strategy_comes_after_the_backends_and_before_the_model(engine: FakeEngine):
+    with Llama("m.gguf", numa="mirror", numa_mirror="weights") as llm:
+        assert llm.numa == "mirror"
+    before = engine.api.calls[: engine.api.calls.index("model")]
+    assert before == ["start", "backends", ("set", 1), ("numa", 4), ("set", 1)]
+
+
+@pytest.mark.parametrize(("name", "number"), [("distribute", 1), ("isolate", 2), ("numactl", 3), ("split", 5)])
+def test_every_strategy_has_the_engine_s_number(engine: FakeEngine, name: str, number: int):
+    Llama("m.gguf", numa=name).close()
+    assert ("numa", number) in engine.api.calls
+
+
+def test_without_one_the_engine_hears_nothing(engine: FakeEngine):
+    with Llama("m.gguf") as llm, Llama("m.gguf", numa=False):
+        assert llm.numa is None
+        assert llm.numa_counters() == []
+    assert engine.api.calls[:4] == ["start", "backends", "model", "context"]
+
+
+def test_strategies_of_upstream_work_without_the_stack(stock: FakeEngine):
+    with Llama("m.gguf", numa="distribute") as llm:
+        assert llm.numa == "distribute"
+        assert "numa-mirror" not in llm.capabilities
+    assert ("numa", 1) in stock.api.calls
+
+
+@pytest.mark.parametrize("name", ["mirror", "split"])
+def test_without_the_stack_nothing_is_loaded(stock: FakeEngine, name: str):
+    with pytest.raises(UnsupportedOption, match="built without the stack numa-mirror"):
+        Llama("m.gguf", numa=name)
+    assert stock.api.calls == []
+
+
+def test_the_functions_make_the_capability(engine: FakeEngine):
+    assert "numa-mirror" not in engine.payload.capabilities
+    with Llama("m.gguf") as llm:
+        assert "numa-mirror" in llm.capabilities
+
+
+def test_a_wrong_word_is_found_before_a_payload_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(llama, "select", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UsageError, match="numa_mirror takes weights, kv, all, none, best-effort"):
+        Llama("m.gguf", numa="mirror", numa_mirror="wieghts")
+
+
+def test_closing_makes_room_for_a_strategy_and_closing_twice_does_not_count_twice(engine: FakeEngine):
+    first, second = Llama("m.gguf"), Llama("m.gguf")
+    first.close()
+    first.close()
+    with pytest.raises(UsageError, match=r"1 model\(s\) open"):
+        Llama("m.gguf", numa="mirror")
+    second.close()
+    Llama("m.gguf", numa="mirror").close()
+    with pytest.raises(UsageError, match="numa='mirror' in this process"):
+        Llama("m.gguf", numa="split")
+    assert [call for call in engine.api.calls if call[0] == "numa"] == [("numa", 4)]
+
+
+def test_weights_that_have_no_room(engine: FakeEngine):
+    line = LACKS.format(kind="weights")
+    noise = [(WARN, "this model is odd\n")] * 6
+    why = f"llama_model_load: error loading model: {line}; {HINT}\n"
+    engine.api.fails["model"] = [*noise, (ERROR, why), (ERROR, "failed to load model\n")]
+    with pytest.raises(EngineError) as caught:
+        Llama("m.gguf", numa="mirror")
+    assert str(caught.value).startswith(f"llama.cpp cannot load m.gguf: {line}; free memory on that node")
+    assert "numa_mirror='best-effort'" in str(caught.value)
+    assert "--numa" not in str(caught.value)
+
+
+def test_a_cache_that_has_no_room(engine: FakeEngine):
+    line = LACKS.format(kind="kv")
+    engine.api.fails["context"] = [(ERROR, f"failed to initialize the context: {line}; {HINT}\n")]
+    with pytest.raises(EngineError) as caught:
+        Llama("m.gguf", numa="mirror", n_ctx=4096)
+    assert f"cannot make a context of 4096 tokens for m.gguf: {line}" in str(caught.value)
+    assert engine.api.calls[-1] == "free model"
+    engine.api.fails.clear()
+    Llama("m.gguf", numa="mirror", numa_mirror="weights").close()
+
+
+def test_other_failures_stay_what_they_are(engine: FakeEngine):
+    engine.api.fails["model"] = [(WARN, LACKS.format(kind="weights")), (ERROR, "the file is no model")]
+    with pytest.raises(ModelError, match="the file is no model"):
+        Llama("m.gguf", numa="mirror", numa_mirror="best-effort")
+    engine.api.fails["model"] = [(ERROR, "the file is no model")]
+    with pytest.raises(ModelError, match="cannot load m.gguf: the file is no model"):
+        Llama("m.gguf", numa="mirror")
+
+
+def test_counters_and_report(engine: FakeEngine):
+    with Llama("m.gguf", numa="mirror") as llm:
+        assert [(node.id, node.local_bytes, node.remote_bytes) for node in llm.numa_counters()] == [
+            (0, 700, 0),
+            (1, 300, 100),
+        ]
+        assert "reset" not in engine.api.calls
+        llm.numa_counters(reset=True)
+        assert engine.api.calls[-1] == "reset"
+        assert llm.numa_report().mode == "mirror"
+    with pytest.raises(EngineError, match="closed"):
+        llm.numa_counters()
+
+
+def test_no_counters_without_the_stack(stock: FakeEngine):
+    with Llama("m.gguf") as llm:
+        for ask in (llm.numa_counters, llm.numa_report):
+            with pytest.raises(UnsupportedOption, match="capability 'numa-mirror'"):
+                ask()
+
+
+def test_generate_s_json_has_the_counters(engine: FakeEngine):
+    with Llama("m.gguf") as llm:
+        assert generate._numa(llm) is None
+    with Llama("m.gguf", numa="split") as llm:
+        assert generate._numa(llm) == {
+            "strategy": "split",
+            "nodes": [
+                {"id": 0, "cpus": 2, "local_bytes": 700, "remote_bytes": 0},
+                {"id": 1, "cpus": 2, "local_bytes": 300, "remote_bytes": 100},
+            ],
+        }
+
+
+def test_generate_s_json_without_counters(stock: FakeEngine):
+    with Llama("m.gguf", numa="isolate") as llm:
+        assert generate._numa(llm) == {"strategy": "isolate", "nodes": []}
