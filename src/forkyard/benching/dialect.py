@@ -1,0 +1,92 @@
+"""What llama-bench prints with ``-o json``, in the dialects of both engines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """One test of one run."""
+
+    test: str
+    """``pp512``, ``tg128``: the same word in both dialects."""
+    speed: float
+    """Tokens per second, the mean of the run's repetitions."""
+    local: float | None
+    """Percent of weights and state that threads read from their own node; only with the stack ``numa-mirror``."""
+    model: str
+    """What the engine calls the model."""
+
+
+def read_results(text: str) -> list[Result] | None:
+    """The results in llama-bench's output, with other lines around them; ``None`` if there are none.
+
+    ik_llama.cpp names the test itself, upstream gives the numbers of tokens; ik_llama.cpp prints lines of its own
+    between the brackets, which are cut out.
+    """
+    for start in (position for position, character in enumerate(text) if character == "["):
+        rows = _rows(text[start:])
+        if rows:
+            results = [_result(row) for row in rows]
+            if all(result is not None for result in results):
+                return [result for result in results if result is not None]
+    return None
+
+
+def _rows(text: str) -> list[Mapping[str, Any]]:
+    """The objects of an array that other lines may interrupt between two of them."""
+    decoder = json.JSONDecoder()
+    rows: list[Mapping[str, Any]] = []
+    position = 1
+    while True:
+        start = _next_object(text, position)
+        if start is None:
+            return rows
+        try:
+            row, position = decoder.raw_decode(text, start)
+        except ValueError:
+            return []
+        if not isinstance(row, dict) or "avg_ts" not in row:
+            return []
+        rows.append(row)
+
+
+def _next_object(text: str, position: int) -> int | None:
+    """Where the next line that begins with a brace begins, before the closing bracket."""
+    offset = position
+    for line in text[position:].splitlines(keepends=True):
+        bare = line.strip()
+        if bare.startswith("{") or bare == ",{":
+            return offset + line.index("{")
+        if bare == "]":
+            return None
+        offset += len(line)
+    return None
+
+
+def _result(row: Mapping[str, Any]) -> Result | None:
+    speed = row.get("avg_ts")
+    if not isinstance(speed, int | float) or isinstance(speed, bool) or not math.isfinite(speed) or speed <= 0:
+        return None
+    prompt, generate = row.get("n_prompt"), row.get("n_gen")
+    if not isinstance(prompt, int) or not isinstance(generate, int):
+        return None
+    parts = [f"{kind}{count}" for kind, count in (("pp", prompt), ("tg", generate)) if count]
+    local = row.get("numa_local")
+    return Result(
+        test="+".join(parts),
+        speed=float(speed),
+        local=float(local) if isinstance(local, int | float) and not isinstance(local, bool) else None,
+        model=str(row.get("model_type", "")),
+    )
+
+
+def last_words(lines: Sequence[str], count: int = 3) -> str:
+    """The last lines that say something, for a message about a run that failed."""
+    said = [line.strip() for line in lines if line.strip()]
+    return " / ".join(said[-count:])[:400] or "it printed nothing"
