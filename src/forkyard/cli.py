@@ -43,6 +43,8 @@ _COMMANDS = {
     "pr": "pr:pr",
     "pr-status": "pr:pr_status",
     "canary": "canary:canary",
+    "bench": "bench:bench",
+    "numa-model": "numa_model:numa_model",
 }
 
 
