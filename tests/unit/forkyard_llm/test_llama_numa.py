@@ -21,7 +21,7 @@ MakePayload = Callable[..., Path]
 WARN, ERROR = 3, 4
 LACKS = "numa-mirror: node 1 lacks 4096 bytes for a copy of 8192 bytes of {kind} (its memory is taken)"
 HINT = "free memory there, mirror less (--numa-mirror weights or kv), use --numa split, or ..."
-STRATEGIES = {"DISABLED": 0, "DISTRIBUTE": 1, "ISOLATE": 2, "NUMACTL": 3, "MIRROR": 4, "SPLIT": 5}
+UPSTREAM = ("DISABLED", "DISTRIBUTE", "ISOLATE", "NUMACTL", "MIRROR", "COUNT")
 
 
 class FakeMirror:
@@ -110,7 +110,7 @@ class FakeEngine(Engine):
 
 def make_engine(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch, *, patched: bool) -> FakeEngine:
     payload = read_payload(make_payload())
-    known = {f"GGML_NUMA_STRATEGY_{name}": number for name, number in STRATEGIES.items() if patched or number < 5}
+    known = {f"GGML_NUMA_STRATEGY_{name}": number for number, name in enumerate(UPSTREAM)}
     levels = {"GGML_LOG_LEVEL_WARN": WARN, "GGML_LOG_LEVEL_ERROR": ERROR}
     abi = SimpleNamespace(
         ENUMS={"ggml_log_level": levels, "ggml_numa_strategy": known},

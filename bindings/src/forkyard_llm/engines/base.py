@@ -13,7 +13,7 @@ from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload
 from .log import EngineLog
 from .numa import Numa
-from .numa_mirror import CAPABILITY, NumaMirror
+from .numa_mirror import CAPABILITY, SPLIT_STRATEGY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, ModelOptions, check_engine_options, choice
 from .session import Api, Handle, Params, Session
 
@@ -110,7 +110,11 @@ class Engine(ABC):
             raise EngineError(msg)
 
     def _set_numa_strategy(self, name: str) -> None:
-        self.api.llama_numa_init(self._enum("ggml_numa_strategy", f"GGML_NUMA_STRATEGY_{name.upper()}", "numa"))
+        if name == "split":
+            number = SPLIT_STRATEGY
+        else:
+            number = self._enum("ggml_numa_strategy", f"GGML_NUMA_STRATEGY_{name.upper()}", "numa")
+        self.api.llama_numa_init(number)
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         """Set the members both families share; returns what must outlive the loading call."""

@@ -13,10 +13,22 @@ from typing import Any
 
 from ..errors import EngineError
 
-__all__ = ["CAPABILITY", "NumaCopy", "NumaMirror", "NumaNode", "NumaRange", "NumaReport", "read_report"]
+__all__ = [
+    "CAPABILITY",
+    "SPLIT_STRATEGY",
+    "NumaCopy",
+    "NumaMirror",
+    "NumaNode",
+    "NumaRange",
+    "NumaReport",
+    "read_report",
+]
 
 CAPABILITY = "numa-mirror"
 """What a payload with these functions can do, by name."""
+
+SPLIT_STRATEGY = 5
+"""``GGML_NUMA_STRATEGY_SPLIT``: a macro of the header, not a member of upstream's enum."""
 
 # Present exactly where the others are.
 _MARK = "ggml_numa_mirror_start"
