@@ -17,17 +17,15 @@ from typing import Any
 import pytest
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
-PROMPT = "The capital of France is"
 
 # Generates twice and tells what the counters and the report say; argv: model, engine, options of Llama.
-GENERATE = (
-    """
+GENERATE = """
 import dataclasses, json, sys
 from forkyard_llm import Llama
 model, engine, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 with Llama(model, engine=engine, n_threads=2, n_ctx=256, **options) as llm:
     def text():
-        return llm(%r, max_tokens=8, temperature=0)["choices"][0]["text"]
+        return llm("The capital of France is", max_tokens=8, temperature=0)["choices"][0]["text"]
     first = text()
     counted = llm.numa_counters(reset=True)
     zero = llm.numa_counters()
@@ -43,8 +41,6 @@ with Llama(model, engine=engine, n_threads=2, n_ctx=256, **options) as llm:
     }
 print(json.dumps(said))
 """
-    % PROMPT
-)  # noqa: UP031
 
 # Loads with little address space to spare; argv: as before, and how many MiB there are beside what is mapped already.
 NO_ROOM = """
