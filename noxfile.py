@@ -87,11 +87,15 @@ _COMMANDS = {
         ["canary", "--report-dir", "canary-report"],
         "Rebase, build and test on the newest upstream commit that can be reached.",
     ),
+    "numa-guest": (
+        ["numa-guest"],
+        "Run the stack numa-mirror in QEMU guests with several NUMA nodes: nox -s numa-guest -- --engine llama.cpp.",
+    ),
 }
 
 
-# Those that run the stacks' tests.
-_TESTING = {"stack-verify", "rebase", "pr", "canary"}
+# Those that run the stacks' tests, or the bindings.
+_TESTING = {"stack-verify", "rebase", "pr", "canary", "numa-guest"}
 
 
 def _define_command(name: str, words: list[str], purpose: str) -> None:

@@ -45,6 +45,7 @@ _COMMANDS = {
     "canary": "canary:canary",
     "bench": "bench:bench",
     "numa-model": "numa_model:numa_model",
+    "numa-guest": "numa_guest:numa_guest",
 }
 
 
