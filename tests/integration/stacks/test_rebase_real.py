@@ -83,8 +83,12 @@ def make_project(root: Path, *stacks: str, patches: Path = REPOSITORY / "patches
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """What llama.cpp is rebased with."""
-    return make_project(tmp_path / "project", "fixes")
+    """The stack whose reports are kept; it has patches that conflict on the long way."""
+    made = make_project(tmp_path / "project", "fixes")
+    # The project's own lock is of all its stacks.
+    command = [sys.executable, "-m", "forkyard", "lock", "llama.cpp"]
+    subprocess.run(command, env={**os.environ, "FORKYARD_ROOT": str(made.root)}, check=True, timeout=TIMEOUT_S)
+    return made
 
 
 def normal(report: dict[str, Any]) -> dict[str, Any]:
