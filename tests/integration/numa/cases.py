@@ -39,6 +39,16 @@ def case(name: str, model: Path, context: Mapping[str, Any], ops: Sequence[Any],
     return {"name": name, "model": str(model), "contexts": [context], "ops": list(ops), **more}
 
 
+def adapted(engine: str, context: Mapping[str, Any]) -> dict[str, Any]:
+    """The context as it must be for an adapter that comes and goes.
+
+    ik_llama.cpp has no adapters with flash attention, and does not make its graph anew because of one.
+    """
+    if engine == "ik_llama.cpp":
+        return {**context, "flash": False, "params": {"graph_reuse": False}}
+    return dict(context)
+
+
 def load_params(engine: str, model: str) -> dict[str, Any]:
     """Parameters for loading a tiny model."""
     if engine == "ik_llama.cpp" and model.startswith("latent"):

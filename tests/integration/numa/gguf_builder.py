@@ -106,7 +106,7 @@ class Builder:
         return values * np.float32(std) + np.float32(mean)
 
 
-def write_adapter(path: Path, arch: str, shapes: Sequence[tuple[str, int, int]], *, rank: int = 4) -> None:
+def write_adapter(path: Path, arch: str, shapes: Sequence[tuple[str, int, int]], *, rank: int = 32) -> None:
     """A LoRA adapter for the matrices named in ``shapes``, each with its outputs and inputs."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_type("adapter")

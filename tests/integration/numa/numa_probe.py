@@ -132,10 +132,10 @@ class Context:
         self._engine.clear(self._handle, data)
         self._lengths.clear()
 
-    def _save(self, slot: int) -> str:
+    def _save(self, slot: int) -> str | None:
         state = self._engine.save(self._handle, None)
         self._slots[slot] = (state, dict(self._lengths))
-        return str(len(state))
+        return hashlib.sha256(state).hexdigest() if self._engine.state_is_reproducible else None
 
     def _restore(self, slot: int) -> str | None:
         state, lengths = self._slots[slot]

@@ -92,6 +92,8 @@ class Engine:
         self.mirror = Mirror(loaded)
 
     _libraries: Sequence[str] = ("llama", "ggml")
+    state_is_reproducible = True
+    """Whether the saved state of a whole context depends on nothing but what was done with it."""
 
     def start(self, strategy: int, what: int | None) -> None:
         """Initialize, with a strategy of ggml_numa_strategy."""
@@ -233,7 +235,8 @@ class LlamaCpp(Engine):
 
     def use_adapter(self, context: Handle, adapter: Handle, scale: float) -> None:
         adapters = (type(adapter) * 1)(adapter)
-        self.api.llama_set_adapters_lora(context, adapters, int(scale != 0.0), (ctypes.c_float * 1)(scale))
+        status = self.api.llama_set_adapters_lora(context, adapters, int(scale != 0.0), (ctypes.c_float * 1)(scale))
+        assert status == 0, f"llama_set_adapters_lora: {status}"
 
     def attach_pool(self, context: Handle, threads: int) -> Handle:
         params = self.api.ggml_threadpool_params_default(threads)
@@ -261,7 +264,10 @@ class LlamaCpp(Engine):
 
 
 class IkLlama(Engine):
-    """ik_llama.cpp: the cache belongs to the context; the model must know the cache types, too."""
+    """ik_llama.cpp: the cache belongs to the context."""
+
+    # It has the state of a random number generator that is seeded by chance.
+    state_is_reproducible = False
 
     def _fill_model(self, params: Any, spec: Spec) -> None:
         params.use_mmap = spec.get("mmap", True)
@@ -297,7 +303,8 @@ class IkLlama(Engine):
         if scale == 0.0:
             self.api.llama_lora_adapter_clear(context)
         else:
-            self.api.llama_lora_adapter_set(context, adapter, scale)
+            status = self.api.llama_lora_adapter_set(context, adapter, scale)
+            assert status == 0, f"llama_lora_adapter_set: {status}"
 
     def _state_size(self, context: Handle, seq: int | None) -> int:
         if seq is None:

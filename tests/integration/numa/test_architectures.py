@@ -1,7 +1,7 @@
 """For every class of architecture a mirrored or split engine yields the logits of one without the stack, bit by bit.
 
 All cases of an engine and a mode run in one child. With as many threads as nodes, with fewer and with more; weights
-mapped and loaded; with and without flash attention.
+mapped and loaded, the latter without flash attention.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import pytest
 from . import arch_models, cases
 from .driver import MIRROR, SPLIT, Driver, Mode
 
-THREADS = (1, 3)
+WAYS = (("mapped", 1), ("mapped", 3), ("loaded", 3))
+"""How weights get into memory, and the number of threads."""
 STOCK = Mode()
 MIRRORS = tuple(Mode(MIRROR, nodes) for nodes in (2, 3, 4))
 SPLITS = tuple(Mode(SPLIT, nodes) for nodes in (2, 3))
-WAYS = ("mapped", "loaded")
 
 Choice = tuple[str, str, int, str]
 
 
 def choices(engine: str) -> list[Choice]:
-    return [(engine, model, threads, way) for model in arch_models.names(engine) for way in WAYS for threads in THREADS]
+    return [(engine, model, threads, way) for model in arch_models.names(engine) for way, threads in WAYS]
 
 
 ALL = [choice for engine in cases.ENGINES for choice in choices(engine)]

@@ -14,8 +14,8 @@ STOCK = Mode()
 MIRRORED = Mode(MIRROR, 3)
 K_TYPES = {
     "llama.cpp": ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"),
-    # At its pin flash attention ends with a fatal error for f32 and bf16, and the cache of q8_kv needs longer rows.
-    "ik_llama.cpp": ("f16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1", "q6_0"),
+    # At its pin flash attention says no to f32, bf16, q5_0 and q5_1; the cache of q8_kv needs longer rows.
+    "ik_llama.cpp": ("f16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q6_0"),
 }
 PLAIN_K_TYPES = {
     "llama.cpp": ("f32", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"),

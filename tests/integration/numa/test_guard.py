@@ -42,13 +42,14 @@ def name(choice: Choice) -> str:
 def case(choice: Choice, tiny: Path) -> dict[str, Any]:
     engine, model, way = choice
     seqs = 2 if engine == "llama.cpp" or way == "loaded" else 1
-    context = cases.context(engine, model, threads=3, seqs=seqs)
+    context = cases.context(engine, model, threads=1 if way == "loaded" else 3, seqs=seqs)
     ops = cases.everything(model, seqs=seqs)
     more: dict[str, Any] = {"mmap": way == "mapped", **cases.load_params(engine, model)}
     if way == "cached":
         context["k"] = context["v"] = "q8_0"
         ops = [op for op in ops if op[0] != "shift"]
     if way == "adapted":
+        context = cases.adapted(engine, context)
         more["adapter"] = str(arch_models.write_adapter(tiny))
         ops.insert(0, ["adapter", 0, 1.0])
     if way == "loaded":

@@ -44,7 +44,7 @@ def test_an_adapter(numa: Driver, tiny: Path, engine: str, model: str, mode: Mod
     ops: list[list[Any]] = []
     for scale in (0.0, 1.0, 0.5, 0.0):
         ops += [["clear", 0, True], ["adapter", 0, scale], ["decode", 0, [[0, prompt]]], ["decode", 0, [[0, word]]]]
-    context = cases.context(engine, model, threads=3)
+    context = cases.adapted(engine, cases.context(engine, model, threads=3))
     path, adapter = arch_models.write_model(model, tiny), str(arch_models.write_adapter(tiny))
     (answer,) = both(numa, engine, mode, [cases.case(model, path, context, ops, adapter=adapter)])
 

@@ -34,16 +34,22 @@ MODELS = {
     ),
     "ik_llama.cpp": ("dense-q4_0", "experts", "window", "latent-q8_0", "sinks", "hybrid-delta"),
 }
+QUANTIZED = {"llama.cpp": ("q8_0", "q4_0", "q5_1"), "ik_llama.cpp": ("q8_0", "q4_0", "q6_0")}
+"""Cache types some sequences have instead of f16."""
 MAX_OPS, N_CTX, MAX_LENGTH = 10, 128, 40
 
 
 class Author:
-    """Writes one valid sequence of operations: it keeps the length of each sequence, as the probe does."""
+    """Writes one valid sequence of operations: it keeps the length of each sequence, as the probe does.
 
-    def __init__(self, rng: random.Random, model: str, seqs: int) -> None:
+    With ``front`` nothing is done after which a token may not see the first key, see cases.flash().
+    """
+
+    def __init__(self, rng: random.Random, model: str, seqs: int, *, front: bool) -> None:
         self._rng = rng
         self._kind = arch_models.MODELS[model]
         self._seqs = seqs
+        self._front = front
         self._lengths: dict[int, int] = {}
         self._slots: dict[int, dict[int, int]] = {}
         self._seq_slots: dict[int, int] = {}
@@ -63,6 +69,8 @@ class Author:
         kinds += [] if self._kind.recurrent else ["cut"] * 2
         kinds += ["shift"] * 2 if self._kind.shifts else []
         kinds += ["copy", "copy", "keep"] if self._seqs > 1 else []
+        if self._front:
+            kinds = [kind for kind in kinds if kind not in ("shift", "drop", "restore_seq")]
         word = self._rng.choice(kinds)
         if word == "decode":
             return self._decode(self._rng.choice((1, 1, 1, 2, 3, 8, 33)))
@@ -167,13 +175,17 @@ class Author:
 def sequence(engine: str, model: str, number: int, tiny: Path) -> dict[str, Any]:
     rng = random.Random(f"{SEED} {model} {number}")
     seqs = rng.choice((1, 3))
-    threads = rng.choice((1, 1, 2, 3))
+    if engine == "ik_llama.cpp" and arch_models.MODELS[model].recurrent:
+        # At its pin it fails an assertion when it restores the state of a sequence that was copied.
+        seqs = 1
+    threads = rng.choice((1, 1, 1, 2, 3))
     context = cases.context(engine, model, threads=threads, seqs=seqs, n_ctx=N_CTX)
+    context["flash"] = context["flash"] and rng.random() < 0.7
     if model in ("dense-q4_0", "experts") and context["flash"] and rng.random() < 0.5:
-        context["k"] = context["v"] = rng.choice(("q8_0", "q4_0", "q5_1"))
+        context["k"] = context["v"] = rng.choice(QUANTIZED[engine])
     if engine == "llama.cpp" and rng.random() < 0.3:
         context["params"] = {"kv_unified": True}
-    ops = Author(rng, model, seqs).write()
+    ops = Author(rng, model, seqs, front=engine == "ik_llama.cpp" and context["flash"]).write()
     path = arch_models.write_model(model, tiny)
     return cases.case(f"{model}-{number}", path, context, ops, **cases.load_params(engine, model))
 
