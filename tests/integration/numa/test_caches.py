@@ -14,7 +14,7 @@ STOCK = Mode()
 MIRRORED = Mode(MIRROR, 3)
 K_TYPES = {
     "llama.cpp": ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"),
-    # At its pin flash attention says no to f32, bf16, q5_0 and q5_1; the cache of q8_kv needs longer rows.
+    # At its pin flash attention says no to f32, bf16, q5_0 and q5_1; V cannot be q8_kv.
     "ik_llama.cpp": ("f16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q6_0"),
 }
 PLAIN_K_TYPES = {
@@ -22,7 +22,10 @@ PLAIN_K_TYPES = {
     "ik_llama.cpp": ("f16", "q8_0", "q4_0"),
 }
 """Types of K without flash attention, where V is f16."""
-PAIRS = (("q8_0", "q4_0"), ("f16", "q8_0"))
+PAIRS = {
+    "llama.cpp": (("q8_0", "q4_0"), ("f16", "q8_0")),
+    "ik_llama.cpp": (("q8_0", "q4_0"), ("f16", "q8_0"), ("q8_kv", "f16")),
+}
 """Different types for K and V."""
 
 Choice = tuple[str, str, str, str, bool]
@@ -30,7 +33,7 @@ Choice = tuple[str, str, str, str, bool]
 
 def choices(engine: str) -> list[Choice]:
     made: list[Choice] = [(engine, "dense-q8_0", kind, kind, True) for kind in K_TYPES[engine]]
-    made += [(engine, "dense-q8_0", k, v, True) for k, v in PAIRS]
+    made += [(engine, "dense-q8_0", k, v, True) for k, v in PAIRS[engine]]
     made += [(engine, "dense-q8_0", kind, "f16", False) for kind in PLAIN_K_TYPES[engine]]
     made += [(engine, "latent", "q8_0", "q8_0", True)]
     if engine == "llama.cpp":
