@@ -2,7 +2,7 @@
 
 ``FORKYARD_PAYLOAD_<ENGINE>`` (``LLAMA_CPP``, ``IK_LLAMA_CPP``) names the wheel of an engine to be tested instead, of the
 variant ``FORKYARD_TEST_VARIANT``. That is how ``forkyard stack verify`` runs tests on part of a stack. With ``_STOCK``
-behind the engine it names the wheel without stacks, which is built if it is not named.
+behind the engine it names the wheel as upstream has it, which is built if it is not named.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from forkyard_llm import cpu, models
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 60 * 60
+# The tree of ik_llama.cpp's package cannot be built without the one patch of this stack, which changes no code of it.
+STOCK = {"ik_llama.cpp": "fixes"}
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.
 VARIANTS = {
     "avx512": ("avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx2", "fma", "f16c", "bmi2"),
@@ -73,7 +75,7 @@ def dist(variant: str) -> Path:
 def engine_payload(
     variant: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """A function from ``llama.cpp``, ``ik_llama.cpp`` or ``llama.cpp-stock`` (no stacks) to its package folder.
+    """A function from ``llama.cpp`` or ``ik_llama.cpp``, or one of them with ``-stock``, to its package folder.
 
     A test that asks for an engine which is not under test, where the environment says which are, is skipped.
     """
@@ -91,7 +93,7 @@ def engine_payload(
             wheel = payload_under_test(name)
         if name.endswith("-stock") and wheel is None:
             out = tmp_path_factory.mktemp("stock")
-            forkyard("build", variant, recipe, "--stacks", "none", "--out", str(out))
+            forkyard("build", variant, recipe, "--stacks", STOCK.get(recipe, "none"), "--out", str(out))
             (wheel,) = out.glob(f"{package}-*.whl")
         elif wheel is None:
             (wheel,) = request.getfixturevalue("dist").glob(f"{package}-*.whl")
