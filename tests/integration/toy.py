@@ -366,7 +366,10 @@ class Toy:
         """Wait until a compiler of the toy's own files runs, so that what follows happens in the middle of a build."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline and child.poll() is None:
-            if any("cc1" in line and "/engine/" in line for line in self.processes().values()):
+            lines = list(self.processes().values())
+            # The compiler proper, or the driver that is about to start it or has just ended it.
+            compiling = ("cc1" in line or " -o CMakeFiles/" in line for line in lines if "/engine/" in line)
+            if any(compiling):
                 return
             time.sleep(0.005)
         pytest.fail("the build ended or stood still before it compiled anything")
