@@ -57,6 +57,7 @@ bool ggml_numa_mirror_parse(const char * words, int * what) {
 
 #    include <errno.h>
 #    include <fcntl.h>
+#    include <limits.h>
 #    include <pthread.h>
 #    include <sched.h>
 #    include <stdatomic.h>
@@ -84,6 +85,10 @@ bool ggml_numa_mirror_parse(const char * words, int * what) {
 #    define NUMA_MPOL_BIND       2
 #    define NUMA_MPOL_INTERLEAVE 3
 #    define NUMA_MPOL_MF_MOVE    (1 << 1)
+
+// from linux/futex.h
+#    define NUMA_FUTEX_WAIT_PRIVATE (0 | 128)
+#    define NUMA_FUTEX_WAKE_PRIVATE (1 | 128)
 
 #    define NUMA_MAX_CPUS 1024
 #    define NUMA_MAX_IDS  1024
@@ -1315,6 +1320,7 @@ struct ggml_tensor * ggml_numa_mirror_view(struct ggml_numa_mirror_thread * t,
 struct numa_gate {
     _Alignas(64) _Atomic int n_in;
     _Alignas(64) _Atomic int passed;
+    _Atomic int n_asleep;
 };
 
 struct ggml_numa_barrier {
@@ -1336,16 +1342,32 @@ void ggml_numa_barrier_free(struct ggml_numa_barrier * b) {
     free(b);
 }
 
-static void numa_wait(const _Atomic int * passed, int old) {
-    for (int i = 0; atomic_load(passed) == old; ++i) {
+// a thread that waits longer than a barrier ever takes on idle CPUs (under a millisecond) gives its CPU to others
+#    define NUMA_SPINS 10000
+
+static void numa_wait(struct numa_gate * gate, int old) {
+    for (int i = 0; i < NUMA_SPINS; ++i) {
+        if (atomic_load(&gate->passed) != old) {
+            return;
+        }
 #    if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #    elif defined(__aarch64__)
         __asm__ volatile("yield" ::: "memory");
 #    endif
-        if (i > 4096 && i % 256 == 0) {
-            sched_yield();  // more threads than CPUs
-        }
+    }
+    // in this order: numa_open() sees this thread asleep, or the kernel sees the new number and does not let it sleep
+    atomic_fetch_add(&gate->n_asleep, 1);
+    while (atomic_load(&gate->passed) == old) {
+        syscall(SYS_futex, &gate->passed, NUMA_FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    }
+    atomic_fetch_sub(&gate->n_asleep, 1);
+}
+
+static void numa_open(struct numa_gate * gate) {
+    atomic_fetch_add(&gate->passed, 1);
+    if (atomic_load(&gate->n_asleep) > 0) {
+        syscall(SYS_futex, &gate->passed, NUMA_FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
     }
 }
 
@@ -1362,18 +1384,18 @@ void ggml_numa_barrier_wait(struct ggml_numa_barrier * b, int n_threads) {
 
     const int old = atomic_load(&gate->passed);
     if (atomic_fetch_add(&gate->n_in, 1) != size - 1) {
-        numa_wait(&gate->passed, old);
+        numa_wait(gate, old);
         return;
     }
     atomic_store(&gate->n_in, 0);
     const int old_root = atomic_load(&b->root.passed);
     if (atomic_fetch_add(&b->root.n_in, 1) == n_in - 1) {
         atomic_store(&b->root.n_in, 0);
-        atomic_fetch_add(&b->root.passed, 1);
+        numa_open(&b->root);
     } else {
-        numa_wait(&b->root.passed, old_root);
+        numa_wait(&b->root, old_root);
     }
-    atomic_fetch_add(&gate->passed, 1);
+    numa_open(gate);
 }
 
 //
