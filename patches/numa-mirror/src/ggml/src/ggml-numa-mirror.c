@@ -141,8 +141,9 @@ struct numa_counter {
 };
 
 static struct {
-    pthread_mutex_t              mutex;  // of everything but the atomics
+    pthread_mutex_t              mutex;   // of everything but the atomics
     _Atomic int                  n_nodes;
+    int                          n_cpus;  // that the process may use
     bool                         split;
     bool                         fake;
     bool                         pin;
@@ -299,8 +300,10 @@ bool ggml_numa_mirror_start(bool split) {
     CPU_ZERO(&mask);
     sched_getaffinity(0, sizeof(mask), &mask);
     unsigned char allowed[NUMA_MAX_CPUS];
+    g_numa.n_cpus = 0;
     for (int c = 0; c < NUMA_MAX_CPUS; ++c) {
         allowed[c] = c < CPU_SETSIZE && CPU_ISSET(c, &mask);
+        g_numa.n_cpus += allowed[c];
     }
 
     struct ggml_numa_mirror_node * nodes = g_numa.nodes;
@@ -1342,11 +1345,13 @@ void ggml_numa_barrier_free(struct ggml_numa_barrier * b) {
     free(b);
 }
 
-// a thread that waits longer than a barrier ever takes on idle CPUs (under a millisecond) gives its CPU to others
-#    define NUMA_SPINS 10000
+// a thread that waits longer than a barrier ever takes on idle CPUs (under a millisecond) gives its CPU to others;
+// if there are more threads than CPUs, one of those that are waited for needs it now
+#    define NUMA_SPINS     10000
+#    define NUMA_SPINS_FEW 100
 
-static void numa_wait(struct numa_gate * gate, int old) {
-    for (int i = 0; i < NUMA_SPINS; ++i) {
+static void numa_wait(struct numa_gate * gate, int old, int n_spins) {
+    for (int i = 0; i < n_spins; ++i) {
         if (atomic_load(&gate->passed) != old) {
             return;
         }
@@ -1380,11 +1385,12 @@ void ggml_numa_barrier_wait(struct ggml_numa_barrier * b, int n_threads) {
     const int64_t      node    = tls_ith * n_nodes / n;
     const int          size    = (int) (((node + 1) * n + n_nodes - 1) / n_nodes - (node * n + n_nodes - 1) / n_nodes);
     const int          n_in    = (int) (n < n_nodes ? n : n_nodes);
+    const int          n_spins = n_threads > g_numa.n_cpus ? NUMA_SPINS_FEW : NUMA_SPINS;
     struct numa_gate * gate    = &b->node[node];
 
     const int old = atomic_load(&gate->passed);
     if (atomic_fetch_add(&gate->n_in, 1) != size - 1) {
-        numa_wait(gate, old);
+        numa_wait(gate, old, n_spins);
         return;
     }
     atomic_store(&gate->n_in, 0);
@@ -1393,7 +1399,7 @@ void ggml_numa_barrier_wait(struct ggml_numa_barrier * b, int n_threads) {
         atomic_store(&b->root.n_in, 0);
         numa_open(&b->root);
     } else {
-        numa_wait(&b->root, old_root);
+        numa_wait(&b->root, old_root, n_spins);
     }
     numa_open(gate);
 }
