@@ -85,7 +85,8 @@ def _author(author: Author, notes: list[str]) -> Author:
     name = _text(author.name, "author's name", notes)
     email = _text(author.email, "author's address", notes)
     clean = re.sub(r"[<>\x00-\x1f\x7f]", "", name).strip(_CRUD)
-    address = re.sub(r"[<>\s\x00-\x1f\x7f]", "", email).strip(_CRUD)
+    # Where a quote or a bracket is not closed, git 2.39 reads on in whatever memory follows the address.
+    address = re.sub(r"[<>\"\\()\s\x00-\x1f\x7f]", "", email).strip(_CRUD)
     if not address:
         address = "unknown@users.noreply.invalid"
         notes.append("its author has no address")

@@ -126,6 +126,14 @@ def test_names_git_does_not_believe_are_told(store: Store, name: str) -> None:
     assert (letter.author.name == name) == (letter.notes == ())
 
 
+@pytest.mark.parametrize("email", ['q"q', "q(q", "q)q", "q\\q"])
+def test_quotes_and_brackets_of_an_address_are_left_out(store: Store, email: str) -> None:
+    """git 2.39 reads past the end of its buffer where one is not closed, and finds whatever lies there."""
+    letter = make_letter(store, facts("part : do\n", Author("Ann Other", email, GOOD.date)))
+    assert letter.author.email == "qq"
+    assert letter.notes == ("its author's name or address was put in order",)
+
+
 def test_foreign_trailers_do_not_lie(store: Store) -> None:
     text = "part : do\n\nUpstream-Status: no idea\n\nmiddle\n\nUpstream-Status: Pending\nUpstream-Status: Pending\nAdds-Files: ../x\n"
     letter = make_letter(store, facts(text))
