@@ -51,6 +51,7 @@ def request(engine: str, tiny: Path) -> Sequence[dict[str, Any]]:
     return [case(choice, tiny) for choice in choices(engine)]
 
 
+@pytest.mark.patch("numa-state")
 @pytest.mark.parametrize("choice", ALL, ids=name)
 @pytest.mark.parametrize("mode", MIRRORS, ids=str)
 def test_mirrored_logits_are_those_of_stock(numa: Driver, tiny: Path, choice: Choice, mode: Mode) -> None:
@@ -62,6 +63,7 @@ def test_mirrored_logits_are_those_of_stock(numa: Driver, tiny: Path, choice: Ch
     cases.check_mirror(got.report, mode)
 
 
+@pytest.mark.patch("numa-split")
 @pytest.mark.parametrize("choice", ALL, ids=name)
 @pytest.mark.parametrize("mode", SPLITS, ids=str)
 def test_split_logits_are_those_of_stock(numa: Driver, tiny: Path, choice: Choice, mode: Mode) -> None:
@@ -76,6 +78,7 @@ def test_split_logits_are_those_of_stock(numa: Driver, tiny: Path, choice: Choic
     cases.check_nodes(got.report, mode)
 
 
+@pytest.mark.patch("numa-split")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("mode", [*MIRRORS, *SPLITS], ids=str)
 def test_nothing_is_left_after_unloading(numa: Driver, tiny: Path, engine: str, mode: Mode) -> None:

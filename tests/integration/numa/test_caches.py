@@ -10,6 +10,8 @@ import pytest
 from . import arch_models, cases
 from .driver import MIRROR, Driver, Mode
 
+pytestmark = pytest.mark.patch("numa-state")
+
 STOCK = Mode()
 MIRRORED = Mode(MIRROR, 3)
 K_TYPES = {

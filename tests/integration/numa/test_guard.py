@@ -16,6 +16,8 @@ import pytest
 from . import arch_models, cases
 from .driver import MIRROR, Driver, Mode
 
+pytestmark = pytest.mark.patch("numa-state")
+
 STOCK = Mode()
 GUARD = (("GGML_NUMA_MIRROR_GUARD", "1"),)
 GUARDED = Mode(MIRROR, 3, environment=GUARD)

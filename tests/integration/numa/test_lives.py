@@ -12,6 +12,8 @@ import pytest
 from . import arch_models, cases
 from .driver import MIRROR, SPLIT, Answer, Driver, Mode
 
+pytestmark = pytest.mark.patch("numa-split")
+
 STOCK = Mode()
 MIRRORED = Mode(MIRROR, 3)
 MODES = (Mode(MIRROR, 2), Mode(MIRROR, 4), Mode(SPLIT, 3))

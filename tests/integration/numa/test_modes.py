@@ -52,6 +52,7 @@ def same_as_stock(numa: Driver, engine: str, mode: Mode, tiny: Path) -> Sequence
     return reports
 
 
+@pytest.mark.patch("numa-state")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize(
     ("what", "kinds"), [(WEIGHTS, {"weights"}), (KV, {"kv"}), (ALL | BEST_EFFORT, {"kv", "weights"})]
@@ -71,6 +72,19 @@ def test_only_what_was_asked_for_is_mirrored(numa: Driver, tiny: Path, engine: s
         assert all(remote[1:]) == (kinds != {"kv", "weights"})
 
 
+@pytest.mark.patch("numa-weights")
+@pytest.mark.parametrize("engine", cases.ENGINES)
+def test_weights_alone_are_read_from_their_copies(numa: Driver, tiny: Path, engine: str) -> None:
+    mode = Mode(MIRROR, 3, WEIGHTS)
+
+    for report in same_as_stock(numa, engine, mode, tiny):
+        cases.check_nodes(report, mode)
+        weights = [span for span in report["ranges"] if span["kind"] == "weights"]
+        assert weights
+        assert all(span["mirrored"] and span["differs"] == 0 for span in weights)
+
+
+@pytest.mark.patch("numa-weights")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 def test_none_mirrors_nothing_and_counts(numa: Driver, tiny: Path, engine: str) -> None:
     mode = Mode(MIRROR, 3, 0)
@@ -81,6 +95,7 @@ def test_none_mirrors_nothing_and_counts(numa: Driver, tiny: Path, engine: str) 
         assert [node["remote"] > 0 for node in report["nodes"]] == [False, True, True]
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("nodes", [0, 2])
 def test_off_is_off(numa: Driver, tiny: Path, engine: str, nodes: int) -> None:
@@ -91,6 +106,7 @@ def test_off_is_off(numa: Driver, tiny: Path, engine: str, nodes: int) -> None:
         assert report["ranges"] == []
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.skipif(real_nodes() > 1, reason="this machine has several NUMA nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize(("strategy", "verb"), [(MIRROR, "mirror"), (SPLIT, "split")])
@@ -102,6 +118,7 @@ def test_one_node_is_not_enough(numa: Driver, tiny: Path, engine: str, strategy:
     assert f"1 NUMA node(s): there is nothing to {verb}" in output
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("fake", ["1", "17", "-2", "x"])
 def test_a_senseless_number_of_fake_nodes_is_said_and_ignored(numa: Driver, tiny: Path, engine: str, fake: str) -> None:
@@ -114,6 +131,7 @@ def test_a_senseless_number_of_fake_nodes_is_said_and_ignored(numa: Driver, tiny
     assert report["n_nodes"] == (real_nodes() if real_nodes() > 1 else 0)
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 def test_words_mean_what_the_help_says(numa: Driver, tiny: Path, engine: str) -> None:
     end = numa.run(engine, Mode(OFF), request(engine, tiny), parse=tuple(WORDS)).end

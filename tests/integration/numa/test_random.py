@@ -197,6 +197,7 @@ def share(engine: str, index: int) -> list[tuple[str, int]]:
     return sorted((models[place % len(models)], number) for place, number in enumerate(numbers))
 
 
+@pytest.mark.patch("numa-state")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("index", range(len(MIRRORS)))
 def test_random_operations(numa: Driver, tiny: Path, engine: str, index: int) -> None:
@@ -220,6 +221,7 @@ def test_random_operations(numa: Driver, tiny: Path, engine: str, index: int) ->
     assert not wrong, f"{len(wrong)} sequences, the first: {wrong[0]}"
 
 
+@pytest.mark.patch
 def test_there_are_a_thousand() -> None:
     for engine in cases.ENGINES:
         shares = [share(engine, index) for index in range(len(MIRRORS))]

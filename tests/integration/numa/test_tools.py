@@ -42,6 +42,7 @@ def run(command: Sequence[str | Path], mode: Mode = Mode()) -> subprocess.Comple
     )
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("name", TOOLS)
 def test_the_help_names_the_modes_and_the_words(tool: Callable[[str, str], Path], engine: str, name: str) -> None:
@@ -53,6 +54,7 @@ def test_the_help_names_the_modes_and_the_words(tool: Callable[[str, str], Path]
         assert word in text, word
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("name", TOOLS)
 @pytest.mark.parametrize("words", ["weight", "all,everything", "none,kv", ""])
@@ -68,6 +70,7 @@ def test_an_unknown_word_is_refused_with_those_allowed(
     assert any(all(word in line for word in WORDS) for line in errors), lines
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("name", TOOLS)
 def test_an_unknown_mode_is_refused(tool: Callable[[str, str], Path], tiny: Path, engine: str, name: str) -> None:
@@ -86,6 +89,7 @@ def bench(tool: Callable[[str, str], Path], engine: str, tiny: Path, mode: Mode,
     return done.stdout, done.stderr
 
 
+@pytest.mark.patch("numa-state")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("words", ["all", "weights", "kv,weights", "none", "best-effort"])
 def test_the_benchmark_mirrors(tool: Callable[[str, str], Path], tiny: Path, engine: str, words: str) -> None:
@@ -110,6 +114,7 @@ def test_the_benchmark_mirrors(tool: Callable[[str, str], Path], tiny: Path, eng
             assert span["differs"] == 0
 
 
+@pytest.mark.patch("numa-split")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 def test_the_benchmark_splits(tool: Callable[[str, str], Path], tiny: Path, engine: str) -> None:
     report = tiny / f"report-{engine}-split.jsonl"
@@ -121,6 +126,7 @@ def test_the_benchmark_splits(tool: Callable[[str, str], Path], tiny: Path, engi
     assert {line["mode"] for line in lines} == {"split"}
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.skipif(real_nodes() > 1, reason="this machine has several NUMA nodes")
 @pytest.mark.parametrize("engine", cases.ENGINES)
 @pytest.mark.parametrize("mode", ["mirror", "split"])
@@ -130,6 +136,7 @@ def test_one_node_is_said_and_no_error(tool: Callable[[str, str], Path], tiny: P
     assert "1 NUMA node" in out + err
 
 
+@pytest.mark.patch("numa-nodes")
 @pytest.mark.parametrize("words", ["weight", ""])
 def test_a_wrong_word_in_the_environment_is_refused(tool: Callable[[str, str], Path], tiny: Path, words: str) -> None:
     mode = Mode(environment=(("LLAMA_ARG_NUMA_MIRROR", words),))

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.patch("numa-nodes")
+
 MAX_CPUS = 1024
 MAX_NODES = 16
 WORDS = {"weights": 1, "kv": 2, "all": 3, "none": 0, "best-effort": 4}
