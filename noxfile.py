@@ -149,6 +149,15 @@ def integration(session: nox.Session) -> None:
     session.run(str(folder / "python"), "-m", "pytest", "tests/integration", *session.posargs, external=True)
 
 
+@nox.session(name="numa-hybrid", default=False)
+def numa_hybrid(session: nox.Session) -> None:
+    """The stack numa-mirror with some layers on a device; builds both engines with upstream's RPC backend for it."""
+    folder = _environment(session, "dev")
+    chosen = "tests/integration/numa/test_hybrid.py"
+    words = ["-m", "pytest", chosen, *session.posargs]
+    session.run(str(folder / "python"), *words, external=True, env={"FORKYARD_TEST_HYBRID": "1"})
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything CI runs: lint, unit, integration."""

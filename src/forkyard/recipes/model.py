@@ -242,6 +242,11 @@ class Recipe(Table):
         description="Places the pin can be had from, tried in order. None is trusted: object ids decide."
     )
     stacks: Names = Field(default=(), description="Stacks of patches applied by default.")
+    essential: Names = Field(
+        default=(),
+        description="Those of `stacks` without which what the sources deliver cannot be built: other stacks are never "
+        "verified without them.",
+    )
     build: Build
 
     _path: Path = PrivateAttr(default_factory=lambda: Path("<recipe>"))
@@ -251,6 +256,13 @@ class Recipe(Table):
     def _folder_needs_tree(self) -> Recipe:
         if self.pin.tree is None and any(isinstance(s, RegistrySource) and s.folder for s in self.sources):
             msg = "a source with `folder` carries no commit: `pin.tree` is needed to check what it delivers"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _essential_are_applied(self) -> Recipe:
+        if missing := [name for name in self.essential if name not in self.stacks]:
+            msg = f"`essential` names {missing[0]!r}, which is not in `stacks`"
             raise ValueError(msg)
         return self
 

@@ -45,8 +45,11 @@ def problems(error: ValidationError, data: Mapping[str, Any], schema: Mapping[st
             # Of several complaints about one value (one for each branch of a union) the first says enough.
             found.setdefault((key, ""), _sentence(detail, key, schema))
     for detail in details:
+        if detail["type"] != "missing":
+            # Its place may be the file as a whole, which has no last key.
+            continue
         key, missing = _written_key(detail["loc"], data), str(detail["loc"][-1])
-        if detail["type"] == "missing" and (key, missing) not in mistyped:
+        if (key, missing) not in mistyped:
             found[key, missing] = Problem(key, f"{_called(key)} lacks the key `{missing}`", None)
     return list(found.values())
 

@@ -120,7 +120,7 @@ class _Planner:
         return None
 
     def _with_required(self, stacks: Sequence[Stack]) -> list[Stack]:
-        names = [stack.name for stack in stacks]
+        names = [*self._recipe.essential, *(stack.name for stack in stacks)]
         return load_stacks(self._root, [*names, *required_by(stacks, self.known)], self._recipe.family)
 
     def _add(self, role: Role, chosen: Sequence[Stack], tested: Sequence[Stack], home: tuple[str, ...] = ()) -> None:

@@ -24,11 +24,15 @@ Case = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Mode:
-    """How an engine is started: its strategy, how many nodes it is to believe in (0: as many as there are)."""
+    """How an engine is started: its strategy, how many nodes it is to believe in (0: as many as there are).
+
+    ``device``: the address of a server that computes what a GPU would; only payloads built for it have that.
+    """
 
     strategy: int = OFF
     nodes: int = 0
     what: int | None = None
+    device: str = ""
     environment: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -77,7 +81,14 @@ class Driver:
 
     def run(self, recipe: str, mode: Mode, cases: Sequence[Case], parse: Sequence[str] = ()) -> Answers:
         """Answers of all cases; when the child dies, those behind the deadly one get another child."""
-        request = {"payload": str(self._payload(recipe)), "strategy": mode.strategy, "what": mode.what, "parse": parse}
+        payload = str(self._payload(recipe))
+        request = {
+            "payload": payload,
+            "strategy": mode.strategy,
+            "what": mode.what,
+            "device": mode.device,
+            "parse": parse,
+        }
         key = json.dumps([request, mode.nodes, mode.environment, cases], sort_keys=True)
         if key not in self._done:
             self._done[key] = self._run(request, mode, list(cases))

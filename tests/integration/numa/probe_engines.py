@@ -40,14 +40,7 @@ class Mirror:
         self.there = self._find("ggml_numa_mirror_report") is not None
 
     def _find(self, name: str, restype: Any = None, *argtypes: Any) -> Any:
-        for library in self._libraries:
-            try:
-                function = library[name]
-            except AttributeError:
-                continue
-            function.restype, function.argtypes = restype, argtypes
-            return function
-        return None
+        return _find(self._libraries, name, restype, *argtypes)
 
     def set(self, what: int) -> None:
         """Choose what to mirror: the bits of ggml_numa_mirror_what."""
@@ -90,6 +83,8 @@ class Engine:
         loaded = [ctypes.CDLL(str(payload / libraries[name])) for name in self._libraries if name in libraries]
         self.api: Any = self.abi.bind(*loaded)
         self.mirror = Mirror(loaded)
+        self._loaded = loaded
+        self._device = ""
 
     _libraries: Sequence[str] = ("llama", "ggml")
     state_is_reproducible = True
@@ -101,6 +96,10 @@ class Engine:
         if what is not None:
             self.mirror.set(what)
         self.api.llama_numa_init(strategy)
+
+    def use_device(self, endpoint: str) -> None:
+        """Have layers of the models computed by the server at ``HOST:PORT``, as by a GPU."""
+        self._device = endpoint
 
     def load(self, path: str, spec: Spec) -> Handle:
         params = self.api.llama_model_default_params()
@@ -197,7 +196,12 @@ class Engine:
 class LlamaCpp(Engine):
     """llama.cpp: the cache is a memory object; adapters are set all at once."""
 
-    _libraries = ("llama", "ggml", "ggml-base", "ggml-cpu")
+    _libraries = ("llama", "ggml", "ggml-base", "ggml-cpu", "ggml-rpc")
+
+    def use_device(self, endpoint: str) -> None:
+        reg = _find(self._loaded, "ggml_backend_rpc_add_server", ctypes.c_void_p, ctypes.c_char_p)(endpoint.encode())
+        assert reg, f"no server at {endpoint}"
+        _find(self._loaded, "ggml_backend_register", None, ctypes.c_void_p)(reg)
 
     def _fill_model(self, params: Any, spec: Spec) -> None:
         mode = "MMAP" if spec.get("mmap", True) else "NONE"
@@ -271,6 +275,8 @@ class IkLlama(Engine):
 
     def _fill_model(self, params: Any, spec: Spec) -> None:
         params.use_mmap = spec.get("mmap", True)
+        if self._device:
+            params.rpc_servers = self._device.encode()
 
     def _fill_context(self, params: Any, spec: Spec) -> None:
         params.flash_attn = spec.get("flash", True)
@@ -320,6 +326,18 @@ class IkLlama(Engine):
         if seq is None:
             return int(self.api.llama_state_set_data(context, buffer, size))
         return int(self.api.llama_state_seq_set_data(context, buffer, size, seq, 0))
+
+
+def _find(libraries: Sequence[ctypes.CDLL], name: str, restype: Any = None, *argtypes: Any) -> Any:
+    """A function that the generated module does not know, from the first library that has it; None if none has."""
+    for library in libraries:
+        try:
+            function = library[name]
+        except AttributeError:
+            continue
+        function.restype, function.argtypes = restype, argtypes
+        return function
+    return None
 
 
 def _load_abi(payload: Path) -> ModuleType:

@@ -57,6 +57,22 @@ def test_a_mistyped_recipe_name_is_corrected(project: Path) -> None:
     assert "known recipes: mine" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tree = ", "# tree = ", "`pin.tree` is needed"),
+        (
+            'stacks = ["fixes"]',
+            'stacks = ["fixes"]\nessential = ["numa-mirror"]',
+            "'numa-mirror', which is not in `stacks`",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(project: Path, old: str, new: str, words: str) -> None:
+    error, _ = broken(project, old, new)
+    assert words in str(error)
+
+
 def test_keys_are_located(project: Path) -> None:
     recipe = load_recipe("mine", project)
     text = recipe.path.read_text().splitlines()

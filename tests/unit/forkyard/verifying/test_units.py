@@ -107,6 +107,25 @@ def test_only_what_has_to_do_with_a_named_stack(project: Any) -> None:
     assert names(project.plan(["x"])) == [["x 1/1 x-1", "alone x"], ["pair a+x"], ["pair b+x"]]
 
 
+def test_a_stack_is_not_tried_without_what_is_essential(project: Any) -> None:
+    project.stack("a", 2)
+    project.stack("b")
+    project.stack("c")
+    recipe = project.root / "recipes" / "mine.toml"
+    text = recipe.read_text()
+    recipe.write_text(text.replace("stacks = ", 'essential = ["a"]\nstacks = ', 1))
+    assert names(project.plan()) == [
+        ["a 1/2 a-1"],
+        ["a 2/2 a-2", "alone a"],
+        ["b 1/1 b-1", "alone b", "pair a+b"],
+        ["c 1/1 c-1", "pair b+c", "combination"],
+        ["alone c", "pair a+c"],
+    ]
+    recipe.write_text(text.replace("stacks = ", 'essential = ["x"]\nstacks = ', 1))
+    with pytest.raises(RecipeError, match="`essential` names 'x', which is not in `stacks`"):
+        project.plan()
+
+
 def test_a_recipe_without_stacks_has_nothing_to_verify(project: Any) -> None:
     assert names(project.plan()) == []
 

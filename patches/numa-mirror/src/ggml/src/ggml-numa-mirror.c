@@ -1346,14 +1346,21 @@ void ggml_numa_barrier_free(struct ggml_numa_barrier * b) {
 }
 
 // a thread that waits longer than a barrier ever takes on idle CPUs (under a millisecond) gives its CPU to others;
-// if there are more threads than CPUs, one of those that are waited for needs it now
-#    define NUMA_SPINS     10000
-#    define NUMA_SPINS_FEW 100
+// if there are more threads than CPUs, one of those that are waited for needs it now. Before it sleeps, a thread lets
+// others run now and then: two that share a CPU by chance would wait for each other's spins at every barrier, and
+// because only one of them is ever awake, the kernel would see no reason to move one to an idle CPU
+#    define NUMA_SPINS       10000
+#    define NUMA_SPINS_FEW   100
+#    define NUMA_SPINS_YIELD 100
 
 static void numa_wait(struct numa_gate * gate, int old, int n_spins) {
     for (int i = 0; i < n_spins; ++i) {
         if (atomic_load(&gate->passed) != old) {
             return;
+        }
+        if (i % NUMA_SPINS_YIELD == NUMA_SPINS_YIELD - 1) {
+            sched_yield();
+            continue;
         }
 #    if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
