@@ -276,7 +276,11 @@ class IkLlama(Engine):
     def _fill_model(self, params: Any, spec: Spec) -> None:
         params.use_mmap = spec.get("mmap", True)
         if self._device:
-            params.rpc_servers = self._device.encode()
+            # The server's first device.
+            params.rpc_servers = f"{self._device}|0".encode()
+            # The first share is that of the build's own kind of GPU, which it counts even if there is none.
+            self._shares = (ctypes.c_float * self.api.llama_max_devices())(0.0, 1.0)
+            params.tensor_split = self._shares
 
     def _fill_context(self, params: Any, spec: Spec) -> None:
         params.flash_attn = spec.get("flash", True)

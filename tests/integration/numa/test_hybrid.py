@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -67,6 +68,8 @@ def rpc_payload(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Calla
             for old, new in {f'name = "{engine}"': f'name = "{name}"', **RECIPES[engine]}.items():
                 assert text.count(old) == 1, f"the recipe of {engine} does not have {old} once"
                 text = text.replace(old, new)
+            for beside in (ROOT / "recipes").glob(f"{engine}.*.tsv"):
+                shutil.copy(beside, folder)
             recipe = folder / f"{name}.toml"
             recipe.write_text(text, encoding="utf-8")
             forkyard("build", variant, str(recipe), "--out", str(folder))
