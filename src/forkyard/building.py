@@ -319,7 +319,7 @@ class _Compile:
                 on_line=lambda line: self._line(line, step),
                 timeout_s=BUILD_TIMEOUT_S,
                 env=self._environment(project, out),
-                keep_open=[held.fd, checkout.lock_fd],
+                keep_open=[*held.fds, checkout.lock_fd],
             )
         if self._unused:
             raise self._unknown_options()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,11 @@ from forkyard.cache import Cache, explained, folder_size
 from forkyard.console import Reporter
 from forkyard.errors import UsageError
 from forkyard.journal import recover
-from forkyard.locks import hold
+from forkyard.locks import hold_folder
 from forkyard.plan import Plan, make_plan
 from forkyard.pure import build_bindings
 from forkyard.recipes import Recipe, Variants, load_recipe, load_variants, recipe_names, supported
+from forkyard.scratch import sweep
 from forkyard.sources import recorded
 from forkyard.stacks import stack_names
 from forkyard.toolchain import Toolchain, detect
@@ -214,12 +214,13 @@ def clean(cache: Cache, parts: Sequence[str], *, dry_run: bool, reporter: Report
         )
     if dry_run or not cache.root.exists():
         return rows
-    with contextlib.ExitStack() as locks:
-        # Held all at once, in the order builds take them (build, store, tree): nobody is in the middle of anything.
-        for lock in sorted(cache.locks.glob("*.lock")) if cache.locks.is_dir() else []:
-            locks.enter_context(hold(lock, timeout_s=3600, waiting=lambda who: reporter.note(f"waiting for {who}")))
+    with hold_folder(cache.locks, timeout_s=3600, waiting=lambda who: reporter.note(f"waiting for {who}")):
         for path in (Path(folder) for row in rows for folder in row["folders"]):
             with explained(f"delete {path}"):
+                if path == cache.scratch:
+                    # Not all work that is under way holds a lock; but all of it owns its folder.
+                    sweep(path)
+                    continue
                 # Renamed first, so that a killed clean leaves no half-deleted folder under its own name.
                 doomed = path.with_name(f".{path.name}.deleted")
                 if doomed.exists():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from forkyard.cache import explained
 from forkyard.journal import Changes
+from forkyard.scratch import owned_folder
 from forkyard.stacks.exporting import Exported
 from forkyard.stacks.listing import read_listing, write_listing
 from forkyard.stacks.model import Stack
@@ -72,8 +72,7 @@ def overlaid(root: Path, changes: Changes, scratch: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         with explained("copy the project"):
-            scratch.mkdir(parents=True, exist_ok=True)
-            copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="project-", dir=scratch)))
+            copy = stack.enter_context(owned_folder(scratch, "project-"))
             for name in ("recipes", "patches"):
                 shutil.copytree(root / name, copy / name, symlinks=True)
             for path, data in changes.writes.items():

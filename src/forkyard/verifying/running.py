@@ -210,7 +210,6 @@ class _Run:
         def told(who: str) -> None:
             self._reporter.note(f"waiting for another verify of {plan.distribution} ({who})")
 
-        # Named to come before the locks of builds, which are taken inside: `clean` takes all of them by name.
         lock = cache.locks / f"attempt-{plan.workspace}-{plan.variant.name}.lock"
         with hold(lock, waiting=told) as held:
             # Whoever held the lock may have verified this very unit.
@@ -218,7 +217,7 @@ class _Run:
             if known is not None:
                 return known
             self._reporter.note(f"{counter} {plan.recipe.name}: {', '.join(str(role) for role in unit.roles)}")
-            result = self._bench.attempt(unit, keep_open=[held.fd])
+            result = self._bench.attempt(unit, keep_open=held.fds)
             self._records.write(key, unit, result)
         return self._outcome(unit, key, result, cached=False)
 

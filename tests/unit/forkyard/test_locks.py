@@ -5,21 +5,22 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from forkyard.errors import BusyError, StorageError
-from forkyard.locks import hold
+from forkyard.locks import held_locks, hold, hold_folder
 
 HOLDER = """\
 import subprocess, sys, time
 from pathlib import Path
-from forkyard.locks import hold
+from forkyard.locks import held_locks, hold, hold_folder
 with hold(Path(sys.argv[1]), shared=sys.argv[2] == "shared") as held:
     if sys.argv[3] == "child":
-        child = subprocess.Popen(["sleep", "60"], pass_fds=(held.fd,), stdout=subprocess.DEVNULL)
+        child = subprocess.Popen(["sleep", "60"], pass_fds=held.fds, stdout=subprocess.DEVNULL)
         print(child.pid, flush=True)
     else:
         print("held", flush=True)
@@ -150,3 +151,94 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, as_nobody: Callable[[Ca
         os._exit(1)
 
     assert as_nobody(attempt) == 0
+
+
+def is_taken(folder: Path) -> bool:
+    try:
+        with hold_folder(folder, timeout_s=0):
+            return False
+    except BusyError:
+        return True
+
+
+@pytest.mark.parametrize("kind", ["exclusive", "shared"])
+def test_a_folder_is_taken_by_the_lock_in_it(tmp_path: Path, holder: Start, kind: str) -> None:
+    holder_of(holder, tmp_path / "a.lock", kind)
+    assert is_taken(tmp_path)
+    assert is_free(tmp_path / "b.lock")
+
+
+def test_a_folder_says_who_has_it(tmp_path: Path, holder: Start) -> None:
+    told: list[str] = []
+    first, _ = holder_of(holder, tmp_path / "a.lock")
+    second, _ = holder_of(holder, tmp_path / "b.lock")
+    with pytest.raises(BusyError) as caught, hold_folder(tmp_path, timeout_s=0.5, waiting=told.append):
+        pass
+    both = ", ".join(sorted(f"process {process.pid}" for process in (first, second)))
+    assert told == [both]
+    assert both in str(caught.value.why)
+    assert caught.value.where == str(tmp_path)
+
+
+def test_a_folder_that_is_shared_only_names_nobody(tmp_path: Path, holder: Start) -> None:
+    # Signed by someone who is gone.
+    (tmp_path / "a.lock").write_text("process 1\n")
+    holder_of(holder, tmp_path / "a.lock", "shared")
+    with pytest.raises(BusyError) as caught, hold_folder(tmp_path, timeout_s=0):
+        pass
+    assert "process" not in str(caught.value.why)
+
+
+def test_a_whole_folder_keeps_out_locks_that_were_never_made(tmp_path: Path) -> None:
+    with hold_folder(tmp_path / "new"):
+        with pytest.raises(BusyError) as caught, hold(tmp_path / "new" / "a.lock", timeout_s=0):
+            pass
+        assert f"process {os.getpid()}" in str(caught.value.why)
+        assert is_taken(tmp_path / "new")
+    assert is_free(tmp_path / "new" / "a.lock")
+    assert not is_taken(tmp_path / "new")
+
+
+def test_a_lock_made_while_another_waits_for_the_folder_comes_first(tmp_path: Path) -> None:
+    """Who works on with a second lock is let finish; the one who waits for all of them does not stand in the way."""
+    order: list[str] = []
+    waits = threading.Event()
+
+    def take_all() -> None:
+        with hold_folder(tmp_path, waiting=lambda _: waits.set()):
+            order.append("all")
+
+    thread = threading.Thread(target=take_all)
+    with hold(tmp_path / "a.lock"):
+        thread.start()
+        assert waits.wait(30)
+        inner = hold(tmp_path / "b.lock", timeout_s=30)
+        with inner:
+            order.append("second")
+    thread.join(30)
+    assert order == ["second", "all"]
+
+
+def test_a_child_that_inherited_the_lock_keeps_the_folder(tmp_path: Path, holder: Start) -> None:
+    process, child = holder(tmp_path / "a.lock", "exclusive", "child")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert is_taken(tmp_path)
+    os.kill(int(child), signal.SIGKILL)
+    with hold_folder(tmp_path, timeout_s=10):
+        pass
+
+
+def test_only_what_is_locked_is_handed_on(tmp_path: Path, holder: Start) -> None:
+    holder_of(holder, tmp_path / "a.lock")
+    before = held_locks()
+    seen: list[tuple[int, ...]] = []
+    with (
+        pytest.raises(BusyError),
+        hold(tmp_path / "a.lock", timeout_s=0.3, waiting=lambda _: seen.append(held_locks())),
+    ):
+        pass
+    with hold(tmp_path / "b.lock") as held:
+        assert set(held_locks()) - set(before) == set(held.fds)
+    assert seen == [before]
+    assert held_locks() == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from forkyard.cache import Cache
 from forkyard.console import Silent
-from forkyard.errors import RecipeError, UsageError
+from forkyard.errors import BusyError, RecipeError, UsageError
 from forkyard.locks import hold
 from forkyard.recipes import load_variants
+from forkyard.scratch import owned_folder
 from forkyard.workshop import Workshop, clean, find_root
 
 
@@ -125,7 +127,7 @@ def test_a_dry_run_says_what_would_go_and_deletes_nothing(filled: Cache) -> None
 @pytest.mark.parametrize(
     ("parts", "gone"),
     [
-        ([], {"build", "wheels", "logs", "scratch"}),
+        ([], {"build", "wheels", "logs"}),
         (["builds"], {"build"}),
         (["sources", "ccache"], {"store", "trees", "downloads", "ccache"}),
     ],
@@ -185,3 +187,29 @@ def test_cleaning_waits_for_a_build_that_is_under_way(filled: Cache) -> None:
     thread.join(30)
     assert done.is_set()
     assert not (filled.root / "build").exists()
+
+
+def test_nobody_starts_while_it_is_being_cleaned(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one whose lock nobody had made when cleaning began."""
+    real = shutil.rmtree
+    tried: list[Path] = []
+
+    def rmtree(path: Path) -> None:
+        tried.append(path)
+        with pytest.raises(BusyError), hold(filled.locks / "new.lock", timeout_s=0):
+            pass
+        real(path)
+
+    monkeypatch.setattr("forkyard.workshop.shutil.rmtree", rmtree)
+    clean(filled, ["builds"], dry_run=False, reporter=Silent())
+    assert tried
+
+
+def test_cleaning_leaves_what_a_living_process_owns(filled: Cache) -> None:
+    dead = filled.scratch / "dead"
+    dead.mkdir(parents=True, exist_ok=True)
+    with owned_folder(filled.scratch, "alive-") as alive:
+        dead.mkdir(parents=True, exist_ok=True)
+        clean(filled, ["logs"], dry_run=False, reporter=Silent())
+        assert alive.is_dir()
+        assert not dead.exists()

@@ -36,7 +36,7 @@ class FakeBench:
         pass
 
     def attempt(self, unit: Any, *, keep_open: Any = ()) -> Result:
-        assert len(keep_open) == 1
+        assert len(keep_open) == 2
         type(self).tried.append(unit.name)
         answer = type(self).answers.get(unit.name, FINE)
         if isinstance(answer, Exception):
@@ -234,11 +234,3 @@ def test_another_run_that_was_quicker(
     (outcome,) = run().outcomes
     assert outcome.cached
     assert bench.tried == []
-
-
-def test_the_lock_comes_before_those_of_builds(project: Any, run: Any, cache: Cache) -> None:
-    """`clean` takes all locks by name; taken in another order than ours it could wait for us for ever."""
-    project.stack("a", 1)
-    run()
-    (lock,) = cache.locks.glob("attempt-*")
-    assert lock.name < "bindings" < "build-"
