@@ -46,6 +46,7 @@ class Answer:
 
     results: tuple[str, ...] = ()
     report: Mapping[str, Any] | None = None
+    huge: int = 0
     seen: Sequence[Mapping[str, Any]] = ()
     refused: str = ""
     status: int = 0
@@ -102,9 +103,15 @@ class Driver:
             named = {line["name"]: line for line in lines}
             end = named.pop(None, {})
             for name, line in named.items():
-                results, seen = tuple(line.get("results", ())), line.get("seen", ())
                 refused = line.get("refused", "")
-                answers[name] = Answer(results, line.get("report"), seen, refused, output=output if refused else "")
+                answers[name] = Answer(
+                    tuple(line.get("results", ())),
+                    line.get("report"),
+                    line.get("huge", 0),
+                    line.get("seen", ()),
+                    refused,
+                    output=output if refused else "",
+                )
             if done.returncode == 0:
                 return Answers(answers, end, output)
             rest = cases[len(named) :]

@@ -16,7 +16,8 @@ An operation is a list: its word, the number of its context, arguments:
   save SLOT | restore SLOT | save_seq SEQ SLOT | restore_seq SLOT SEQ
   adapter SCALE
   poke                          change a byte of the weight that a context with "peek" watches, at its primary
-Yields are compared between engines; what the mirror says of itself goes to "report", taken while the contexts live.
+Yields are compared between engines; what the mirror says of itself goes to "report", taken while the contexts live,
+and "huge" is what was asked of the kernel then.
 """
 
 from __future__ import annotations
@@ -219,8 +220,21 @@ def run_case(engine: Any, models: Models, case: Mapping[str, Any]) -> dict[str, 
     else:
         run(None)
     report = engine.mirror.report()
+    huge = bytes_of_huge_pages()
     seen = [context.close() for context in contexts]
-    return {"name": case["name"], "results": results, "report": report, "seen": seen}
+    return {"name": case["name"], "results": results, "report": report, "huge": huge, "seen": seen}
+
+
+def bytes_of_huge_pages() -> int:
+    """Bytes of this process for which huge pages were asked for, whether there are any or not."""
+    asked, size = 0, 0
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        word, *values = line.split()
+        if word == "Size:":
+            size = int(values[0]) * 1024
+        elif word == "VmFlags:" and "hg" in values:
+            asked += size
+    return asked
 
 
 def main(argv: Sequence[str]) -> None:

@@ -81,6 +81,10 @@ GGML_API int ggml_numa_mirror_read_nodes(const char *                   root,
 // Buffers
 //
 
+// New memory of a buffer, before anything is written to it.  If a mirror may be made of the buffer, ask for huge pages as
+// the copies have them: threads that meet at barriers are as fast as those with the smallest pages
+GGML_API void ggml_numa_mirror_hint(void * data, size_t size);
+
 // Mirror (or split) a buffer of host memory; `kind` is GGML_NUMA_MIRROR_WEIGHTS or GGML_NUMA_MIRROR_KV.
 // `ctx` holds the tensors of the buffer; only split needs it, where weights are sliced by rows.
 // Must be called when the content is there, and before any graph uses the buffer.  Freeing the buffer ends it.

@@ -520,6 +520,19 @@ static void * numa_map(struct numa_record * rec,
     return (char *) at + base % page;
 }
 
+void ggml_numa_mirror_hint(void * data, size_t size) {
+    // slices are placed page by page
+    if (ggml_numa_mirror_n_nodes() < 2 || g_numa.split || (g_numa.what & GGML_NUMA_MIRROR_ALL) == 0) {
+        return;
+    }
+    const uintptr_t page  = numa_page_size();
+    const uintptr_t first = ((uintptr_t) data + page - 1) / page * page;
+    const uintptr_t last  = ((uintptr_t) data + size) / page * page;
+    if (data != NULL && first < last) {
+        madvise((void *) first, last - first, MADV_HUGEPAGE);
+    }
+}
+
 static void numa_unmap(struct numa_record * rec) {
     for (size_t i = 0; i < rec->n_maps; ++i) {
         munmap(rec->map[i], rec->len[i]);
@@ -561,9 +574,10 @@ static bool numa_make_copies(struct numa_range * range, struct numa_record * rec
     size_t       lacks   = 0;
     const char * why     = "";
 
-    // the primary serves a node that it lies on wholly
+    // the primary serves a node that it lies on wholly; memory that is not the buffer's own is a mapped file, whose small
+    // pages would make the other nodes wait at every barrier, and which the kernel takes back when it needs the memory
     int alias = -1;
-    if (!g_numa.no_alias) {
+    if (!g_numa.no_alias && rec->iface.free_buffer != NULL) {
         if (g_numa.fake) {
             alias = 0;
         } else {
@@ -1525,6 +1539,11 @@ int ggml_numa_mirror_read_nodes(const char *                   root,
     GGML_UNUSED(nodes);
     GGML_UNUSED(n_max);
     return 0;
+}
+
+void ggml_numa_mirror_hint(void * data, size_t size) {
+    GGML_UNUSED(data);
+    GGML_UNUSED(size);
 }
 
 bool ggml_numa_mirror_buffer(ggml_backend_buffer_t buffer, int kind, struct ggml_context * ctx) {
