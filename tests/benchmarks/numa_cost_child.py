@@ -1,7 +1,8 @@
 """Decode on one engine when told to, and say how long it took; a child process of test_numa_cost.py.
 
-Usage: numa_cost_child.py PAYLOAD MODEL STRATEGY THREADS. A number N on standard input: decode N tokens behind CONTEXT
-others and forget them. The answer, a line on standard output: nanoseconds.
+Usage: numa_cost_child.py PAYLOAD MODEL STRATEGY THREADS. Two numbers N TIMES on standard input: decode N tokens behind
+CONTEXT others, TIMES times, each behind the ones before, and forget them. The answer, a line on standard output: the
+nanoseconds of all of it. Threads that slept since the last line are woken first, by a token that is not timed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def main(argv: Sequence[str]) -> None:
     context = engine.context(loaded, {"n_ctx": LONGEST, "n_ubatch": LONGEST, "threads": int(threads)}, {})
     decode(engine, context, 0, CONTEXT)
     for line in sys.stdin:
-        print(decode(engine, context, CONTEXT, int(line)), file=answers, flush=True)
+        count, times = map(int, line.split())
+        decode(engine, context, CONTEXT, 1)
+        elapsed = sum(decode(engine, context, CONTEXT + 1 + count * done, count) for done in range(times))
+        print(elapsed, file=answers, flush=True)
         engine.remove(context, 0, CONTEXT, -1)
 
 

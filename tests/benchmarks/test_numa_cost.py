@@ -2,9 +2,9 @@
 
     nox -s bench -- tests/benchmarks/test_numa_cost.py -s
 
-Processes, the engine without the stack, with it switched off (twice), and with it mirroring, compute in turn: one token
-(generation), or 64 (a prompt), behind a cache of 64 tokens. A turn takes milliseconds, so that what else the machine
-does hits all of them. Where a process's memory happens to lie alone makes it faster or slower by a percent or two as
+Processes, the engine without the stack, with it switched off (twice), and with it mirroring, compute in turn: 16 tokens
+one by one (generation), or 64 at once (a prompt), behind a cache of 64 tokens. A turn takes a tenth of a second or so,
+so that what else the machine does hits all of them. Where a process's memory happens to lie alone makes it faster or slower by a percent or two as
 long as it lives, so all are started anew FORKYARD_BENCH_STARTS (default 15) times, and of each pair of medians the
 ratio is taken. FORKYARD_BENCH_SECONDS (default 4) is the time for a length after each start, FORKYARD_BENCH_THREADS
 (default 1,2) are the numbers of threads. Nothing fails by time.
@@ -33,7 +33,8 @@ CHILD = Path(__file__).with_name("numa_cost_child.py")
 SECONDS = float(os.environ.get("FORKYARD_BENCH_SECONDS", "4"))
 STARTS = int(os.environ.get("FORKYARD_BENCH_STARTS", "15"))
 THREADS = [int(count) for count in os.environ.get("FORKYARD_BENCH_THREADS", "1,2").split(",")]
-LENGTHS = {"generation": 1, "prompt": 64}
+LENGTHS = {"generation": (1, 16), "prompt": (64, 1)}
+"""Tokens at once, and how many times in a turn: single ones last too short beside the waking of threads."""
 WARM_UP = 3
 PAUSE_S = 0.02
 ARMS: Mapping[str, tuple[str, int, str]] = {
@@ -53,16 +54,16 @@ class Arm:
         self._process = process
         self._pause = pause
 
-    def turn(self, tokens: int) -> float:
+    def turn(self, tokens: int, times: int) -> float:
         """Tokens per second of one turn."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(tokens, file=self._process.stdin, flush=True)
+        print(tokens, times, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         # Its threads spin a while before they sleep, against the arm whose turn is next.
         time.sleep(self._pause)
         assert answer, f"the engine ended with {self._process.wait()}"
-        return tokens * 1e9 / int(answer)
+        return tokens * times * 1e9 / int(answer)
 
 
 @contextmanager
@@ -89,18 +90,20 @@ def started(
         yield arms
 
 
-def measure(arms: dict[str, Arm], tokens: int, seconds: float, generator: random.Random) -> dict[str, float]:
+def measure(
+    arms: dict[str, Arm], tokens: int, times: int, seconds: float, generator: random.Random
+) -> dict[str, float]:
     """The median speed of each arm, over turns taken in an order that changes every round."""
     order = list(arms.values())
     for arm in order * WARM_UP:
-        arm.turn(tokens)
+        arm.turn(tokens, times)
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         names = list(arms)
         generator.shuffle(names)
         for name in names:
-            speeds[name].append(arms[name].turn(tokens))
+            speeds[name].append(arms[name].turn(tokens, times))
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -111,8 +114,8 @@ def test_cost(engine: str, threads: int, engine_payload: Callable[[str], Path], 
     medians: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(STARTS):
         with started(engine, threads, engine_payload, smollm2, tmp_path / "log") as arms:
-            for what, tokens in LENGTHS.items():
-                for name, speed in measure(arms, tokens, SECONDS, generator).items():
+            for what, (tokens, times) in LENGTHS.items():
+                for name, speed in measure(arms, tokens, times, SECONDS, generator).items():
                     medians[what, name].append(speed)
     print(f"\n{engine}, {threads} threads, {STARTS} starts of all arms")
     for what in LENGTHS:

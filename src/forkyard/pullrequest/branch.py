@@ -162,6 +162,7 @@ def prepare_branch(
     usual: Sequence[Stack],
     known: dict[str, Stack],
     on_top_of: Sequence[str],
+    support: Sequence[str] = (),
 ) -> Prepared:
     """Make the commits of a branch.
 
@@ -171,6 +172,8 @@ def prepare_branch(
         usual: the recipe's stacks, in order.
         known: every stack of the project by name.
         on_top_of: required stacks that are to be beneath the branch.
+        support: stacks that are to be beneath it though it does not require them; those without patches for the engine
+            are passed over.
 
     Raises:
         UsageError: it needs stacks that upstream does not have, or names lead nowhere.
@@ -187,8 +190,10 @@ def prepare_branch(
         base = base_commit(store, family, target.commit, target.date, target.tree)
     carrier = _Carrier(store, family, home, target, base, usual, known)
     beneath: list[BranchCommit] = []
-    for other in required:
-        if other.name in on_top_of:
+    under = {name: known[name] for name in support}
+    under |= {other.name: other for other in required if other.name in on_top_of}
+    for other in sorted(under.values(), key=lambda other: (other.about.order, other.name)):
+        if other.series(family).patches:
             beneath += carrier.carry(other, [patch.name for patch in other.series(family).patches])
     carrier.empty.clear()
     commits = carrier.carry(stack, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,8 @@ class _Made:
     target_recipe: Recipe
     target: Obtained
     prepared: Prepared
+    tried: Prepared
+    """What the evidence is gathered from: the branch, on what its engine cannot be built without."""
     change: Change
     documents: Documents
     known: dict[str, Stack]
@@ -141,7 +144,8 @@ def _branch(wish: Wish, stack: Stack, recipe: Recipe, shop: Workshop, reporter: 
         hold(cache.locks / f"store-{recipe.family}.lock", waiting=lambda who: reporter.note(f"waiting for {who}")),
         reporter.step(f"carrying {stack.name} over to {target.commit[:12]}"),
     ):
-        prepared = prepare_branch(
+        carry = functools.partial(
+            prepare_branch,
             store,
             recipe.family,
             home,
@@ -152,18 +156,23 @@ def _branch(wish: Wish, stack: Stack, recipe: Recipe, shop: Workshop, reporter: 
             known=known,
             on_top_of=wish.on_top_of,
         )
+        tried = prepared = carry()
+        support = [name for name in recipe.essential if name != stack.name]
+        if support and wish.build:
+            tried = carry(support=support)
+            store.pin_object(tried.tip, f"pr/{tried.tip}")
         store.pin_object(prepared.tip, f"pr/{prepared.tip}")
         change = read_change(store, prepared.below, prepared.tip)
         documents = read_documents(store, target.tree, recipe.family)
-    return _Made(store, recipe, aim, target, prepared, change, documents, known)
+    return _Made(store, recipe, aim, target, prepared, tried, change, documents, known)
 
 
 def _evidence(wish: Wish, stack: Stack, made: _Made, shop: Workshop, out: Path, reporter: Reporter) -> list[Evidence]:
     family = made.recipe.family
     operators_built = (
         POLICIES[family].backend_ops
-        and made.store.read_file(made.prepared.base_tree, f"tests/{BACKEND_OPS}.cpp") is not None
-        and made.store.read_file(made.prepared.tree, f"tests/{BACKEND_OPS}.cpp") is not None
+        and made.store.read_file(made.tried.base_tree, f"tests/{BACKEND_OPS}.cpp") is not None
+        and made.store.read_file(made.tried.tree, f"tests/{BACKEND_OPS}.cpp") is not None
     )
     ledger = Ledger(out / "evidence")
     if not wish.build:
@@ -181,7 +190,7 @@ def _evidence(wish: Wish, stack: Stack, made: _Made, shop: Workshop, out: Path, 
     effort = QUICK if wish.quick else FULL
     variant = wish.variant or host_variant(shop.variants, family, shop.toolchain)
     with hold(shop.cache.locks / f"store-{family}.lock"):
-        exported = exported_series(made.store, made.prepared, made.target)
+        exported = exported_series(made.store, made.tried, made.target)
     series = {name: (made.known[name], one) for name, one in exported.items()}
     beneath = tuple(name for name in series if name != stack.name)
     with derived_project(shop.root, shop.cache, family, series) as project:
@@ -199,7 +208,7 @@ def _evidence(wish: Wish, stack: Stack, made: _Made, shop: Workshop, out: Path, 
             use_ccache=wish.use_ccache,
         )
         pieces, engines = gather_builds(setting, project, ledger, reporter)
-    names = [commit.patch for commit in made.prepared.commits]
+    names = [commit.patch for commit in made.tried.commits]
     pieces.append(
         regression.gather_regression(
             shop.root,
@@ -317,6 +326,12 @@ def _warnings(wish: Wish, made: _Made, place: Workplace, items: Sequence[Item]) 
         )
     if not place.same_tree:
         found.append("The branch was changed after it was prepared; the evidence is about what was prepared.")
+    own = {commit.stack for commit in prepared.beneath}
+    if support := dict.fromkeys(commit.stack for commit in made.tried.beneath if commit.stack not in own):
+        found.append(
+            f"Here the engine cannot be built without {', '.join(support)}: both builds of the evidence have it, the"
+            " branch does not."
+        )
     if prepared.empty:
         found.append(f"Left out, because upstream has them: {', '.join(prepared.empty)}.")
     stale = [item.rule for item in items if item.stated is False]

@@ -116,6 +116,21 @@ def test_on_top_of_a_required_stack(upstream: Upstream, pair: dict[str, Stack]) 
         upstream.prepare(pair["top"], known=pair, usual=list(pair.values()), on_top_of=["kv", "other"])
 
 
+def test_on_top_of_what_the_engine_cannot_be_built_without(upstream: Upstream, pair: dict[str, Stack]) -> None:
+    """Nobody requires it, and it is in no one's way if the branch already stands on it or it has nothing for us."""
+    empty = upstream.add("empty", {})
+    known = {**pair, "empty": empty, "essential": upstream.add("essential", {"e.patch": {"src/new.cpp": b"int y;\n"}})}
+    usual = [known["essential"], *pair.values()]
+
+    alone = upstream.prepare(pair["kv"], known=known, usual=usual, support=["essential", "empty"])
+    assert [one.patch for one in alone.beneath] == ["e.patch"]
+    assert [one.patch for one in alone.commits] == ["first.patch", "second.patch"]
+
+    both = upstream.prepare(pair["top"], known=known, usual=usual, on_top_of=["kv"], support=["essential", "kv"])
+    assert [one.patch for one in both.beneath] == ["e.patch", "first.patch", "second.patch"]
+    assert [one.patch for one in both.commits] == ["top.patch"]
+
+
 def test_a_required_stack_that_upstream_has_is_no_obstacle(upstream: Upstream) -> None:
     merged = {**HOME, "src/other.cpp": b"a\nb\nC\nd\ne\n"}
     needed = upstream.add(
