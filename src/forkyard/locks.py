@@ -83,7 +83,8 @@ def hold(
         path: the lock file; created when missing.
         shared: several holders at once, as long as none is exclusive.
         timeout_s: seconds to wait; ``None`` waits for ever (Ctrl-C ends it).
-        waiting: called once, with the present owner's description, before waiting starts.
+        waiting: called before waiting starts, with the present owner's description; a second time if the lock is held
+            after whoever had the whole folder has let go of it.
 
     Raises:
         BusyError: the time ran out.

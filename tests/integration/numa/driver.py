@@ -46,7 +46,7 @@ class Answer:
 
     results: tuple[str, ...] = ()
     report: Mapping[str, Any] | None = None
-    huge: int = 0
+    huge: int | None = None
     seen: Sequence[Mapping[str, Any]] = ()
     refused: str = ""
     status: int = 0
@@ -107,7 +107,7 @@ class Driver:
                 answers[name] = Answer(
                     tuple(line.get("results", ())),
                     line.get("report"),
-                    line.get("huge", 0),
+                    line.get("huge"),
                     line.get("seen", ()),
                     refused,
                     output=output if refused else "",

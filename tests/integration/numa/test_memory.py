@@ -58,6 +58,7 @@ def test_the_buffer_has_the_pages_that_its_copies_have(numa: Driver, tiny: Path,
     got = answer(numa, engine, Mode(MIRROR, NODES), tiny, mmap=False)
 
     assert got.report is not None
+    assert got.huge is not None
     # Up to two pages at the edges of a range belong to something else as well.
     wanted = sum(NODES * (span["bytes"] - 2 * PAGE) for span in got.report["ranges"])
     assert wanted > 0

@@ -17,7 +17,7 @@ from forkyard.locks import held_locks, hold, hold_folder
 HOLDER = """\
 import subprocess, sys, time
 from pathlib import Path
-from forkyard.locks import held_locks, hold, hold_folder
+from forkyard.locks import hold
 with hold(Path(sys.argv[1]), shared=sys.argv[2] == "shared") as held:
     if sys.argv[3] == "child":
         child = subprocess.Popen(["sleep", "60"], pass_fds=held.fds, stdout=subprocess.DEVNULL)
@@ -212,8 +212,7 @@ def test_a_lock_made_while_another_waits_for_the_folder_comes_first(tmp_path: Pa
     with hold(tmp_path / "a.lock"):
         thread.start()
         assert waits.wait(30)
-        inner = hold(tmp_path / "b.lock", timeout_s=30)
-        with inner:
+        with hold(tmp_path / "b.lock", timeout_s=30):
             order.append("second")
     thread.join(30)
     assert order == ["second", "all"]

@@ -207,9 +207,8 @@ def test_nobody_starts_while_it_is_being_cleaned(filled: Cache, monkeypatch: pyt
 
 def test_cleaning_leaves_what_a_living_process_owns(filled: Cache) -> None:
     dead = filled.scratch / "dead"
-    dead.mkdir(parents=True, exist_ok=True)
     with owned_folder(filled.scratch, "alive-") as alive:
-        dead.mkdir(parents=True, exist_ok=True)
+        dead.mkdir()
         clean(filled, ["logs"], dry_run=False, reporter=Silent())
         assert alive.is_dir()
         assert not dead.exists()
