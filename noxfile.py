@@ -135,39 +135,54 @@ def lint(session: nox.Session) -> None:
     session.run(str(folder / "forkyard"), "stack", "lint", external=True)
 
 
+def _pytest(session: nox.Session, *words: str) -> None:
+    session.run(str(_environment(session, "dev") / "python"), "-m", "pytest", *words, external=True)
+
+
 @nox.session
 def unit(session: nox.Session) -> None:
     """Fast tests, no network, no compiler runs of an engine."""
-    folder = _environment(session, "dev")
-    session.run(str(folder / "python"), "-m", "pytest", "tests/unit", *session.posargs, external=True)
+    _pytest(session, "tests/unit", "-m", "not deep", *session.posargs)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Build both engines for this machine's best ISA, install the wheels into a fresh environment, generate text."""
-    folder = _environment(session, "dev")
-    session.run(str(folder / "python"), "-m", "pytest", "tests/integration", *session.posargs, external=True)
-
-
-@nox.session(name="numa-hybrid", default=False)
-def numa_hybrid(session: nox.Session) -> None:
-    """The stack numa-mirror with some layers on a device; builds both engines with upstream's RPC backend for it."""
-    folder = _environment(session, "dev")
-    chosen = "tests/integration/numa/test_hybrid.py"
-    words = ["-m", "pytest", chosen, *session.posargs]
-    session.run(str(folder / "python"), *words, external=True, env={"FORKYARD_TEST_HYBRID": "1"})
+    _pytest(session, "tests/integration", "-m", "not deep", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything CI runs: lint, unit, integration."""
+    """Everything CI runs: lint, unit, integration; at most 45 minutes on 2 cores that have nothing built yet."""
     lint(session)
     unit(session)
     integration(session)
 
 
+@nox.session(name="tests-deep", default=False)
+def tests_deep(session: nox.Session) -> None:
+    """What takes hours: deep tests, prefixes of stacks, guests, empty machines. With words, only pytest with them."""
+    _pytest(session, "tests/unit", "tests/integration", "-m", "deep", *session.posargs)
+    if session.posargs:
+        return
+    forkyard = str(_environment(session, "dev") / "forkyard")
+    session.run(forkyard, "stack", "verify", external=True)
+    session.run(forkyard, "numa-guest", external=True)
+    for suite in ("bookworm", "trixie"):
+        _newcomer(session, suite)
+
+
+@nox.session(default=False)
+def newcomer(session: nox.Session) -> None:
+    """Run the README's commands in an empty Debian: nox -s newcomer -- bookworm, or trixie."""
+    _newcomer(session, *session.posargs)
+
+
+def _newcomer(session: nox.Session, *words: str) -> None:
+    session.run(str(_environment(session, "dev") / "python"), "tests/newcomer.py", *words, external=True)
+
+
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """The benchmarks: orchestration against raw cmake and ninja, Python against llama-bench."""
-    folder = _environment(session, "dev")
-    session.run(str(folder / "python"), "-m", "pytest", "tests/benchmarks", *session.posargs, external=True)
+    _pytest(session, "tests/benchmarks", *session.posargs)

@@ -1,4 +1,6 @@
-"""For all tests: Ctrl-C means what it means on a terminal, and tests can be chosen by the patches they are about.
+"""For all tests: what Ctrl-C means, two tiers, the time of each folder, and the choice by patches.
+
+Tests marked ``deep`` run in ``nox -s tests-deep``; the others in ``nox -s tests``, which has 45 minutes on 2 cores.
 
 ``--patches a,b`` is how ``forkyard stack verify`` runs the tests of a stack on an engine that has the patches a and b
 alone. A test says from which patch on it holds: ``@pytest.mark.patch("a")``; it then runs wherever all the patches it
@@ -8,13 +10,36 @@ only with ``--patches-complete``. Without ``--patches`` everything runs.
 
 from __future__ import annotations
 
+import os
 import signal
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 # A runner that starts us in the background leaves SIGINT ignored, and programs we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Folder -> seconds in set-up (builds are there), seconds in tests and their clearing up.
+_times: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    folder = os.path.dirname(report.nodeid.partition("::")[0])
+    _times[folder][report.when != "setup"] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # One folder: the last line has its time.
+    if len(_times) < 2:
+        return
+    terminalreporter.section("time of each folder")
+    terminalreporter.write_line("  set-up   tests  (seconds)")
+    for folder, (setup, rest) in sorted(_times.items(), key=lambda row: -sum(row[1])):
+        terminalreporter.write_line(f"{setup:8.1f}{rest:8.1f}  {folder}")
+    setup, rest = (sum(column) for column in zip(*_times.values(), strict=True))
+    terminalreporter.write_line(f"{setup:8.1f}{rest:8.1f}  together")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "patch(*names): holds on an engine that has these patches")
+    config.addinivalue_line("markers", "deep: runs in nox -s tests-deep alone")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

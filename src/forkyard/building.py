@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def build(
         root: the project's folder, with ``wheels/`` templates.
         source, offline: see :func:`forkyard.sources.obtain`.
         jobs: parallel compiles.
-        use_ccache: use ccache if it is installed.
+        use_ccache: use ccache.
         locked: anything that differs from the recipe's lock is an error instead of a warning.
 
     Raises:
@@ -224,7 +225,9 @@ def _keep(plan: Plan, wheel: Path, cache: Cache) -> str:
 
 
 def _ccache(wanted: bool) -> Path | None:
-    found = shutil.which("ccache") if wanted else None
+    # The one from the registry, a dependency of ours; the system's may be older or missing.
+    folders = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    found = shutil.which("ccache", path=folders) if wanted else None
     return Path(found) if found else None
 
 

@@ -120,7 +120,7 @@ def _source_text(source: dict[str, Any]) -> str:
 @click.option(
     "-j", "--jobs", type=click.IntRange(1), help="Parallel compiles (default: the processors this process may use)."
 )
-@click.option("--no-ccache", is_flag=True, help="Do not use ccache even if it is there.")
+@click.option("--no-ccache", is_flag=True, help="Do not use ccache.")
 @click.option("--locked", is_flag=True, help="Fail if anything differs from the recipe's lock.")
 @answers
 def build(

@@ -36,20 +36,7 @@ class Check:
 def examine(cache: Cache) -> list[Check]:
     """Look at everything a build needs. Raises nothing for what is missing: that is the answer."""
     manager = this_package_manager()
-    checks = [_python(), _machine(), _git(manager), *_compiler(cache, manager)]
-    found = shutil.which("ccache")
-    checks.append(
-        Check("ccache", "ok", found)
-        if found
-        else Check(
-            "ccache",
-            "advice",
-            "not installed; every variant compiles everything again",
-            install_command("ccache", manager),
-        )
-    )
-    checks.append(_cache(cache))
-    return checks
+    return [_python(), _machine(), _git(manager), *_compiler(cache, manager), _cache(cache)]
 
 
 def _python() -> Check:

@@ -18,7 +18,6 @@ _PACKAGES: dict[str, dict[str, str]] = {
     "compiler": {"apt": "gcc g++", "dnf": "gcc gcc-c++", "pacman": "gcc", "zypper": "gcc gcc-c++", "apk": "build-base"},
     "git": {"apt": "git", "dnf": "git", "pacman": "git", "zypper": "git", "apk": "git"},
     "openmp": {"apt": "libgomp1", "dnf": "libgomp", "pacman": "gcc-libs", "zypper": "libgomp1", "apk": "libgomp"},
-    "ccache": {"apt": "ccache", "dnf": "ccache", "pacman": "ccache", "zypper": "ccache", "apk": "ccache"},
 }
 _MANAGERS = (
     ("apt", ("debian", "ubuntu")),

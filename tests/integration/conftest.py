@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import pytest
 from forkyard_llm import cpu, models
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_TIMEOUT_S = 60 * 60
+# As long as forkyard itself lets a build take; how fast the machine is must not decide a test.
+BUILD_TIMEOUT_S = 6 * 60 * 60
 # The tree of ik_llama.cpp's package cannot be built without the one patch of this stack, which changes no code of it.
 STOCK = {"ik_llama.cpp": "fixes"}
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.
@@ -53,6 +54,26 @@ def only_named_payloads() -> bool:
     return any(name.startswith("FORKYARD_PAYLOAD_") for name in os.environ)
 
 
+_running: list[pytest.Item] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    _running[:] = [item]
+    return (yield)
+
+
+@pytest.fixture(scope="session")
+def lift_limit() -> Callable[[], None]:
+    """A function that takes the time limit off the test that runs: it is about to build an engine."""
+
+    def lift() -> None:
+        for item in _running:
+            item.ihook.pytest_timeout_cancel_timer(item=item)
+
+    return lift
+
+
 @pytest.fixture(scope="session")
 def variant() -> str:
     """The best of the variants tests build that this host can run."""
@@ -73,7 +94,10 @@ def dist(variant: str) -> Path:
 
 @pytest.fixture(scope="session")
 def engine_payload(
-    variant: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    variant: str,
+    lift_limit: Callable[[], None],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], Path]:
     """A function from ``llama.cpp`` or ``ik_llama.cpp``, or one of them with ``-stock``, to its package folder.
 
@@ -82,6 +106,7 @@ def engine_payload(
 
     @functools.cache
     def unpacked(name: str) -> Path:
+        lift_limit()
         recipe, _, rest = name.partition("-stock")
         assert rest == ""
         wheel = payload_under_test(recipe)

@@ -121,12 +121,6 @@ def test_python_is_new_enough(canary: dict[str, Any]) -> None:
     assert tuple(map(int, step["with"]["python-version"].split("."))) >= (3, 11)
 
 
-def test_ccache_is_installed_before_it_is_used(canary: dict[str, Any]) -> None:
-    words = [step.get("run", "") for step in steps(canary)]
-    install = next(number for number, text in enumerate(words) if "ccache" in text and "apt-get install" in text)
-    assert install < next(number for number, text in enumerate(words) if "nox -s" in text)
-
-
 def test_the_cache_is_forkyards(canary: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Restored before, saved whatever came of it, and the folders are those forkyard uses on that runner."""
     monkeypatch.delenv("FORKYARD_CACHE", raising=False)

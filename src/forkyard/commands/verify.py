@@ -28,7 +28,7 @@ from forkyard.workshop import Workshop
 )
 @click.option("--cached-failures", is_flag=True, help="Believe recorded failures instead of running them again.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Parallel compiles.")
-@click.option("--no-ccache", is_flag=True, help="Do not use ccache even if it is there.")
+@click.option("--no-ccache", is_flag=True, help="Do not use ccache.")
 @sources
 @answers
 def verify(

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from ..toy import TIMEOUT_S, Answer, Toy, git
 
 ELSEWHERE = {
@@ -59,7 +57,6 @@ def test_another_number_of_jobs(toy: Toy, undisturbed: Answer) -> None:
     assert toy.build("--jobs", jobs).built["sha256"] == undisturbed.built["sha256"]
 
 
-@pytest.mark.skipif(shutil.which("ccache") is None, reason="ccache is not installed; forkyard works without it")
 def test_with_ccache_cold_and_warm(toy: Toy, undisturbed: Answer) -> None:
     cold = toy.build("--with-ccache").built
     assert cold["sha256"] == undisturbed.built["sha256"]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
-import pytest
-
 from ..toy import Toy
 
 # The one source of the tools, compiled for each of them, is the same compile every time for ccache.
@@ -63,7 +59,6 @@ def test_a_patch_that_changes_nothing_that_is_compiled_compiles_nothing(toy: Toy
     assert units(again) == set()
 
 
-@pytest.mark.skipif(shutil.which("ccache") is None, reason="ccache is not installed; forkyard works without it")
 def test_another_variant_gets_what_does_not_depend_on_it_from_ccache(toy: Toy) -> None:
     # Four of the five tools are the same compile as the first, if that has ended when they begin.
     first = toy.build("--with-ccache", "--jobs", "1").built

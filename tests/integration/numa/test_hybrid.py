@@ -1,8 +1,7 @@
 """Some layers on a device, the others on the CPU: what the CPU computes is mirrored, and the logits stay what they were.
 
 The device is upstream's RPC server on loopback: to the engine it is a GPU, with memory of its own, which it cannot
-touch. That needs an engine with that backend, which is built here and takes as long as any; so these tests run where
-they are asked for, with ``nox -s numa-hybrid``, or FORKYARD_TEST_HYBRID=1; CI does not run them.
+touch. That needs an engine with that backend, which is built here and takes as long as any.
 """
 
 from __future__ import annotations
@@ -24,12 +23,7 @@ from ..conftest import ROOT, forkyard, payload_under_test, unpack
 from . import arch_models, cases
 from .driver import MIRROR, SPLIT, Driver, Mode
 
-pytestmark = [
-    pytest.mark.patch("numa-split"),
-    pytest.mark.skipif(
-        os.environ.get("FORKYARD_TEST_HYBRID") != "1", reason="builds both engines once more: nox -s numa-hybrid"
-    ),
-]
+pytestmark = [pytest.mark.patch("numa-split"), pytest.mark.deep]
 
 ENGINES = os.environ.get("FORKYARD_TEST_HYBRID_ENGINES", ",".join(cases.ENGINES)).split(",")
 START_S = 30.0
