@@ -1,6 +1,6 @@
 """The stack's own tests, run on the engine before and after: some must fail before, all must pass after.
 
-A test finds the engines as it does in `forkyard verify`:
+A test finds the engines as it does in `forkyard stack verify`:
 ``FORKYARD_PAYLOAD_<FAMILY>`` is the wheel of the one under test, ``FORKYARD_PAYLOAD_<FAMILY>_STOCK``
 that of upstream as it is, ``FORKYARD_TEST_VARIANT`` their variant.
 """
