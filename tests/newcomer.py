@@ -43,7 +43,8 @@ mount --rbind /sys "$1/sys"
 mount --rbind /dev "$1/dev"
 if [ -n "$2" ]; then mkdir -p "$1/home/newcomer/.cache"; mount --bind "$2" "$1/home/newcomer/.cache"; fi
 root=$1; shift 2
-exec chroot --userspec=newcomer:newcomer "$root" "$@"
+status=0; chroot --userspec=newcomer:newcomer "$root" "$@" || status=$?
+exit $status
 """
 
 
@@ -109,7 +110,8 @@ def inside(folder: Path, cache: Path | None, command: str, log: Path) -> int:
         )
     words = ["env", "-i", *(f"{name}={value}" for name, value in sorted(settings.items()))]
     words += ["bash", "-euo", "pipefail", "-c", f"cd ~/forkyard; {command}"]
-    mounting = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", MOUNTS, "sh"]
+    # Whatever kills us kills unshare, then the shell that is the first process in there, then all others.
+    mounting = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", MOUNTS, "sh"]
     return stream(
         [*mounting, str(folder), str(cache or ""), *words],
         log=log,
