@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +25,8 @@ Elves = Mapping[str, ElfFile]
 
 _DATE = re.compile(rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ 0-3]\d 20\d\d")
 _SHOWN = 4
+# Upstream's build asks git for a short id; forkyard answers for it with the first digits of the pin (`pin_label`).
+_ID_DIGITS = 9
 
 
 def check_sonames(elves: Elves) -> Iterator[Finding]:
@@ -194,9 +198,29 @@ def check_instructions(
             )
 
 
+def check_identity(wheel: WheelContents, elves: Elves, package: str) -> Iterator[Finding]:
+    """A program or library holds the id of the pin that the manifest names: it is what ``--version`` prints.
+
+    A build that asks another repository than the recipe for its commit puts that repository's id in its place.
+    """
+    path = f"{package}/manifest.json"
+    try:
+        pin = json.loads(wheel.files[path])["pin"]["commit"][:_ID_DIGITS].encode("ascii")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        yield Finding("identity", path, "names no pin")
+        return
+    wanted = re.compile(rb"(?<![0-9a-f])" + re.escape(pin))
+    if not any(wanted.search(wheel.files[name]) for name in elves):
+        yield Finding(
+            "identity",
+            wheel.name,
+            f"no program or library holds the pin's id {pin.decode()}: the build took its commit from elsewhere",
+        )
+
+
 def _path_pattern(prefix: str) -> re.Pattern[bytes]:
     # "/root" is a path, the end of "doc/root" and the beginning of "/rooted" are not.
-    return re.compile(rb"(?<![\w.-])" + re.escape(prefix.rstrip("/").encode("utf-8")) + rb"(?![\w.-])")
+    return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(prefix.rstrip("/"))) + rb"(?![\w.-])")
 
 
 def check_traces(wheel: WheelContents, forbidden: Sequence[str]) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ _READ_ERRORS = (
     NotImplementedError,
     RuntimeError,
     ValueError,
+    # zipfile looks at the last character of a name, and a damaged name may be empty.
+    IndexError,
 )
 _LARGEST_WHEEL = 8 << 30
 

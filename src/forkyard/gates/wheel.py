@@ -26,6 +26,7 @@ GATES: tuple[str, ...] = (
     "linkage",
     "platform",
     "instructions",
+    "identity",
     "traces",
 )
 """The gates, in the order they run."""
@@ -61,6 +62,7 @@ def check_wheel(path: Path, *, package: str, limits: IsaLimits, forbidden_prefix
         "linkage": lambda: binary_gates.check_linkage(elves, package, wheel),
         "platform": lambda: binary_gates.check_platform(elves, wheel, facts),
         "instructions": lambda: binary_gates.check_instructions(elves, names, limits, facts),
+        "identity": lambda: binary_gates.check_identity(wheel, elves, package),
         "traces": lambda: binary_gates.check_traces(wheel, forbidden_prefixes),
     }
     for gate, check in gates.items():

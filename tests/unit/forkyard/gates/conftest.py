@@ -18,6 +18,7 @@ import pytest
 from forkyard.gates import IsaLimits
 
 PACKAGE = "forkyard_engine_avx2"
+PIN = "0123456789abcdef0123456789abcdef01234567"
 WHEEL = f"{PACKAGE}-1.0-py3-none-manylinux_2_35_x86_64.whl"
 
 CODE = {
@@ -126,9 +127,11 @@ def payload(**libraries: Mapping[str, Any]) -> dict[str, bytes]:
         "interpreter": "/lib64/ld-linux-x86-64.so.2",
         "runpath": "$ORIGIN/../lib",
         "needed": ["libengine-fy.so"],
+        "text": f"version 1 ({PIN[:9]}-forkyard)".encode(),
     }
     manifest = {
         "package": PACKAGE,
+        "pin": {"commit": PIN},
         "libraries": {"engine": "lib/libengine-fy.so", "cpu": "lib/libcpu-fy.so"},
         "tools": {"tool": "bin/tool"},
     }

@@ -13,6 +13,7 @@ from forkyard.errors import GateError
 from forkyard.gates import GATES, IsaLimits, check_wheel, platform_floor
 
 PACKAGE = "forkyard_engine_avx2"
+PIN = "0123456789abcdef0123456789abcdef01234567"
 INFO = f"{PACKAGE}-1.0.dist-info"
 BUILD_FOLDER = "/var/somebody/build"
 
@@ -126,6 +127,13 @@ def test_a_failed_wheel_is_an_error_with_every_finding(make_wheel: MakeWheel, li
             {"files": {"abi.json": BUILD_FOLDER.encode()}},
             "[traces] forkyard_engine_avx2/abi.json: holds a path",
         ),
+        ({"tool": {"text": b"version 0 (fedcba987)"}}, "[identity]"),
+        ({"tool": {"text": b"version 0 (unknown)"}}, "holds the pin's id 012345678: the build took its commit from"),
+        # A longer number that ends like the id is another id.
+        ({"tool": {"text": b"f" + PIN[:9].encode()}}, "[identity]"),
+        ({"tool": {"text": b""}, "files": {"pin.txt": PIN.encode()}}, "[identity]"),
+        ({"files": {"manifest.json": b'{"pin": {"commit": 7}}'}}, "manifest.json: names no pin"),
+        ({"files": {"manifest.json": b'{"pin": {}}'}}, "[identity]"),
         ({"engine": {"text": b"built Nov 23 2026"}}, "looks like its compilation date: Nov 23 2026"),
         (
             {"files": {"lib/libx.so": b"\x7fELF junk"}},
@@ -145,6 +153,7 @@ def test_each_gate_finds_what_it_is_for(
     [
         {"engine": {"code": ["lzcnt", "cpuid"]}},
         {"engine": {"code": ["tzcnt"]}},
+        {"engine": {"text": b"b7-" + PIN[:9].encode() + b"-forkyard"}, "tool": {"text": b"asks the engine"}},
         {"name": f"{PACKAGE}-1.0-py3-none-manylinux_2_39_x86_64.whl"},
         {"name": f"{PACKAGE}-1.0-py3-none-linux_x86_64.whl"},
         {"cpu": {"needed": ["libbundled.so.1"], "runpath": "$ORIGIN"}, "bundled": "libbundled.so.1"},
