@@ -42,6 +42,9 @@ ClangType: TypeAlias = Any
 ClangUnit: TypeAlias = Any
 
 _MAIN = "forkyard-abi-main.c"
+# It is only in memory, but has to be somewhere: C looks for quoted headers beside it first. In the current folder, a
+# stranger's header would be taken for the engine's, and a folder one may not enter would end the search.
+_MAIN_PATH = str(Path(__file__).with_name(_MAIN))
 _INTEGER_KINDS = {
     "SCHAR": "i", "SHORT": "i", "INT": "i", "LONG": "i", "LONGLONG": "i",
     "UCHAR": "u", "USHORT": "u", "UINT": "u", "ULONG": "u", "ULONGLONG": "u",
@@ -150,7 +153,7 @@ class _Reader:
         options = self._clang.TranslationUnit.PARSE_DETAILED_PROCESSING_RECORD
         try:
             return self._clang.Index.create().parse(
-                _MAIN, args=self._arguments, unsaved_files=[(_MAIN, source)], options=options
+                _MAIN_PATH, args=self._arguments, unsaved_files=[(_MAIN_PATH, source)], options=options
             )
         except self._clang.TranslationUnitLoadError as error:
             msg = "libclang could not parse the headers at all"
@@ -187,7 +190,7 @@ class _Reader:
                 msg = f"the headers do not parse as C ({len(errors)} errors)"
                 raise AbiError(
                     msg,
-                    where=f"{file or _MAIN}:{line}",
+                    where=f"{_MAIN if header == _MAIN else file}:{line}",
                     why=error.spelling,
                     next_step="pass the include folders and defines the engine itself is compiled with",
                 )

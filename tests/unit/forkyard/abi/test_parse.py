@@ -270,3 +270,12 @@ def test_the_description_does_not_depend_on_where_the_headers_are(tmp_path: Path
 
 def test_the_hash_changes_with_the_headers(describe):
     assert describe(engine="int f(int);").sha256 != describe(engine="int f(long);").sha256
+
+
+def test_a_header_in_the_current_folder_is_not_the_engines(describe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "engine.h").write_text("void theirs(void);\n")
+    monkeypatch.chdir(strange)
+    abi = describe(engine="void ours(void);")
+    assert [function.name for function in abi.functions] == ["ours"]
