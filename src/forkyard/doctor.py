@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -14,7 +15,7 @@ from forkyard.cache import Cache
 from forkyard.errors import ForkyardError
 from forkyard.installing import install_command, this_package_manager
 from forkyard.process import run
-from forkyard.toolchain import detect, find_compilers, native_features
+from forkyard.toolchain import detect, native_features
 
 _GIT_FLOOR = (2, 30)
 # `git merge-tree --write-tree`, which carries patches over to another commit.
@@ -67,27 +68,26 @@ def _git(manager: str | None) -> Check:
 
 
 def _compiler(cache: Cache, manager: str | None) -> list[Check]:
-    if find_compilers() is None:
-        return [Check("compiler", "missing", "no C and C++ compiler", install_command("compiler", manager))]
     try:
         toolchain = detect(cache)
         features = native_features(toolchain)
     except ForkyardError as error:
-        return [
-            Check(
-                "compiler",
-                "missing",
-                error.what + (f": {error.why}" if error.why else ""),
-                install_command("compiler", manager),
-            )
-        ]
+        found = error.what + (f": {error.why}" if error.why else "")
+        chosen = any(os.environ.get(name) for name in ("CC", "CXX"))
+        fix = error.next_step if chosen else install_command("compiler", manager)
+        return [Check("compiler", "missing", found, fix)]
     checks = [
         Check("compiler", "ok", f"{toolchain.version} ({toolchain.target}, {toolchain.libc})"),
         Check("cpu", "ok", f"can run builds that need: {', '.join(features)}"),
     ]
     if toolchain.openmp is None:
         checks.append(
-            Check("openmp", "missing", "the compiler has no OpenMP library", install_command("openmp", manager))
+            Check(
+                "openmp",
+                "missing",
+                f"{toolchain.family} has no OpenMP library ({'libomp' if toolchain.family == 'clang' else 'libgomp'})",
+                toolchain.openmp_remedy,
+            )
         )
     return checks
 

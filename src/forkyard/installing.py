@@ -18,6 +18,14 @@ _PACKAGES: dict[str, dict[str, str]] = {
     "compiler": {"apt": "gcc g++", "dnf": "gcc gcc-c++", "pacman": "gcc", "zypper": "gcc gcc-c++", "apk": "build-base"},
     "git": {"apt": "git", "dnf": "git", "pacman": "git", "zypper": "git", "apk": "git"},
     "openmp": {"apt": "libgomp1", "dnf": "libgomp", "pacman": "gcc-libs", "zypper": "libgomp1", "apk": "libgomp"},
+    # clang's own OpenMP library, with the header: clang does not build with gcc's.
+    "openmp of clang": {
+        "apt": "libomp-dev",
+        "dnf": "libomp-devel",
+        "pacman": "openmp",
+        "zypper": "libomp-devel",
+        "apk": "openmp-dev",
+    },
 }
 _MANAGERS = (
     ("apt", ("debian", "ubuntu")),

@@ -180,7 +180,7 @@ def make_plan(
         raise RecipeError(
             msg,
             where=recipe.location_of("build", "options", "GGML_OPENMP"),
-            next_step="install it (`forkyard doctor` names the package), or set GGML_OPENMP = false in the recipe",
+            next_step=f"install it: {toolchain.openmp_remedy}; or set GGML_OPENMP = false in the recipe",
         )
     cxx_flags = tuple(recipe.build.cxx_flags)
     if toolchain.family == "gcc":

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ from forkyard.cache import Cache, write_atomic
 from forkyard.errors import StorageError, ToolchainError
 from forkyard.installing import install_command, this_package_manager
 from forkyard.network import sha256_of
+from forkyard.places import checked
 from forkyard.process import clean_environment, run
 
 _PAIRS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"))
+_LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 _PROGRAMS = ("cc1", "cc1plus", "as", "ld", "collect2")
 
 # Predefined macro -> the name /proc/cpuinfo has for what it stands for.
@@ -50,6 +54,22 @@ class Toolchain:
     """Digest over the compilers, assembler, linker and OpenMP library."""
     openmp: Path | None
     """The OpenMP run-time library programs built by it need, to be carried in the wheel."""
+
+    @property
+    def major(self) -> int | None:
+        """The first number of the version; ``None`` if ``--version`` does not say it."""
+        number = _number(self.version).partition(".")[0]
+        return int(number) if number else None
+
+    @property
+    def openmp_remedy(self) -> str:
+        """The command that installs this compiler's OpenMP library."""
+        manager = this_package_manager()
+        if self.family != "clang":
+            return install_command("openmp", manager)
+        command = install_command("openmp of clang", manager)
+        # Debian's package is that of its default clang; each other one has a package of its own.
+        return command.replace("libomp-dev", f"libomp-{self.major}-dev") if manager == "apt" and self.major else command
 
     def as_json(self) -> dict[str, str]:
         """For manifests and plans: no path of this machine."""
@@ -84,15 +104,13 @@ def detect(cache: Cache) -> Toolchain:
     """
     found = find_compilers()
     if found is None:
-        named = " and ".join(value for name in ("CC", "CXX") if (value := os.environ.get(name)))
-        msg = f"{named} cannot be found" if named else "there is no C and C++ compiler on this machine"
-        raise ToolchainError(
-            msg, next_step=f"install one: {install_command('compiler', this_package_manager())}; or set CC and CXX"
-        )
-    c, cxx = found
+        raise _not_found()
+    remedy = "set CC and CXX to a compiler in another folder"
+    c, cxx = (checked(path.absolute(), f"compiler {path.name}", remedy) for path in found)
     version = _first_line(cxx, "--version")
     target = _first_line(cxx, "-dumpmachine")
-    family = "clang" if "clang" in version.lower() else "gcc"
+    family = _family(version)
+    _check_pair(c, _first_line(c, "--version"), cxx, version)
     programs = [c.resolve(), cxx.resolve()]
     for name in _PROGRAMS:
         answer = _first_line(cxx, f"-print-prog-name={name}")
@@ -107,6 +125,72 @@ def detect(cache: Cache) -> Toolchain:
     except (ValueError, OSError):
         libc = "unknown"
     return Toolchain(c, cxx, family, version, target, libc, _digest(programs, cache), openmp)
+
+
+def _not_found() -> ToolchainError:
+    """Why there is no compiler: none is installed, or what ``CC`` or ``CXX`` holds is no program."""
+    install = install_command("compiler", this_package_manager())
+    for name, usual in (("CC", "gcc"), ("CXX", "g++")):
+        value = os.environ.get(name, "")
+        if not value or shutil.which(value):
+            continue
+        words = shlex.split(value) if "'" not in value and '"' not in value else value.split()
+        program = next((word for word in words if shutil.which(word)), None)
+        if len(words) > 1 and program is not None:
+            launched = Path(words[0]).name in _LAUNCHERS
+            return ToolchainError(
+                f"{name} holds a command with {'a launcher' if launched else 'options'}: {value!r}",
+                why="CMake and the build key take one program: the compiler itself",
+                next_step=f"set {name}={words[1] if launched else words[0]}; "
+                + (
+                    "forkyard uses ccache by itself if it is installed"
+                    if launched
+                    else "flags belong into the recipe (build.c-flags, build.cxx-flags) or the variant"
+                ),
+            )
+        if os.path.isdir(value):
+            why = "it is a folder"
+        elif os.path.exists(value):
+            why = "it is a file that may not be executed"
+        else:
+            why = "there is no such file" if "/" in value else "no folder of PATH holds it"
+        msg = f"{name} names no program: {value} cannot be found"
+        return ToolchainError(
+            msg,
+            why=why,
+            next_step=f"correct {name}, say {name}={usual}; or unset CC and CXX, or install one: {install}",
+        )
+    msg = "there is no C and C++ compiler on this machine"
+    return ToolchainError(msg, next_step=f"install one: {install}; or set CC and CXX")
+
+
+def _check_pair(c: Path, c_version: str, cxx: Path, cxx_version: str) -> None:
+    """Refuse compilers of two kinds or versions: each would need an OpenMP library and flags of its own."""
+    for name, path in (("CC", c), ("CXX", cxx)):
+        if path.name in _LAUNCHERS:
+            msg = f"{name} names {path.name}, which is a launcher and no compiler"
+            raise ToolchainError(
+                msg, where=str(path), next_step=f"set {name} to the compiler; forkyard uses ccache by itself"
+            )
+    if (_family(c_version), _number(c_version)) != (_family(cxx_version), _number(cxx_version)):
+        msg = "the C compiler and the C++ compiler are not of one kind and version"
+        raise ToolchainError(
+            msg,
+            where=f"{c} and {cxx}",
+            why=f"{c_version} and {cxx_version}",
+            next_step="set both CC and CXX, to a pair: CC=gcc-12 CXX=g++-12, or CC=clang CXX=clang++",
+        )
+
+
+def _family(version: str) -> str:
+    return "clang" if "clang" in version.lower() else "gcc"
+
+
+def _number(version: str) -> str:
+    """The version proper in the first line of ``--version``, as ``12.2.0``; empty if there is none."""
+    # "gcc (Debian 12.2.0-14) 12.2.0", "Debian clang version 14.0.6", "g++ (GCC) 11.4.1 20230605 (Red Hat 11.4.1-2)"
+    found = re.search(r"(?:\) |version )(\d+(?:\.\d+)*)", version)
+    return found[1] if found else ""
 
 
 def native_features(toolchain: Toolchain) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from forkyard.cache import Cache
-from forkyard.errors import ToolchainError
+from forkyard.doctor import examine
+from forkyard.errors import StorageError, ToolchainError
 from forkyard.toolchain import detect, find_compilers, native_features
 
 FAKE = """\
@@ -140,6 +141,104 @@ def test_no_compiler_and_a_wrong_choice(compiler: Make, cache: Cache, monkeypatc
     monkeypatch.setenv("CXX", "no-such-c++")
     with pytest.raises(ToolchainError, match=r"no-such-c\+\+"):
         detect(cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what", "then"),
+    [
+        ("CC", "gcc -m64", "CC holds a command with options: 'gcc -m64'", "set CC=gcc; flags belong into the recipe"),
+        ("CXX", "g++  -std=c++20", "CXX holds a command with options", "set CXX=g++; flags"),
+        ("CC", "ccache gcc", "CC holds a command with a launcher", "set CC=gcc; forkyard uses ccache by itself"),
+        ("CC", "gcc '-DX=a b'", "CC holds a command with options", "set CC=gcc"),
+        ("CC", "/", "CC names no program: / cannot be found", "correct CC"),
+        ("CC", "{folder}/plain", "CC names no program", "correct CC, say CC=gcc"),
+        ("CXX", "{folder}/missing", "CXX names no program", "correct CXX, say CXX=g++"),
+        ("CC", "gcc-99", "gcc-99 cannot be found", "install one"),
+        ("CC", "gcc -m64 'unclosed", "CC holds a command with options", "set CC=gcc"),
+    ],
+)
+def test_what_cc_and_cxx_cannot_be(
+    compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch, name: str, value: str, what: str, then: str
+) -> None:
+    folder = compiler("cc", "c++", "gcc", "g++", "ccache")
+    (folder / "plain").write_text("no program")
+    monkeypatch.setenv(name, value.format(folder=folder))
+    with pytest.raises(ToolchainError) as caught:
+        detect(cache)
+    assert what in caught.value.what
+    assert then in (caught.value.next_step or "")
+    assert "is not on this machine" not in caught.value.what
+    (check,) = (check for check in examine(cache) if check.name == "compiler")
+    assert what in check.found
+    assert check.fix == caught.value.next_step
+
+
+def test_a_launcher_is_no_compiler(compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler("ccache", "cc", "c++")
+    monkeypatch.setenv("CC", "ccache")
+    with pytest.raises(ToolchainError, match="launcher"):
+        detect(cache)
+
+
+def test_compilers_of_two_kinds(compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler()
+    compiler("clang", "clang++", version="Debian clang version 14.0.6")
+    compiler("gcc-12", version="gcc-12 (Test) 12.2.0")
+    for c in ("clang", "gcc-12"):
+        monkeypatch.setenv("CC", c)
+        with pytest.raises(ToolchainError, match="not of one kind and version") as caught:
+            detect(cache)
+        assert "set both CC and CXX" in (caught.value.next_step or "")
+    monkeypatch.setenv("CC", "clang")
+    monkeypatch.setenv("CXX", "clang++")
+    assert detect(cache).major == 14
+
+
+@pytest.mark.parametrize("char", [":", "$", ";"])
+def test_a_compiler_in_a_folder_that_programs_take_apart(
+    compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, char: str
+) -> None:
+    odd = compiler().rename(tmp_path / f"a{char}b")
+    monkeypatch.setenv("CC", str(odd / "cc"))
+    monkeypatch.setenv("CXX", str(odd / "c++"))
+    with pytest.raises(StorageError, match="compiler cc"):
+        detect(cache)
+
+
+@pytest.mark.parametrize(
+    ("version", "major"),
+    [
+        ("gcc (Ubuntu 9.4.0-1ubuntu1~20.04.1) 9.4.0", 9),
+        ("g++ (GCC) 11.4.1 20230605 (Red Hat 11.4.1-2)", 11),
+        ("Ubuntu clang version 18.1.3 (1ubuntu1)", 18),
+        ("something else", None),
+    ],
+)
+def test_the_major_version(compiler: Make, cache: Cache, version: str, major: int | None) -> None:
+    compiler(version=version)
+    assert detect(cache).major == major
+
+
+@pytest.mark.parametrize(
+    ("version", "manager", "package"),
+    [
+        ("Debian clang version 14.0.6", "apt", "libomp-14-dev"),
+        ("clang version 17.0.6 (Fedora 17.0.6-2.fc39)", "dnf", "libomp-devel"),
+        ("clang version 17.0.6", "pacman", "openmp"),
+        ("clang version 17.0.6", "zypper", "libomp-devel"),
+        ("Alpine clang version 17.0.5", "apk", "openmp-dev"),
+        ("gcc (Test) 13.2.0", "apt", "libgomp1"),
+    ],
+)
+def test_the_openmp_library_that_is_missing(
+    compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch, version: str, manager: str, package: str
+) -> None:
+    compiler(version=version, openmp="libomp.so")
+    monkeypatch.setattr("forkyard.toolchain.this_package_manager", lambda: manager)
+    (check,) = (check for check in examine(cache) if check.name == "openmp")
+    assert check.state == "missing"
+    assert (check.fix or "").endswith(f" {package}")
+    assert ("libomp" in check.found) == ("clang" in version)
 
 
 BROKEN = {
