@@ -278,7 +278,7 @@ def _epoch(date: str) -> int:
 
 
 def _gates(plan: Plan, wheel: Path, cache: Cache, root: Path) -> None:
-    private = [str(cache.root), str(root), str(Path.home())]
+    private = [str(cache.root), str(root), os.path.expanduser("~")]
     report = check_wheel(
         wheel,
         package=plan.package,
@@ -348,7 +348,9 @@ class _Compile:
         extra = {
             "NINJA_STATUS": _NINJA_STATUS,
             "SOURCE_DATE_EPOCH": str(_epoch(self._date)),
-            "GIT_CEILING_DIRECTORIES": str(self._cache.root),
+            # The shim answers for git. Should a build reach the real one, that finds no repository at all, wherever
+            # the folders are: a ceiling would be a list of paths, and a list splits names that hold its separator.
+            "GIT_DIR": os.devnull,
             "PYTHONUNBUFFERED": "1",
             "CMAKE_COLOR_DIAGNOSTICS": "OFF",
         }

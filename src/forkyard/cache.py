@@ -18,6 +18,7 @@ from pathlib import Path
 import platformdirs
 
 from forkyard.errors import StorageError
+from forkyard.places import checked, expanded, settle
 from forkyard.scratch import owned_file
 
 _STORAGE_ERRNOS = {
@@ -70,9 +71,14 @@ class Cache:
 
     @classmethod
     def default(cls) -> Cache:
-        """The cache named by ``FORKYARD_CACHE``, else the platform's cache folder for forkyard."""
+        """The cache named by ``FORKYARD_CACHE``, else the platform's cache folder for forkyard.
+
+        Raises:
+            UsageError: ``FORKYARD_CACHE`` names the home folder of nobody, or the current folder was deleted.
+        """
+        settle()
         chosen = os.environ.get("FORKYARD_CACHE")
-        root = Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("forkyard"))
+        root = expanded(chosen) if chosen else Path(platformdirs.user_cache_dir("forkyard"))
         return cls(root.absolute())
 
     @property
@@ -117,11 +123,12 @@ class Cache:
         return self.root / "scratch"
 
     def prepare(self) -> None:
-        """Create the folder and prove that it can be written.
+        """Create the folder and prove that it can be written, and its path given to every program of a build.
 
         Raises:
             StorageError: it cannot, with the reason.
         """
+        checked(self.root, "cache folder", "set FORKYARD_CACHE to a folder whose path has no such character")
         with explained("write to the cache folder"):
             for folder in (self.root, self.downloads, self.locks, self.logs, self.scratch):
                 try:
@@ -136,6 +143,16 @@ class Cache:
                     ) from error
             with tempfile.TemporaryFile(dir=self.scratch):
                 pass
+        try:
+            # scikit-build-core installs into a folder there, by way of CMake.
+            checked(
+                Path(tempfile.gettempdir()), "folder for temporary files", "set TMPDIR to one without such a character"
+            )
+        except FileNotFoundError as error:
+            msg = "there is no folder for temporary files"
+            raise StorageError(
+                msg, why=error.strerror, next_step="set TMPDIR to a folder you may write, then run it again"
+            ) from None
 
     def out_of_room(self, doing: str, because: str) -> StorageError | None:
         """What keeps a mebibyte from being written here now; ``None`` if nothing does.

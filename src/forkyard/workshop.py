@@ -33,7 +33,8 @@ def find_root(start: Path | None = None) -> Path:
     chosen = os.environ.get("FORKYARD_ROOT")
     candidates = [Path(chosen)] if chosen else [*_upwards(start or Path.cwd()), Path(__file__).resolve().parents[2]]
     for candidate in candidates:
-        if (candidate / "recipes" / "variants.toml").is_file():
+        # Not Path.is_file(): a folder that may not be looked into is not the project, and no error.
+        if os.path.isfile(candidate / "recipes" / "variants.toml"):
             return candidate.resolve()
     msg = "this is not a forkyard project"
     raise UsageError(

@@ -18,6 +18,7 @@ from forkyard.gitstore import GitFailure
 from forkyard.gitstore.forks import common_ancestors, count, fetch_refs, history_trees
 from forkyard.gitstore.history import is_ancestor
 from forkyard.network import without_secrets
+from forkyard.places import expanded
 from forkyard.recipes import GitSource, LocalSource, Recipe, load_known_pins
 
 _MAIN = ("master", "main", "HEAD")
@@ -221,7 +222,7 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, bool]]:
 
 
 def _local(recipe: Recipe, path: str) -> Path:
-    return (recipe.folder / Path(path).expanduser()).resolve()
+    return (recipe.folder / expanded(path)).resolve()
 
 
 def _plain(url: str) -> str:

@@ -21,6 +21,7 @@ from forkyard.errors import ForkyardError, NetworkError, SourceError, UsageError
 from forkyard.gitstore import OBJECT_ID, GitFailure, Store
 from forkyard.gitstore.forks import cut_off, fetch_refs, is_shallow, list_refs, remotes, resolve
 from forkyard.network import without_secrets
+from forkyard.places import expanded
 
 _SCHEMES = ("https", "ssh", "file")
 _SCP = re.compile(r"^[A-Za-z0-9_][^/:\s]*:[^:]")
@@ -67,7 +68,7 @@ def locate(text: str) -> Location:
         )
     if separator and scheme != "file":
         return Location(text, remote=True)
-    path = Path(rest if separator else text).expanduser().absolute()
+    path = expanded(rest if separator else text).absolute()
     if not separator and not path.exists() and _SCP.match(text):
         return Location(text, remote=True)
     if not path.exists():

@@ -13,6 +13,7 @@ import click
 from forkyard.cache import Cache, storage_error
 from forkyard.console import Console
 from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, PatchError, SourceError
+from forkyard.places import settle
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -24,6 +25,7 @@ def answers(function: _F) -> _F:
     def wrapped(*args: Any, as_json: bool, quiet: bool, **options: Any) -> None:
         console = Console(as_json=as_json, quiet=quiet)
         try:
+            settle()
             status = function(console, *args, **options)
         except ForkyardError as error:
             shown = error

@@ -17,6 +17,7 @@ from forkyard.gitstore import Store
 from forkyard.journal import commit_changes, project_lock, recover
 from forkyard.locking import lock_recipe
 from forkyard.locks import hold
+from forkyard.places import expanded
 from forkyard.recipes import FAMILIES, load_recipe
 from forkyard.sources import obtain
 from forkyard.stacks import editing as edits
@@ -163,7 +164,7 @@ def edit(
 
 
 def _folder(root: Path, path: Path | None, name: str, engine: str) -> Path:
-    return path.expanduser().absolute() if path is not None else edits.place_of(root, name, engine)
+    return expanded(path).absolute() if path is not None else edits.place_of(root, name, engine)
 
 
 @click.command()
@@ -230,7 +231,7 @@ def export(
             exported = reexport(ground, imported)
         _notes(console, imported.notes)
         if folder is not None:
-            files = [str(path) for path in write_mails(ground.store, exported, folder.expanduser().absolute())]
+            files = [str(path) for path in write_mails(ground.store, exported, expanded(folder).absolute())]
             said = f"wrote {len(files)} mails; `git am --keep-non-patch {folder}/*` takes them"
             console.result({"files": files, "notes": list(imported.notes)}, said)
             return 0
@@ -308,7 +309,7 @@ def import_(
         lines = [f"{row['commit']} {row['name']}: {row['subject']}" for row in rows]
         if into is not None:
             chosen = branch or edits.branch_of(name)
-            folder = into.expanduser().absolute()
+            folder = expanded(into).absolute()
             given = give_branch(ground.store, folder, chosen, ground.obtained.commit, imported, force=force)
             document |= {
                 "into": str(folder),

@@ -13,6 +13,7 @@ from pathlib import Path
 from forkyard.cache import Cache
 from forkyard.errors import ForkyardError, RecipeError, UsageError
 from forkyard.gitstore.project import ProjectRepository
+from forkyard.places import expanded
 from forkyard.recipes import GitSource, LocalSource, Recipe, Source, load_known_pins, load_recipe, recipe_names
 from forkyard.scratch import owned_folder
 from forkyard.stacks import Stack, load_stacks
@@ -260,4 +261,4 @@ class ProjectAt:
 
 
 def _absolute(folder: Path, path: str) -> str:
-    return str((folder / Path(path).expanduser()).resolve())
+    return str((folder / expanded(path)).resolve())

@@ -20,6 +20,7 @@ from forkyard.errors import ForkyardError, NetworkError, RecipeError, SourceErro
 from forkyard.gitstore import Entry, GitFailure, Store
 from forkyard.locks import hold
 from forkyard.network import sha256_of, without_secrets
+from forkyard.places import expanded
 from forkyard.recipes import GitSource, LocalSource, Recipe, RegistrySource, Source, load_absent
 from forkyard.scratch import owned_folder
 from forkyard.sources.registry import fetch_sdist
@@ -146,7 +147,7 @@ def _candidates(recipe: Recipe, chosen: str | None, cache: Cache) -> list[Source
                 next_step="name a URL or a path instead, or add one to the recipe",
             )
         return list(of_kind)
-    path = Path(chosen).expanduser()
+    path = expanded(chosen)
     if path.is_file():
         digest = sha256_of(path)
         for source in sources:
@@ -190,7 +191,7 @@ def _from_source(recipe: Recipe, source: Source, store: Store, cache: Cache, rep
         return _from_folder(recipe, source, archive, store, cache, reporter)
     location = source.url if isinstance(source, GitSource) else source.path
     if "://" not in location and not (isinstance(source, GitSource) and _is_scp(location)):
-        location = str((recipe.folder / Path(location).expanduser()).resolve())
+        location = str((recipe.folder / expanded(location)).resolve())
     return _from_git(recipe, location, store, reporter, kind=source.kind, shown=_shown(source))
 
 

@@ -15,6 +15,7 @@ from forkyard.gitstore.history import is_ancestor
 from forkyard.gitstore.naming import named_commit
 from forkyard.locks import hold
 from forkyard.network import without_secrets
+from forkyard.places import expanded
 from forkyard.recipes import GitSource, KnownPin, LocalSource, Pin, Recipe, RegistrySource, Source, load_known_pins
 from forkyard.sources.obtaining import Obtained, obtain
 
@@ -138,18 +139,18 @@ def _day_before(date: str) -> str:
 def _locations(recipe: Recipe, source: str | None, *, offline: bool) -> Iterator[str]:
     """Where a repository may be: the given one alone, else those of the recipe."""
     if source is not None:
-        if Path(source).expanduser().is_dir():
-            yield str(Path(source).expanduser().absolute())
+        if expanded(source).is_dir():
+            yield str(expanded(source).absolute())
         elif "://" in source and not (offline and not source.startswith("file://")):
             yield source
         return
     for one in recipe.sources:
         if isinstance(one, LocalSource):
-            yield str((recipe.folder / Path(one.path).expanduser()).resolve())
+            yield str((recipe.folder / expanded(one.path)).resolve())
         elif isinstance(one, GitSource):
             remote = "://" in one.url and not one.url.startswith("file://")
             if not (remote and offline):
-                yield one.url if "://" in one.url else str((recipe.folder / Path(one.url).expanduser()).resolve())
+                yield one.url if "://" in one.url else str((recipe.folder / expanded(one.url)).resolve())
 
 
 def _latest(

@@ -15,6 +15,7 @@ from forkyard.building import Built, build
 from forkyard.cache import Cache, explained, publish
 from forkyard.console import Reporter
 from forkyard.errors import ForkyardError, RecipeError
+from forkyard.places import expanded
 from forkyard.plan import Plan, make_plan
 from forkyard.pullrequest.evidence.model import FAIL, PASS, Evidence, Ledger, key_of, not_run
 from forkyard.recipes import LocalSource, Recipe, Variants, supported
@@ -79,7 +80,7 @@ def derived_recipe(target: Recipe, *, backend_ops: bool, source: str | None) -> 
         )
     sources = target.sources
     if not sources and source is not None:
-        sources = (LocalSource(kind="local", path=str(Path(source).expanduser().absolute())),)
+        sources = (LocalSource(kind="local", path=str(expanded(source).absolute())),)
     derived = target.model_copy(update={"build": build_table, "sources": sources})
     # There is no such file: its lock is nobody's, its work tree and build folder are its own, and what the recipe names
     # relative to its folder is still found.
