@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from forkyard.console import Console
 from forkyard.errors import UsageError
 from forkyard.locking import lock_recipe
 from forkyard.plan import Plan
-from forkyard.recipes import load_variants, recipe_names
+from forkyard.recipes import BEST, Choice, load_variants, recipe_names
 from forkyard.recipes.schema import SCHEMAS, schema_text
 from forkyard.recipes.schema import schema as schema_document
 from forkyard.workshop import Workshop, clean, find_root
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("variant")
+@click.argument("variant", default=BEST)
 @choices
 @answers
 def plan(
@@ -75,13 +76,33 @@ def plan(
     stacks: str | None,
     out: Path | None,
 ) -> None:
-    """Show what would be built, from where, with which flags and key; fetch and build nothing."""
+    """Show what would be built, from where, with which flags and key; fetch and build nothing.
+
+    VARIANT is a name of `forkyard variants`, or `best` (the default): the best of each engine for this machine.
+    """
     shop = Workshop.open(out=out, variants_file=variants_file)
     plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
+    chosen = _chosen(console, shop, variant, plans, left_out)
+    document = [item.as_json(shop.cache) for item in plans]
+    console.result(
+        {"plans": document, "chosen": chosen, "left_out": left_out},
+        "\n\n".join(_plan_text(item, shop) for item in plans),
+    )
+
+
+def _chosen(
+    console: Console, shop: Workshop, variant: str, plans: Sequence[Plan], left_out: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Say which variant ``best`` is for each engine and why, and which engines are left out; the choices for JSON."""
     for line in left_out:
         console.note(line)
-    document = [item.as_json(shop.cache) for item in plans]
-    console.result({"plans": document, "left_out": left_out}, "\n\n".join(_plan_text(item, shop) for item in plans))
+    rows: list[dict[str, Any]] = []
+    for item in plans if variant == BEST else ():
+        choice = shop.best(item.recipe.family)
+        assert isinstance(choice, Choice)
+        rows.append({"recipe": item.recipe.name, "variant": choice.variant, "reasons": list(choice.reasons)})
+        console.note("\n  ".join([f"{item.recipe.name}: {choice.variant}", *choice.reasons]))
+    return rows
 
 
 def _plan_text(item: Plan, shop: Workshop) -> str:
@@ -114,7 +135,7 @@ def _source_text(source: dict[str, Any]) -> str:
 
 
 @main.command()
-@click.argument("variant")
+@click.argument("variant", default=BEST)
 @choices
 @sources
 @click.option(
@@ -136,11 +157,13 @@ def build(
     no_ccache: bool,
     locked: bool,
 ) -> None:
-    """Build payload wheels of VARIANT and put them into the output folder, with the bindings."""
+    """Build payload wheels of VARIANT and put them into the output folder, with the bindings.
+
+    VARIANT is a name of `forkyard variants`, or `best` (the default): the best of each engine for this machine.
+    """
     shop = Workshop.open(out=out, variants_file=variants_file)
     plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
-    for line in left_out:
-        console.note(line)
+    chosen = _chosen(console, shop, variant, plans, left_out)
     built = shop.build(
         plans, console, source=source, offline=offline, jobs=jobs, use_ccache=not no_ccache, locked=locked
     )
@@ -160,7 +183,8 @@ def build(
             f"  pip install {shop.out}/forkyard_llm-*.whl {wheels}",
             f'  forkyard-llm generate -m smollm2-135m --engine {engine} -p "The capital of France is" -n 32',
         ]
-    console.result({"built": [item.as_json() for item in built], "left_out": left_out}, "\n".join(lines))
+    document = {"built": [item.as_json() for item in built], "chosen": chosen, "left_out": left_out}
+    console.result(document, "\n".join(lines))
 
 
 @main.command()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from forkyard.cache import Cache
-from forkyard.errors import RecipeError
+from forkyard.errors import RecipeError, ToolchainError
 from forkyard.network import without_secrets
 from forkyard.recipes import (
     GitSource,
@@ -261,6 +261,27 @@ def check_obtained(plan: Plan, obtained: Obtained) -> None:
     if obtained.commit != plan.recipe.pin.commit:
         msg = "the obtained pin is another one than the plan's"
         raise RecipeError(msg, where=plan.recipe.location_of("pin"))
+
+
+def check_compiler(plan: Plan) -> None:
+    """Refuse a compiler that is too old for the variant, before anything is fetched.
+
+    Raises:
+        ToolchainError: naming the version that is new enough.
+    """
+    kind, major = plan.toolchain.family, plan.toolchain.major
+    wanted = {feature: needs[kind] for feature, needs in plan.variant.compilers.items() if kind in needs}
+    newest = max(wanted.values(), default=0)
+    if major is not None and major < newest:
+        lacking = [feature for feature, needed in wanted.items() if needed > major]
+        msg = f"{kind} {major} is too old for the variant {plan.variant.name}: it takes {kind} {newest} or newer"
+        raise ToolchainError(
+            msg,
+            where=f"{plan.toolchain.cxx}: {plan.toolchain.version}",
+            why=f"it does not know {', '.join(lacking)}",
+            next_step="install a newer one and set CC and CXX to it, or build a variant that needs less"
+            " (`forkyard build best` chooses one)",
+        )
 
 
 def _absent_digest(recipe: Recipe) -> str:

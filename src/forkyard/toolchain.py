@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from forkyard.cache import Cache, write_atomic
 from forkyard.errors import StorageError, ToolchainError
@@ -43,8 +44,7 @@ class Toolchain:
 
     c: Path
     cxx: Path
-    family: str
-    """``gcc`` or ``clang``."""
+    family: Literal["gcc", "clang"]
     version: str
     """First line of ``--version``."""
     target: str
@@ -182,7 +182,7 @@ def _check_pair(c: Path, c_version: str, cxx: Path, cxx_version: str) -> None:
         )
 
 
-def _family(version: str) -> str:
+def _family(version: str) -> Literal["gcc", "clang"]:
     return "clang" if "clang" in version.lower() else "gcc"
 
 

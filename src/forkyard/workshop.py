@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,16 +13,18 @@ from typing import Any
 from forkyard.building import Built, build, kept_wheel
 from forkyard.cache import Cache, explained, folder_size
 from forkyard.console import Reporter
-from forkyard.errors import UsageError
+from forkyard.errors import RecipeError, UsageError
 from forkyard.journal import recover
 from forkyard.locks import hold_folder
 from forkyard.plan import Plan, make_plan
 from forkyard.pure import build_bindings
-from forkyard.recipes import Recipe, Variants, load_recipe, load_variants, recipe_names, supported
+from forkyard.recipes import BEST, Choice, Recipe, Variants, best, load_recipe, load_variants, recipe_names, supported
 from forkyard.scratch import sweep
 from forkyard.sources import recorded
 from forkyard.stacks import stack_names
-from forkyard.toolchain import Toolchain, detect
+from forkyard.toolchain import Toolchain, detect, native_features
+
+_NAME_ONE = "name a variant to build one for another machine: `forkyard variants` lists them"
 
 
 def find_root(start: Path | None = None) -> Path:
@@ -80,7 +83,7 @@ class Workshop:
     def plans(
         self, variant: str, refs: Sequence[str], stacks: Sequence[str] | None = None
     ) -> tuple[list[Plan], list[str]]:
-        """Plans for recipes built as ``variant``; without ``refs`` for every recipe of the project.
+        """Plans for recipes built as ``variant``, all of the project's without ``refs``; ``best`` chooses for each.
 
         Returns:
             the plans, and why engines were left out (only when none was named).
@@ -88,17 +91,47 @@ class Workshop:
         Raises:
             RecipeError: a name leads nowhere, or a named engine does not have the variant.
         """
-        self.variants.get(variant)
+        if variant not in self.variants.variants and variant in recipe_names(self.root):
+            msg = f"{variant} is a recipe; the variant comes before it"
+            raise UsageError(msg, next_step=f"say `{BEST} {variant}`, or another variant of `forkyard variants`")
+        if variant != BEST:
+            self.variants.get(variant)
         left_out: list[str] = []
         plans = []
         for ref in refs or recipe_names(self.root):
             recipe = self.recipe(ref)
-            if not refs and variant not in supported(self.variants, recipe.family):
+            chosen = variant
+            if variant == BEST:
+                choice = self.best(recipe.family)
+                if isinstance(choice, str):
+                    if refs:
+                        msg = f"{recipe.name} cannot be built for this machine"
+                        raise RecipeError(msg, where=str(recipe.path), why=choice, next_step=_NAME_ONE)
+                    left_out.append(choice)
+                    continue
+                chosen = choice.variant
+            elif not refs and variant not in supported(self.variants, recipe.family):
                 why = self.variants.variants[variant].engines[recipe.family].unsupported
                 left_out.append(f"{recipe.name} has no {variant}: {why}")
                 continue
-            plans.append(make_plan(recipe, self.variants, variant, self.root, self.toolchain, stacks=stacks))
+            plans.append(make_plan(recipe, self.variants, chosen, self.root, self.toolchain, stacks=stacks))
+        if not plans and left_out and variant == BEST:
+            msg = "no engine can be built for this machine"
+            raise RecipeError(msg, why="; ".join(left_out), next_step=_NAME_ONE)
         return plans, left_out
+
+    def best(self, family: str) -> Choice | str:
+        """The best variant of an engine for this machine, or why there is none.
+
+        Raises:
+            ToolchainError: the compiler does not know this machine.
+        """
+        return best(self.variants, family, self.host_features)
+
+    @functools.cached_property
+    def host_features(self) -> tuple[str, ...]:
+        """This machine's CPU features as far as the compiler knows them: what it may be told to use."""
+        return native_features(self.toolchain)
 
     def build(
         self,

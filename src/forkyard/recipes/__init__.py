@@ -23,18 +23,23 @@ from forkyard.recipes.model import (
     Source,
 )
 from forkyard.recipes.variants import (
+    BEST,
+    Choice,
     ResolvedVariant,
     Variant,
     Variants,
+    best,
     configure_options,
     resolve,
     supported,
 )
 
 __all__ = [
+    "BEST",
     "FAMILIES",
     "AbsentEntry",
     "Build",
+    "Choice",
     "Difference",
     "GitSource",
     "KnownPin",
@@ -50,6 +55,7 @@ __all__ = [
     "Source",
     "Variant",
     "Variants",
+    "best",
     "configure_options",
     "load_absent",
     "load_known_pins",

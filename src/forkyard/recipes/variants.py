@@ -45,12 +45,21 @@ FeatureNames: TypeAlias = Annotated[tuple[FeatureName, ...], BeforeValidator(to_
 InstructionSets: TypeAlias = Annotated[tuple[InstructionSet, ...], BeforeValidator(to_tuple), AfterValidator(unique)]
 
 
+CompilerKind: TypeAlias = Literal["gcc", "clang"]
+
+BEST = "best"
+"""Asked for instead of a variant's name: the best one for this machine, see :func:`best`."""
+
+
 class Feature(Table):
     """One CPU feature, named as /proc/cpuinfo names it."""
 
     flags: Lines = Field(description="gcc and clang flags that let the compiler use it.")
     instruction_sets: InstructionSets = Field(
         description="Names iced-x86 gives the CPUID features of its instructions (iced_x86.CpuidFeature)."
+    )
+    compilers: dict[CompilerKind, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="First major version of each compiler that knows the flags."
     )
 
 
@@ -67,6 +76,7 @@ class VariantEngine(Table):
     """What differs for one engine family in one variant."""
 
     unsupported: Line | None = Field(default=None, description="Why this engine has no such variant.")
+    gains: Line | None = Field(default=None, description="What the variant gives this engine that those below lack.")
     options: Options = Field(default_factory=dict, description="CMake options besides the derived ISA options.")
     flags: Lines = Field(default=(), description="Compile flags besides the derived ones, for the CPU target.")
 
@@ -122,13 +132,7 @@ class Variants(Table):
 
     def features_of(self, name: str) -> frozenset[str]:
         """Return every feature of variant *name*, inherited ones too; none of the host's for a native one."""
-        features: set[str] = set()
-        step: str | None = name
-        while step is not None:
-            variant = self.get(step)
-            features.update(variant.features)
-            step = variant.extends
-        return frozenset(features)
+        return frozenset(feature for step in _lineage(self, name) for feature in self.get(step).features)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class ResolvedVariant:
     """iced-x86 names of what the code may use beside the x86-64 baseline."""
     proof: Mapping[str, frozenset[str]]
     """Feature -> iced-x86 names, one instruction of which must be in the CPU library."""
+    compilers: Mapping[str, Mapping[CompilerKind, int]]
+    """Feature -> compiler -> its first major version that knows the feature's flags; empty for a native variant."""
 
 
 def resolve(
@@ -214,6 +220,8 @@ def resolve(
         flags=tuple(dict.fromkeys([*flags, *own.flags])),
         instruction_sets=frozenset().union(*sets.values()),
         proof={f: sets[f] for f in proof_names},
+        # A compiler that detects the machine's features knows them.
+        compilers={f: variants.features[f].compilers for f in sorted(features) if not variant.native},
     )
 
 
@@ -221,6 +229,51 @@ def supported(variants: Variants, family: str) -> list[str]:
     """Return the names of the variants engine *family* has, highest rank first."""
     names = [name for name, variant in variants.variants.items() if _own(variant, family).unsupported is None]
     return sorted(names, key=lambda n: (-variants.variants[n].rank, n))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best variant of one engine for one machine."""
+
+    variant: str
+    reasons: tuple[str, ...]
+    """What the engine gains from it, and why each better one is not it; a sentence each, without a full stop."""
+
+
+def best(variants: Variants, family: str, host_features: Collection[str]) -> Choice | str:
+    """Choose the variant of *family* with the highest rank among those a CPU with *host_features* runs.
+
+    Native variants do not take part: their wheels are for one machine only. The ranks and what a variant gives an
+    engine are data in the variants file; the bindings choose among installed payloads by the same ranks.
+
+    Returns:
+        the choice; why there is none, if the CPU runs no variant of the engine.
+    """
+    passed: list[str] = []
+    for name in sorted(variants.variants, key=lambda n: (-variants.variants[n].rank, n)):
+        variant = variants.variants[name]
+        if variant.native:
+            continue
+        own = _own(variant, family)
+        lacking = sorted(variants.features_of(name) - set(host_features))
+        if lacking:
+            passed.append(f"not {name}: this CPU, or what the compiler knows of it, lacks {', '.join(lacking)}")
+        elif own.unsupported is not None:
+            passed.append(f"not {name}: {own.unsupported}")
+        else:
+            gains = (_own(variants.variants[n], family).gains for n in _lineage(variants, name))
+            found = [text for text in gains if text is not None]
+            return Choice(name, (f"the highest-ranked variant this CPU can run: {variant.title}", *found, *passed))
+    return f"this CPU runs no variant of {family}: {'; '.join(passed)}"
+
+
+def _lineage(variants: Variants, name: str) -> list[str]:
+    """The variant and all it extends, nearest first."""
+    found, step = [name], variants.get(name).extends
+    while step is not None:
+        found.append(step)
+        step = variants.get(step).extends
+    return found
 
 
 def _own(variant: Variant, family: str) -> VariantEngine:
@@ -260,6 +313,8 @@ def inconsistencies(variants: Variants) -> list[Problem]:
             found += [_unknown_feature((*key, i), f, known) for i, f in enumerate(needed) if f not in known]
     for name, variant in variants.variants.items():
         key = ("variants", name)
+        if name == BEST:
+            found.append(Problem(key, f"{BEST!r} asks for the best variant, it cannot be one's name", "rename it"))
         for field, names in (("features", variant.features), ("proof", variant.proof)):
             found += [_unknown_feature((*key, field, i), f, known) for i, f in enumerate(names) if f not in known]
         broken = _broken_chain(variants, name)

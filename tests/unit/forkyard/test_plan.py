@@ -11,8 +11,8 @@ from packaging.version import Version
 
 from forkyard import plan as plan_module
 from forkyard.cache import Cache
-from forkyard.errors import RecipeError
-from forkyard.plan import added_sources, check_obtained, logic_digest, origin_of, workspace_of
+from forkyard.errors import RecipeError, ToolchainError
+from forkyard.plan import Plan, added_sources, check_compiler, check_obtained, logic_digest, origin_of, workspace_of
 from forkyard.recipes import load_recipe
 from forkyard.sources import Obtained
 from forkyard.stacks import load_stacks
@@ -309,3 +309,27 @@ def test_what_a_patch_is_carried_over_from_is_part_of_the_key(
     (project_root / "patches" / "b" / "llama.cpp" / "b.patch").write_bytes(message() + b"more\n")
     assert plan_of(stacks=["a", "c"]).key != apart.key
     assert plan_of(stacks=["a"]).key == beginning
+
+
+@pytest.mark.parametrize(
+    ("family", "version", "variant", "needed"),
+    [
+        ("gcc", "gcc (Ubuntu 9.4.0-1ubuntu1~20.04.1) 9.4.0", "avx512-bf16", "gcc 10"),
+        ("gcc", "g++ (GCC) 10.2.1 20210110", "amx", "gcc 11"),
+        ("clang", "Debian clang version 11.0.1-2", "amx", "clang 12"),
+        ("gcc", "gcc (Ubuntu 9.4.0-1ubuntu1~20.04.1) 9.4.0", "avx512-vnni", None),
+        ("gcc", "gcc (Debian 12.2.0-14) 12.2.0", "amx", None),
+        ("gcc", "a compiler that does not say", "amx", None),
+    ],
+)
+def test_a_compiler_too_old_for_the_variant(
+    plan_of: Callable[..., Plan], family: str, version: str, variant: str, needed: str | None
+) -> None:
+    plan = plan_of(variant, family=family, version=version)
+    if needed is None:
+        check_compiler(plan)
+        return
+    with pytest.raises(ToolchainError) as caught:
+        check_compiler(plan)
+    assert f"it takes {needed} or newer" in caught.value.what
+    assert version in (caught.value.where or "")

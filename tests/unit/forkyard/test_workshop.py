@@ -90,6 +90,40 @@ def test_names_that_lead_nowhere(shop: Workshop) -> None:
         shop.plans("avx2", ["mine"], ["nothing"])
 
 
+def test_the_best_for_this_machine(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_recipe(shop.root, "other", "ik_llama.cpp")
+    amx = shop.variants.features_of("amx")
+    monkeypatch.setattr("forkyard.workshop.native_features", lambda _: tuple(sorted(amx)))
+    plans, left_out = shop.plans("best", [])
+    assert [(plan.recipe.name, plan.variant.name) for plan in plans] == [("mine", "amx"), ("other", "avx512-bf16")]
+    assert left_out == []
+    assert [plan.variant.name for plan in shop.plans("best", ["other"])[0]] == ["avx512-bf16"]
+    # The same wheel as by its name.
+    assert plans[0].key == shop.plans("amx", ["mine"])[0][0].key
+
+
+def test_a_machine_that_runs_only_one_engine(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_recipe(shop.root, "other", "ik_llama.cpp")
+    monkeypatch.setattr("forkyard.workshop.native_features", lambda _: tuple(shop.variants.features_of("sse42")))
+    plans, left_out = shop.plans("best", [])
+    assert [(plan.recipe.name, plan.variant.name) for plan in plans] == [("mine", "sse42")]
+    assert "no variant of ik_llama.cpp" in left_out[0]
+    with pytest.raises(RecipeError, match="other cannot be built for this machine"):
+        shop.plans("best", ["other"])
+
+
+def test_a_machine_that_runs_nothing(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard.workshop.native_features", lambda _: ())
+    with pytest.raises(RecipeError, match="no engine can be built for this machine"):
+        shop.plans("best", [])
+
+
+def test_a_recipe_in_the_variants_place(shop: Workshop) -> None:
+    with pytest.raises(UsageError) as caught:
+        shop.plans("mine", [])
+    assert "`best mine`" in (caught.value.next_step or "")
+
+
 def test_the_status_of_a_fresh_project(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("forkyard.plan.native_features", lambda _: ("avx2",))
     facts = shop.status()

@@ -3,12 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from forkyard_llm import selection
 from iced_x86 import CpuidFeature
 
 from forkyard.errors import RecipeError
 from forkyard.recipes.load import load_recipe, load_variants
 from forkyard.recipes.model import FAMILIES
-from forkyard.recipes.variants import Variants, cmake_value, configure_options, resolve, supported
+from forkyard.recipes.variants import Choice, Variants, best, cmake_value, configure_options, resolve, supported
 
 
 @pytest.fixture
@@ -135,3 +136,91 @@ def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None
         *("native", "amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "sse42"),
     ]
     assert supported(own, "ik_llama.cpp") == ["native", "avx512-bf16", "avx512-vnni", "avx512", "avx2"]
+
+
+# -- the best for a machine ----------------------------------------------------------------------------
+
+SSE42 = {"ssse3", "sse4_1", "sse4_2", "popcnt"}
+AVX2 = SSE42 | {"avx", "f16c", "fma", "avx2", "bmi1", "bmi2", "abm", "movbe"}
+AVX512 = AVX2 | {"avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw"}
+VNNI = AVX512 | {"avx512_vnni"}
+BF16 = VNNI | {"avx512vbmi", "avx512_bf16", "avx512_bitalg", "gfni"}
+AMX = BF16 | {"amx_tile", "amx_int8", "amx_bf16"}
+# AVX-512 without BW (Xeon Phi), and AVX-VNNI without AVX-512 (Alder Lake).
+HOSTS = [
+    ("SSE4.2", SSE42, "sse42", None),
+    ("AVX without AVX2", SSE42 | {"avx"}, "sse42", None),
+    ("AVX2", AVX2, "avx2", "avx2"),
+    ("AVX2 with AVX-VNNI", AVX2 | {"avx_vnni"}, "avx2", "avx2"),
+    ("half of AVX-512", AVX2 | {"avx512f", "avx512cd"}, "avx2", "avx2"),
+    ("AVX-512", AVX512, "avx512", "avx512"),
+    ("VNNI", VNNI, "avx512-vnni", "avx512-vnni"),
+    ("BF16 without VBMI", VNNI | {"avx512_bf16"}, "avx512-vnni", "avx512-vnni"),
+    ("BF16", BF16, "avx512-bf16", "avx512-bf16"),
+    ("AMX", AMX, "amx", "avx512-bf16"),
+    ("nothing", set[str](), None, None),
+]
+
+
+@pytest.mark.parametrize(("features", "llama", "ik"), [host[1:] for host in HOSTS], ids=[host[0] for host in HOSTS])
+def test_the_best_variant_of_each_engine(own: Variants, features: set[str], llama: str | None, ik: str | None) -> None:
+    for family, wanted in (("llama.cpp", llama), ("ik_llama.cpp", ik)):
+        choice = best(own, family, features)
+        if wanted is None:
+            assert isinstance(choice, str)
+            assert choice.startswith(f"this CPU runs no variant of {family}: not ")
+        else:
+            assert isinstance(choice, Choice)
+            assert choice.variant == wanted
+            assert own.features_of(wanted) <= features
+            # Reproducible, so never the native one; and each better one is ruled out by a reason.
+            better = {name for name, v in own.variants.items() if v.rank > own.variants[wanted].rank and not v.native}
+            assert {reason.split()[1].rstrip(":") for reason in choice.reasons if reason.startswith("not ")} == better
+
+
+def test_the_reasons_of_a_choice(own: Variants) -> None:
+    def reasons(family: str, features: set[str]) -> str:
+        choice = best(own, family, features)
+        assert isinstance(choice, Choice)
+        return "; ".join(choice.reasons)
+
+    assert "an avx512 build lacks" in reasons("ik_llama.cpp", VNNI)
+    assert "an avx512 build lacks" in reasons("ik_llama.cpp", AMX)
+    assert "an avx512 build lacks" not in reasons("ik_llama.cpp", AVX512)
+    assert "an avx512 build lacks" not in reasons("llama.cpp", VNNI)
+    assert "not avx512-vnni: this CPU, or what the compiler knows of it, lacks avx512_vnni" in reasons(
+        "ik_llama.cpp", AVX512
+    )
+    assert "not amx: it has no AMX kernels" in reasons("ik_llama.cpp", AMX)
+
+
+def test_a_variant_of_ones_own_is_chosen_by_its_rank(project: Path, repository: Path) -> None:
+    mine = project / "mine.toml"
+    mine.write_text(
+        'schema = 1\n[variants.alderlake]\ntitle = "AVX-VNNI"\nkind = "isa"\nextends = "avx2"\n'
+        'features = ["avx_vnni"]\nproof = ["avx_vnni"]\nrank = 35\n'
+    )
+    choice = best(load_variants(repository, mine), "llama.cpp", AVX2 | {"avx_vnni"})
+    assert isinstance(choice, Choice)
+    assert choice.variant == "alderlake"
+
+
+def test_no_variant_is_called_best(project: Path, repository: Path) -> None:
+    mine = project / "mine.toml"
+    mine.write_text('schema = 1\n[variants.best]\ntitle = "x"\nkind = "isa"\nextends = "avx2"\nrank = 35\n')
+    with pytest.raises(RecipeError, match="best"):
+        load_variants(repository, mine)
+
+
+def test_the_bindings_advise_by_the_same_ranks(own: Variants) -> None:
+    """They come without the variants file, so they carry names and the features that tell one from the next."""
+    names = [name for name, _ in selection._LADDER]
+    assert names == sorted(names, key=lambda name: -own.variants[name].rank)
+    for name, needs in selection._LADDER:
+        assert set(needs) <= own.features_of(name)
+
+
+def test_each_feature_names_compilers_that_know_it(own: Variants) -> None:
+    resolved = resolve(own, "amx", "llama.cpp")
+    assert resolved.compilers["amx_int8"] == {"gcc": 11, "clang": 12}
+    assert resolve(own, "native", "llama.cpp", AMX).compilers == {}
