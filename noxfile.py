@@ -1,18 +1,17 @@
 """The front door: ``nox -s build-<variant>``, ``nox -s tests``. Thin: every session calls the forkyard command.
 
-All sessions share one virtual environment in ``.nox/forkyard``. It is installed when pyproject.toml changes and not
-looked at otherwise, which is what keeps a build with nothing to do under three seconds.
+All sessions share one virtual environment in ``.nox/forkyard``, see ``src/forkyard/environment.py``. It is installed
+when it is not whole and otherwise only looked at, which keeps a build with nothing to do under three seconds.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import subprocess
+import importlib.util
+import os
 import sys
 import tomllib
-import venv
 from pathlib import Path
+from types import ModuleType
 
 import nox
 
@@ -24,29 +23,31 @@ nox.options.sessions = ["tests"]
 nox.options.stop_on_first_error = True
 
 
+def _load_environment() -> ModuleType:
+    """forkyard's module about environments, by its path: forkyard is not installed before it has done its work."""
+    spec = importlib.util.spec_from_file_location("environment", ROOT / "src" / "forkyard" / "environment.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+environment = _load_environment()
+
+
 def _environment(session: nox.Session, extra: str = "") -> Path:
     """The shared environment with forkyard (and the ``extra`` tools) installed; returns its bin folder."""
     if sys.version_info < (3, 11):
         session.error(f"forkyard needs Python 3.11 or newer; nox runs on {sys.version.split()[0]} ({sys.executable})")
-    SHARED.parent.mkdir(exist_ok=True)
-    with (SHARED.parent / "forkyard.lock").open("w") as lock:
-        # Two nox runs may start at once; the second waits until the first has installed.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        stamp = SHARED / "installed"
-        wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode()).hexdigest()
-        digest, *have = stamp.read_text(encoding="utf-8").split() if stamp.is_file() else [""]
-        if digest != wanted:
-            session.log("setting up the environment in .nox/forkyard (once)")
-            venv.create(SHARED, with_pip=True, clear=True)
-            have = []
-        if (extra or "base") not in have and not (extra == "" and have):
-            what = f"{ROOT}[{extra}]" if extra else str(ROOT)
-            command = [str(SHARED / "bin" / "python"), "-m", "pip", "install", "--quiet", "--editable", what]
-            if subprocess.run(command, check=False).returncode != 0:
-                session.error("pip could not install forkyard's dependencies; its message above says why")
-            # Last, so that an installation cut off is done again.
-            stamp.write_text(" ".join([wanted, *have, extra or "base"]) + "\n", encoding="utf-8")
-    return SHARED / "bin"
+    # Nothing of another Python or environment reaches what a session runs.
+    for name in os.environ.keys() - environment.own_variables(os.environ).keys():
+        del os.environ[name]
+    try:
+        folder: Path = environment.ensure(SHARED, ROOT, extra, session.log)
+    except (environment.EnvironmentFailure, OSError) as error:
+        session.error(str(error))
+    return folder
 
 
 def _variants() -> list[str]:
@@ -64,6 +65,12 @@ def _define_build(variant: str) -> None:
 
 for _variant in _variants():
     _define_build(_variant)
+
+
+@nox.session(name="build", default=False)
+def build_best(session: nox.Session) -> None:
+    """Build the best variant of each engine for this machine into dist/, and say why (-- llama.cpp for one)."""
+    session.run(str(_environment(session) / "forkyard"), "build", "best", *session.posargs, external=True)
 
 
 # Session -> the words of the forkyard command it runs, and what it is for.

@@ -8,7 +8,6 @@ cert, client-cert, proxy, trusted-host.
 
 from __future__ import annotations
 
-import ast
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pypi_simple import (
     UnsupportedRepoVersionError,
 )
 
+from forkyard.environment import pip_settings
 from forkyard.errors import NetworkError, SourceError
 from forkyard.network import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Progress, download, sha256_of, without_secrets
 from forkyard.process import run
@@ -66,24 +66,12 @@ class IndexSettings:
 
 def parse_pip_settings(listing: str) -> IndexSettings:
     """Read the output of ``pip config list`` (lines ``section.key='value'``, later sections win)."""
-    order = {"global": 0, "download": 1, ":env:": 2}
-    values: dict[str, tuple[int, str]] = {}
-    for line in listing.splitlines():
-        name, equals, quoted = line.partition("=")
-        section, dot, key = name.rpartition(".")
-        if not equals or not dot or section not in order:
-            continue
-        try:
-            value = ast.literal_eval(quoted)
-        except (ValueError, SyntaxError):
-            continue
-        if isinstance(value, str) and order[section] >= values.get(key, (-1, ""))[0]:
-            values[key] = (order[section], value)
+    values = pip_settings(listing, ("global", "download", ":env:"))
 
     def words(key: str) -> list[str]:
-        return values.get(key, (0, ""))[1].split()
+        return values.get(key, "").split()
 
-    off = values.get("no-index", (0, ""))[1].lower() in ("1", "true", "t", "yes", "y", "on")
+    off = values.get("no-index", "").lower() in ("1", "true", "t", "yes", "y", "on")
     indexes = [] if off else [*(words("index-url") or [PYPI_SIMPLE_ENDPOINT]), *words("extra-index-url")]
     folders = [
         Path(word.removeprefix("file://")) for word in words("find-links") if "://" not in word.removeprefix("file://")
