@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import cmake
 import ninja
 
 from forkyard.abi import write_abi
+from forkyard.buildlog import first_errors, known_cause, says_why, storage_errno
 from forkyard.cache import Cache, explained, publish, storage_error, write_atomic
 from forkyard.console import Reporter, Step
 from forkyard.errors import BuildError, ForkyardError
@@ -34,7 +34,7 @@ from forkyard.locks import Held, hold
 from forkyard.manifest import make_manifest
 from forkyard.network import sha256_of
 from forkyard.packing import retag
-from forkyard.plan import Plan, check_obtained
+from forkyard.plan import Plan, check_compiler, check_obtained
 from forkyard.process import clean_environment, stream
 from forkyard.project import Project, openmp_license, openmp_name, write_project
 from forkyard.sbom import BundledLibrary, make_sbom
@@ -47,18 +47,8 @@ _NINJA_STATUS = "[forkyard %f %t] "
 _NINJA_LINE = re.compile(r"^\[forkyard (\d+) (\d+)\] (.*)$")
 _COMPILE_STEP = re.compile(r"^Building \S+ object (\S+)\.o$")
 _UNUSED = re.compile(r"^\s+([A-Za-z_][A-Za-z0-9_]*)\s*$")
-# As compilers and linkers put it; a linker's own lines come before "ld returned 1".
-_SAYS_WHY = re.compile(r"error:|undefined reference|undefined symbol|multiple definition|cannot find -l", re.IGNORECASE)
 _FAILED_LINES = 25
 _STATISTICS = "ccache.log"
-# What compilers, linkers and CMake print when a write failed.
-_STORAGE_WORDS = {
-    "No space left on device": errno.ENOSPC,
-    "Disk quota exceeded": errno.EDQUOT,
-    "Read-only file system": errno.EROFS,
-    "File size limit exceeded": errno.EFBIG,
-    "File too large": errno.EFBIG,
-}
 
 
 @dataclass(frozen=True)
@@ -135,6 +125,7 @@ def build(
     cache.prepare()
     if (done := _already(plan, cache, out)) is not None:
         return done
+    check_compiler(plan)
     seconds: dict[str, float] = {}
     lock = cache.locks / f"build-{plan.workspace}-{plan.variant.name}.lock"
     with hold(
@@ -166,7 +157,7 @@ def build(
             with _timed(seconds, "project"):
                 project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher)
             with owned_folder(cache.scratch, "wheel-") as scratch:
-                run_ = _Compile(plan, obtained.date, cache, reporter, launcher)
+                run_ = _Compile(plan, obtained.date, cache, reporter, launcher, jobs)
                 with _timed(seconds, "compile"):
                     raw = run_.run(project, scratch, held, checkout)
                 with _timed(seconds, "pack"), reporter.step("packing"):
@@ -291,8 +282,11 @@ def _gates(plan: Plan, wheel: Path, cache: Cache, root: Path) -> None:
 class _Compile:
     """One run of scikit-build-core, watched."""
 
-    def __init__(self, plan: Plan, date: str, cache: Cache, reporter: Reporter, launcher: Path | None) -> None:
+    def __init__(
+        self, plan: Plan, date: str, cache: Cache, reporter: Reporter, launcher: Path | None, jobs: int | None
+    ) -> None:
         self._plan, self._date, self._cache, self._reporter, self._launcher = plan, date, cache, reporter, launcher
+        self._jobs = jobs
         self.steps = 0
         self.units: set[str] = set()
         self._unused: list[str] = []
@@ -392,7 +386,7 @@ class _Compile:
             self._in_cmake_error = True
         elif line and not line.startswith(" "):
             self._in_cmake_error = False
-        if (self._in_cmake_error and line) or line.startswith("FAILED: ") or _SAYS_WHY.search(line):
+        if (self._in_cmake_error and line) or says_why(line):
             self._failed.append(line)
         self._tail = [*self._tail[-_FAILED_LINES:], line]
 
@@ -408,22 +402,27 @@ class _Compile:
         )
 
     def _failure(self, status: int, log: Path, out: Path) -> ForkyardError:
-        shown = self._failed[:6] or self._tail[-6:]
-        text = "\n".join(self._failed + self._tail)
+        shown = first_errors(self._failed) or self._tail[-6:]
+        lines = self._failed + self._tail
         doing = f"build {self._plan.distribution}"
         if (full := self._cache.out_of_room(doing, shown[-1] if shown else f"see {log}")) is not None:
             return full
-        for words, number in _STORAGE_WORDS.items():
-            known = storage_error(OSError(number, words, str(out)), doing)
-            if words in text and known is not None:
+        if (number := storage_errno(lines)) is not None:
+            known = storage_error(OSError(number, os.strerror(number), str(out)), doing)
+            if known is not None:
                 return known
         why = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        next_step = (
+            "look at the log's first error; running again continues where it stopped, "
+            "and after `forkyard clean builds` it starts afresh"
+        )
+        if (cause := known_cause(lines, status, self._jobs, self._plan.toolchain.version)) is not None:
+            why, next_step = cause.why, cause.next_step
         return BuildError(
             f"building {self._plan.distribution} failed",
             where=f"log: {log}",
             why=why + "".join(f"\n         {line[:300]}" for line in shown),
-            next_step="look at the log's last error; running again continues where it stopped, "
-            "and after `forkyard clean builds` it starts afresh",
+            next_step=next_step,
         )
 
     def ccache_use(self, scratch: Path) -> dict[str, int] | None:

@@ -102,6 +102,39 @@ def test_a_compile_error(toy: Toy, undisturbed: Answer) -> None:
     assert built["sha256"] == undisturbed.built["sha256"]
 
 
+def test_a_compile_error_is_shown_with_its_place_first(toy: Toy) -> None:
+    toy.patch((*PART3, "value + missing_thing + missing_other"))
+    error = assert_error(toy.build("--jobs", "1"), 9, "build")
+    shown = error["why"].splitlines()[1]
+    line = next(
+        n
+        for n, text in enumerate((toy.cache / "trees/toy/src/part3.cpp").read_text().splitlines(), 1)
+        if "missing_thing" in text
+    )
+    assert f"src/part3.cpp:{line}:" in shown
+    assert "missing_thing" in shown
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_compiler_killed_for_lack_of_memory(toy: Toy, tmp_path: Path, jobs: str) -> None:
+    """As the kernel does it: the compiler proper is killed while its driver goes on."""
+    folder = tmp_path / "compilers"
+    folder.mkdir()
+    for name in ("cc", "c++"):
+        real = shutil.which(name)
+        assert real
+        killed = f"echo '{name}: fatal error: Killed signal terminated program cc1plus' >&2; exit 1"
+        script = f'#!/bin/sh\ncase "$*" in *-c*part3.cpp*) {killed} ;; esac\nexec {real} "$@"\n'
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+    env = {"CC": str(folder / "cc"), "CXX": str(folder / "c++")}
+    error = assert_error(toy.build("--jobs", jobs, env=env), 9, "build")
+    assert "memory" in error["why"]
+    assert "Killed" in error["why"]
+    assert ("--jobs 1" in error["next"]) == (jobs != "1")
+    assert_nothing_made(toy)
+
+
 def test_a_link_error(toy: Toy) -> None:
     lost = "#include <new>\nint nowhere();\nint toy_else() { return nowhere(); }\n"
     toy.patch(("src/llama.cpp", "#include <new>\n", lost))
