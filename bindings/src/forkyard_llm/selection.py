@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, cpu
-from .cache import cache_dir, read_json, write_json
+from .cache import cache_dir, expanded, read_json, write_json
 from .errors import ForkyardLlmError, PayloadNotFound, PayloadRejected, Rejection, UsageError
 from .payloads import ENGINES, Payload, discover_all, read_payload
 
@@ -205,7 +205,7 @@ def _overriding(value: str) -> Payload:
     for payload in discover_all().payloads:
         if payload.distribution == value:
             return payload
-    folder = Path(value).expanduser()
+    folder = expanded(value)
     if folder.is_dir():
         return read_payload(folder)
     msg = (

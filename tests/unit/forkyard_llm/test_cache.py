@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
+import tempfile
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from forkyard_llm.cache import cache_dir, read_json, write_atomic, write_json
+from forkyard_llm.cache import cache_dir, expanded, read_json, write_atomic, write_json
+from forkyard_llm.errors import UsageError
+from forkyard_llm.models import resolve
 
 
 def test_the_environment_decides_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -27,6 +32,47 @@ def test_then_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for ignored in ("relative", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", ignored)
         assert cache_dir() == tmp_path / ".cache" / "forkyard-llm"
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_a_home_that_is_none_is_asked_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str | None
+) -> None:
+    for name in ("FORKYARD_LLM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    assert cache_dir() == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache" / "forkyard-llm"
+
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "forkyard-llm"
+    assert expanded("~/x") == tmp_path / "x"
+
+
+def test_a_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", "~nobody-of-this-name/x")
+    with pytest.raises(UsageError, match="no user's home"):
+        cache_dir()
+    with pytest.raises(UsageError, match="no user's home"):
+        resolve("~nobody-of-this-name/model.gguf")
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", "./~here")
+    assert cache_dir() == Path.cwd() / "~here"
+
+
+def test_a_current_folder_that_was_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", "here")
+    with pytest.raises(UsageError, match="current folder"):
+        cache_dir()
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
 
 
 def test_writing_obeys_the_umask_and_leaves_nothing_beside(tmp_path: Path) -> None:
