@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from forkyard.cache import Cache
-from forkyard.errors import ForkyardError
+from forkyard.errors import ForkyardError, StorageError
 from forkyard.installing import install_command, this_package_manager
+from forkyard.places import check_own
 from forkyard.process import run
 from forkyard.toolchain import detect, native_features
 
@@ -44,6 +45,10 @@ def _python() -> Check:
     version = platform.python_version()
     if sys.version_info < (3, 11):
         return Check("python", "missing", version, "install Python 3.11 or newer")
+    try:
+        check_own()
+    except StorageError as error:
+        return Check("python", "missing", f"{version}: {error.what}", error.next_step)
     return Check("python", "ok", version)
 
 

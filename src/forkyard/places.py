@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -97,3 +98,16 @@ def checked(path: Path, what: str, remedy: str) -> Path:
             msg = f"the path of the {what} cannot be used: it holds {shown} (character {place + 1})"
             raise StorageError(msg, where=ascii(text) if not text.isprintable() else text, why=why, next_step=remedy)
     return path
+
+
+def check_own() -> None:
+    """Check the environment that forkyard runs from: CMake, ninja and what answers for git are taken from it.
+
+    Raises:
+        StorageError: as for :func:`checked`.
+    """
+    checked(
+        Path(sys.prefix),
+        "environment that forkyard runs from",
+        "move the project to a folder whose path has no such character",
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ from click.testing import CliRunner
 
 from forkyard.cache import Cache
 from forkyard.cli import main
+from forkyard.doctor import examine
 from forkyard.errors import StorageError, UsageError
-from forkyard.places import checked, expanded, settle
+from forkyard.places import check_own, checked, expanded, settle
 from forkyard.workshop import find_root
 
 
@@ -209,3 +211,15 @@ def test_a_character_that_some_program_takes_apart(tmp_path: Path, char: str) ->
 def test_a_character_that_arrives_whole(tmp_path: Path, char: str) -> None:
     for name in (f"{char}ab", f"a{char}b", f"ab{char}"):
         assert checked(tmp_path / name / "x", "cache folder", "") == tmp_path / name / "x"
+
+
+def test_an_environment_of_its_own_that_programs_take_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Cache
+) -> None:
+    check_own()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "a;b" / ".nox" / "forkyard"))
+    with pytest.raises(StorageError, match="environment that forkyard runs from") as caught:
+        check_own()
+    assert "move the project" in (caught.value.next_step or "")
+    (check,) = (check for check in examine(cache) if check.name == "python")
+    assert check.state == "missing"
