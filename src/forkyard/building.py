@@ -352,7 +352,7 @@ class _Compile:
         }
         if self._launcher is not None:
             extra |= {
-                "CCACHE_DIR": os.environ.get("CCACHE_DIR", str(self._cache.ccache)),
+                "CCACHE_DIR": os.path.abspath(os.environ.get("CCACHE_DIR") or self._cache.ccache),
                 # Build folders of different variants then look alike, and what does not depend on the ISA is shared.
                 "CCACHE_BASEDIR": str(self._cache.root),
                 "CCACHE_NOHASHDIR": "1",

@@ -85,7 +85,7 @@ class Toolchain:
 
 def find_compilers() -> tuple[Path, Path] | None:
     """The C and C++ compiler to use: ``CC`` and ``CXX`` if set, else the system's; ``None`` if there are none."""
-    chosen = (os.environ.get("CC"), os.environ.get("CXX"))
+    chosen = tuple(os.environ.get(name, "").strip() for name in ("CC", "CXX"))
     pairs: Iterable[tuple[str, str]] = _PAIRS
     if any(chosen):
         pairs = [(chosen[0] or "cc", chosen[1] or "c++")]
@@ -131,7 +131,7 @@ def _not_found() -> ToolchainError:
     """Why there is no compiler: none is installed, or what ``CC`` or ``CXX`` holds is no program."""
     install = install_command("compiler", this_package_manager())
     for name, usual in (("CC", "gcc"), ("CXX", "g++")):
-        value = os.environ.get(name, "")
+        value = os.environ.get(name, "").strip()
         if not value or shutil.which(value):
             continue
         words = shlex.split(value) if "'" not in value and '"' not in value else value.split()
@@ -160,7 +160,11 @@ def _not_found() -> ToolchainError:
             why=why,
             next_step=f"correct {name}, say {name}={usual}; or unset CC and CXX, or install one: {install}",
         )
+    tried = [(os.environ.get("CC", "").strip() or c, os.environ.get("CXX", "").strip() or cxx) for c, cxx in _PAIRS]
+    there = next((path for pair in tried for name in pair if (path := shutil.which(name))), None)
     msg = "there is no C and C++ compiler on this machine"
+    if there is not None:
+        msg = f"there is {there}, but no C and C++ compiler that belong together"
     return ToolchainError(msg, next_step=f"install one: {install}; or set CC and CXX")
 
 

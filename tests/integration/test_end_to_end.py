@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from forkyard.environment import pip_variables
+
 PROMPT = "The capital of France is"
 # Greedy output is a property of model and engine; both agree on these tokens, with any ISA.
 EXPECTED = " Paris."
@@ -49,7 +51,9 @@ def fresh(dist: Path, variant: str, tmp_path_factory: pytest.TempPathFactory) ->
         for path in dist.glob(f"{pattern}.whl")
     ]
     assert len(wheels) == 3, wheels
-    subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *wheels], check=True, timeout=600)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", *wheels]
+    subprocess.run(install, env=pip_variables(python, os.environ), check=True, timeout=600)
     return folder / "bin"
 
 

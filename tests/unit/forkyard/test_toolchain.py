@@ -173,6 +173,18 @@ def test_what_cc_and_cxx_cannot_be(
     assert check.fix == caught.value.next_step
 
 
+def test_half_a_pair(compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = compiler("gcc")
+    with pytest.raises(ToolchainError, match=f"there is {folder}/gcc, but no C and C.. compiler that belong together"):
+        detect(cache)
+    compiler("my-cc")
+    monkeypatch.setenv("CC", " my-cc ")
+    with pytest.raises(ToolchainError, match="my-cc, but no C and"):
+        detect(cache)
+    compiler("c++")
+    assert detect(cache).c == folder / "my-cc"
+
+
 def test_a_launcher_is_no_compiler(compiler: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler("ccache", "cc", "c++")
     monkeypatch.setenv("CC", "ccache")
