@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -174,13 +175,15 @@ def build(
         if item.ccache and sum(item.ccache.values()):
             share = f", {item.ccache['hits']} of {sum(item.ccache.values())} compiles from ccache"
         lines.append(f"{how}: {item.wheel}{share}")
-    wheels = " ".join(f"{shop.out}/{item.wheel.name.split('-')[0]}-*.whl" for item in built)
+    # For a shell: the folder as one word, the pattern open.
+    folder = shlex.quote(str(shop.out))
+    wheels = " ".join(f"{folder}/{item.wheel.name.split('-')[0]}-*.whl" for item in built)
     if built:
         engine = plans[0].recipe.family
         lines += [
             "",
             "try it:",
-            f"  pip install {shop.out}/forkyard_llm-*.whl {wheels}",
+            f"  pip install {folder}/forkyard_llm-*.whl {wheels}",
             f'  forkyard-llm generate -m smollm2-135m --engine {engine} -p "The capital of France is" -n 32',
         ]
     document = {"built": [item.as_json() for item in built], "chosen": chosen, "left_out": left_out}

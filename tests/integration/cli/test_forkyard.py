@@ -106,7 +106,24 @@ def test_nothing_but_json_on_standard_output(toy: Toy, command: str) -> None:
     assert quiet.stderr == ""
 
 
+def test_the_best_variant_and_why(toy: Toy) -> None:
+    planned = toy.run("plan")
+    assert planned.status == 0, planned.stderr
+    (choice,) = planned.json["chosen"]
+    (chosen,) = planned.json["plans"]
+    assert choice["recipe"] == chosen["recipe"] == "toy"
+    assert choice["variant"] == chosen["variant"] != "native"
+    for reason in choice["reasons"]:
+        assert reason in planned.stderr
+    # Naming it gives the same build.
+    (named,) = toy.run("plan", chosen["variant"]).json["plans"]
+    assert named["key"] == chosen["key"]
+    assert toy.run("plan", "best", "toy").json == planned.json
+    assert_error(toy.run("plan", "toy"), 2, "the variant comes before it", "best toy")
+
+
 def test_text_for_people(toy: Toy) -> None:
+    toy.out = toy.home / "out put"
     command = [sys.executable, "-m", "forkyard", "build", VARIANT, "--out", str(toy.out), "--no-ccache"]
     done = subprocess.run(
         command, cwd=toy.home, env=toy.env(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
@@ -114,7 +131,10 @@ def test_text_for_people(toy: Toy) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == f"built: {toy.wheels()[0]}"
-    assert any(line.startswith("  pip install ") for line in lines)
+    (install,) = (line for line in lines if line.startswith("  pip install "))
+    # It works when it is pasted, whatever the folder is called.
+    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {install}"], capture_output=True, text=True).stdout
+    assert words.splitlines()[-1] == str(toy.wheels()[0])
     assert any(line.startswith("  forkyard-llm generate ") for line in lines)
     assert "compiling forkyard-toy-sse42" in done.stderr
 
