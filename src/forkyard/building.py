@@ -34,7 +34,7 @@ from forkyard.locks import Held, hold
 from forkyard.manifest import make_manifest
 from forkyard.network import sha256_of
 from forkyard.packing import retag
-from forkyard.places import check_own
+from forkyard.places import check_output, check_own
 from forkyard.plan import Plan, check_compiler, check_obtained
 from forkyard.process import clean_environment, stream
 from forkyard.project import Project, openmp_license, openmp_name, write_project
@@ -128,6 +128,7 @@ def build(
         return done
     check_compiler(plan)
     check_own()
+    check_output(out.absolute())
     seconds: dict[str, float] = {}
     lock = cache.locks / f"build-{plan.workspace}-{plan.variant.name}.lock"
     with hold(

@@ -86,18 +86,37 @@ def checked(path: Path, what: str, remedy: str) -> Path:
     Raises:
         StorageError: it holds a character that some program takes apart, with the program.
     """
-    text = str(path)
-    for place, char in enumerate(text):
-        why = _TAKEN_APART.get(char)
-        if why is None and unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
-            why = "it is no printable character; some program on the way takes it for the end of a line or of the text"
-            if "\udc80" <= char <= "\udcff":
-                why = "it is no UTF-8; CMake and Python's own libraries refuse it"
-        if why is not None:
-            shown = char if char in _TAKEN_APART else ascii(char).strip("'")
-            msg = f"the path of the {what} cannot be used: it holds {shown} (character {place + 1})"
-            raise StorageError(msg, where=ascii(text) if not text.isprintable() else text, why=why, next_step=remedy)
+    # What a link leads to counts, too: programs that ask where they are get that path.
+    for text in dict.fromkeys((str(path), os.path.realpath(path))):
+        for place, char in enumerate(text, 1):
+            why = _TAKEN_APART.get(char)
+            if why is None and unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
+                why = "it is no printable character; some program on the way takes it for the end of a line"
+                if "\udc80" <= char <= "\udcff":
+                    why = "it is no UTF-8; CMake and Python's own libraries refuse it"
+            if why is not None:
+                shown = char if char in _TAKEN_APART else ascii(char).strip("'")
+                msg = f"the path of the {what} cannot be used: it holds {shown} (character {place})"
+                where = text if text.isprintable() else ascii(text)
+                raise StorageError(msg, where=where, why=why, next_step=remedy)
     return path
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that cannot be written, before hours are spent on what goes into it.
+
+    Raises:
+        StorageError: neither it nor, if it is not there yet, the folder it would be made in can be written.
+    """
+    nearest = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if not os.path.isdir(nearest):
+        why = "a file is where a folder should be"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        why = "permission denied, or the file system is read-only"
+    else:
+        return
+    msg = "could not write to the output folder"
+    raise StorageError(msg, where=str(nearest), why=why, next_step="choose another one with --out")
 
 
 def check_own() -> None:

@@ -127,6 +127,17 @@ def test_building_without_a_home(stranger: Toy, undisturbed: Answer) -> None:
         assert built["sha256"] == undisturbed.built["sha256"]
 
 
+def test_an_output_folder_of_somebody_else(stranger: Toy) -> None:
+    """Said at once, not after everything was compiled."""
+    with tempfile.TemporaryDirectory() as theirs:
+        words = ("build", "sse42", "--out", f"{theirs}/dist", "--no-ccache")
+        refused = as_stranger(stranger, *words, FORKYARD_CACHE=str(stranger.cache))
+    assert refused.status == 10
+    assert "output folder" in refused.json["what"]
+    assert "--out" in refused.json["next"]
+    assert not (stranger.cache / "store").exists()
+
+
 def test_building_where_one_may_not_look(stranger: Toy, undisturbed: Answer) -> None:
     with tempfile.TemporaryDirectory() as closed:
         words = ("build", "sse42", "--out", str(stranger.out), "--no-ccache")

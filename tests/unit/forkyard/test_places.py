@@ -15,7 +15,7 @@ from forkyard.cache import Cache
 from forkyard.cli import main
 from forkyard.doctor import examine
 from forkyard.errors import StorageError, UsageError
-from forkyard.places import check_own, checked, expanded, settle
+from forkyard.places import check_output, check_own, checked, expanded, settle
 from forkyard.workshop import find_root
 
 
@@ -211,6 +211,33 @@ def test_a_character_that_some_program_takes_apart(tmp_path: Path, char: str) ->
 def test_a_character_that_arrives_whole(tmp_path: Path, char: str) -> None:
     for name in (f"{char}ab", f"a{char}b", f"ab{char}"):
         assert checked(tmp_path / name / "x", "cache folder", "") == tmp_path / name / "x"
+
+
+def test_a_link_to_a_folder_that_programs_take_apart(tmp_path: Path) -> None:
+    (tmp_path / "run 12:30").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run 12:30")
+    with pytest.raises(StorageError, match="holds :") as caught:
+        Cache(tmp_path / "link" / "cache").prepare()
+    assert caught.value.where == str(tmp_path / "run 12:30" / "cache")
+
+
+def test_an_output_folder_that_cannot_be_written(
+    tmp_path: Path, as_nobody: Callable[[Callable[[], None]], int]
+) -> None:
+    check_output(tmp_path)
+    check_output(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="output folder") as caught:
+        check_output(tmp_path / "file" / "out")
+    assert caught.value.where == str(tmp_path / "file")
+
+    def attempt() -> None:
+        with pytest.raises(StorageError, match="output folder") as caught:
+            check_output(Path("/proc/1/x"))
+        assert "--out" in (caught.value.next_step or "")
+
+    assert as_nobody(attempt) == 0
 
 
 def test_an_environment_of_its_own_that_programs_take_apart(
