@@ -155,6 +155,13 @@ class _Reader:
             return self._clang.Index.create().parse(
                 _MAIN_PATH, args=self._arguments, unsaved_files=[(_MAIN_PATH, source)], options=options
             )
+        except self._clang.LibclangError as error:
+            msg = "libclang cannot be loaded"
+            raise AbiError(
+                msg,
+                why=str(error).partition(". To provide")[0],
+                next_step="raise a limit on memory if there is one (`ulimit -v`); else delete .nox and run nox again",
+            ) from error
         except self._clang.TranslationUnitLoadError as error:
             msg = "libclang could not parse the headers at all"
             raise AbiError(msg, where=", ".join(h.name for h in self._headers), why=str(error)) from error

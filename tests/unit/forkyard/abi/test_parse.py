@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from clang import cindex
 
 from forkyard.abi import AbiError, generate
 from forkyard.abi.model import Array, Callback, EnumRef, Pointer, RecordRef, Scalar, Void
@@ -279,3 +280,14 @@ def test_a_header_in_the_current_folder_is_not_the_engines(describe, tmp_path: P
     monkeypatch.chdir(strange)
     abi = describe(engine="void ours(void);")
     assert [function.name for function in abi.functions] == ["ours"]
+
+
+def test_a_libclang_that_cannot_be_loaded(describe, monkeypatch: pytest.MonkeyPatch):
+    def fail() -> None:
+        raise cindex.LibclangError("libclang.so: failed to map segment. To provide a path use Config")
+
+    monkeypatch.setattr(cindex.Index, "create", fail)
+    with pytest.raises(AbiError, match="libclang cannot be loaded") as caught:
+        describe(engine="void f(void);")
+    assert caught.value.why == "libclang.so: failed to map segment"
+    assert "ulimit -v" in (caught.value.next_step or "")
