@@ -42,6 +42,9 @@ _FLAG = re.compile(
     r"|(?:unknown argument|unsupported option):? [\"']?(-[^'\"; ]+)"
     r"|bad value \(?'?([^') ]+)'?\)? for '?-m"
 )
+_CRASH = re.compile(
+    r"internal compiler error|PLEASE submit a (?:full )?bug report|command failed due to signal", re.IGNORECASE
+)
 _INSTRUCTION = re.compile(r"Error: no such instruction: '([^']+)")
 _HEADER = re.compile(
     r"fatal error: ([^:']+\.\w+|[a-z_]+): No such file or directory|fatal error: '([^']+)' file not found"
@@ -99,6 +102,12 @@ def known_cause(lines: Sequence[str], status: int, jobs: int | None, compiler: s
                 "install a newer one and set CC and CXX to it, or build a variant that needs less"
                 " (`forkyard variants` lists them)",
             )
+    if (crash := next((line for line in plain if _CRASH.search(line)), None)) is not None:
+        return Cause(
+            f"the compiler crashed: {crash.strip()}",
+            "run it again: it continues where it stopped. If the same file fails again, use another version of the"
+            f" compiler (CC and CXX; this is {compiler}); if others do, look for limits (`ulimit -a`) or bad memory",
+        )
     for found in filter(None, map(_HEADER.search, plain)):
         return Cause(
             f"the header {found[1] or found[2]} is missing",

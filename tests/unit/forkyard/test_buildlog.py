@@ -66,6 +66,21 @@ def test_a_compiler_that_is_too_old(line: str, word: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "g++: internal compiler error: Segmentation fault signal terminated program cc1plus",
+        "a.cpp:7:1: internal compiler error: in foo, at bar.cc:12",
+        "clang: error: clang frontend command failed due to signal (use -v to see invocation)",
+    ],
+)
+def test_a_compiler_that_crashed(line: str) -> None:
+    cause = known_cause([line], 1, None, GCC)
+    assert cause is not None
+    assert cause.why == f"the compiler crashed: {line}"
+    assert GCC in cause.next_step
+
+
+@pytest.mark.parametrize(
     ("line", "name"),
     [
         ("/x/a.c:3:10: fatal error: stdio.h: No such file or directory", "stdio.h"),
