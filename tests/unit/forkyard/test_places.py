@@ -15,7 +15,7 @@ from forkyard.cache import Cache
 from forkyard.cli import main
 from forkyard.doctor import examine
 from forkyard.errors import StorageError, UsageError
-from forkyard.places import check_output, check_own, checked, expanded, settle
+from forkyard.places import _TAKEN_APART, check_output, check_own, checked, expanded, settle
 from forkyard.workshop import find_root
 
 
@@ -211,6 +211,16 @@ def test_a_character_that_some_program_takes_apart(tmp_path: Path, char: str) ->
 def test_a_character_that_arrives_whole(tmp_path: Path, char: str) -> None:
     for name in (f"{char}ab", f"a{char}b", f"ab{char}"):
         assert checked(tmp_path / name / "x", "cache folder", "") == tmp_path / name / "x"
+
+
+def test_the_document_lists_every_character(repository: Path) -> None:
+    text = (repository / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    section = text.partition("## Folders")[2].partition("\n## ")[0]
+    refused, _, taken = section.partition("All others work")
+    for char in _TAKEN_APART:
+        shown = "\\|" if char == "|" else char
+        assert f"`{shown}`" in refused, char
+        assert f"`{shown}`" not in taken, char
 
 
 def test_a_link_to_a_folder_that_programs_take_apart(tmp_path: Path) -> None:

@@ -178,6 +178,15 @@ def test_the_best_variant_of_each_engine(own: Variants, features: set[str], llam
             assert {reason.split()[1].rstrip(":") for reason in choice.reasons if reason.startswith("not ")} == better
 
 
+def test_the_document_says_which_is_best(own: Variants, repository: Path) -> None:
+    text = (repository / "docs" / "variants.md").read_text(encoding="utf-8")
+    table = text.partition("| CPU | llama.cpp | ik_llama.cpp |")[2].partition("\n\n")[0].splitlines()[2:]
+    for line, features in zip(table, (SSE42, AVX2, AVX512, VNNI, BF16, AMX), strict=True):
+        cells = [cell.strip().partition(";")[0].strip("`") for cell in line.strip("|").split("|")[1:]]
+        choices = [best(own, family, features) for family in ("llama.cpp", "ik_llama.cpp")]
+        assert cells == [choice.variant if isinstance(choice, Choice) else "none" for choice in choices]
+
+
 def test_the_reasons_of_a_choice(own: Variants) -> None:
     def reasons(family: str, features: set[str]) -> str:
         choice = best(own, family, features)
