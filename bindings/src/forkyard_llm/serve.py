@@ -8,7 +8,6 @@ checked after asking, so that no moment is left uncovered.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import ipaddress
 import logging
 import os
@@ -27,21 +26,35 @@ from typing import BinaryIO
 from .cache import cache_dir
 from .errors import EngineError, UsageError
 from .gguf_check import check
+from .health import Address, Answer, State, api_prefix, ask, listening, option_name, wants_tls
 from .payloads import Payload
+from .server_log import ending, explain
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Ready", "ServeOptions", "Supervisor", "is_loopback"]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
-# Options of ours that a server argument would silently contradict.
-_OWN_ARGUMENTS = frozenset({"-m", "--model", "--host", "--port"})
+# What forkyard-llm decides: the model that was checked, and the address. Both engines' ways to say otherwise.
+_OWN_OPTIONS = {
+    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "-m"),
+    **dict.fromkeys(("-dr", "--docker-repo"), "-m"),
+    "--host": "--host",
+    "--port": "--port",
+}
+# ik_llama.cpp lets variables win over arguments; AIP_MODE makes llama.cpp listen on port AIP_HTTP_PORT or 8080.
+_OWN_VARIABLES = {
+    **dict.fromkeys(("LLAMA_ARG_MODEL", "LLAMA_ARG_MODEL_URL", "LLAMA_ARG_HF_REPO", "LLAMA_ARG_HF_FILE"), "-m"),
+    "LLAMA_ARG_DOCKER_REPO": "-m",
+    "LLAMA_ARG_HOST": "--host",
+    "LLAMA_ARG_PORT": "--port",
+    "AIP_MODE": "--port",
+}
 _POLL_S = 0.1
-_HEALTH_TIMEOUT_S = 2.0
+_LAST_WORDS_S = 1.0  # for a server that answers oddly because it is about to end
 _STEADY_S = 60.0  # a server that lived this long after becoming ready starts with a clean record
 _MAX_BACKOFF_S = 30.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LOG_TAIL_LINES = 12
 
 _LAUNCHER = (
     "import ctypes, os, signal, sys\n"
@@ -88,21 +101,29 @@ class Supervisor:
         in the payload).
         """
         for argument in options.extra:
-            if argument.split("=", 1)[0] in _OWN_ARGUMENTS:
-                msg = f"{argument} is set by forkyard-llm itself; use its own option of that name before `--`"
+            own = _OWN_OPTIONS.get(option_name(argument))
+            if own is not None:
+                msg = f"{argument} is set by forkyard-llm itself; use its option {own} before `--`"
                 raise UsageError(msg)
+        self._environment = dict(os.environ)
+        for name, own in _OWN_VARIABLES.items():
+            value = self._environment.pop(name, None)
+            if value is not None:
+                log.warning("%s=%s is kept from llama-server: forkyard-llm's option %s decides that", name, value, own)
         self._tool = payload.tool("llama-server")
         self._options = options
+        self._tls = wants_tls(payload.engine, options.extra, self._environment)
+        prefix = api_prefix(payload.engine, options.extra, self._environment)
         check(options.model, engine=payload.engine)
-        self._port = _free_port(options.host, options.port)
+        self._address = Address(options.host, _free_port(options.host, options.port), prefix)
+        self._log_start = 0
         self._stop: int | None = None
         self._urgent = False
 
     @property
     def url(self) -> str:
-        """Where the server will listen."""
-        host = self._options.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        """Where the server listens; whether it speaks http or https is known when it is ready."""
+        return self._address.url
 
     def run(self, on_ready: Callable[[Ready], None]) -> int:
         """Serve until a signal ends it (result: its number) or the server ends cleanly by itself (0).
@@ -131,10 +152,11 @@ class Supervisor:
                     return 0
                 restarts = 1 if lived > _STEADY_S else restarts + 1
                 if restarts > self._options.max_restarts:
-                    msg = f"llama-server {_ending(code)} again, after {restarts - 1} restarts; {_tail(path)}"
+                    why = self._explain(path, started=True)
+                    msg = f"llama-server {ending(code)} again, after {restarts - 1} restarts; {why}"
                     raise EngineError(msg)
                 pause = min(2.0 ** (restarts - 1), _MAX_BACKOFF_S)
-                log.warning("llama-server %s (log: %s); restart %d in %.0f s", _ending(code), path, restarts, pause)
+                log.warning("llama-server %s (log: %s); restart %d in %.0f s", ending(code), path, restarts, pause)
                 self._sleep(pause)
                 if self._stop is not None:
                     return self._stop
@@ -143,12 +165,14 @@ class Supervisor:
 
     def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         options = self._options
-        listen = ["--host", options.host, "--port", str(self._port)]
+        listen = ["--host", options.host, "--port", str(self._address.port)]
         server = [str(self._tool), "-m", str(options.model), *listen, *options.extra]
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *server]
         log.debug("starting %s", server)
+        self._log_start = os.fstat(output.fileno()).st_size
         return subprocess.Popen(
             command,
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -158,20 +182,66 @@ class Supervisor:
         )
 
     def _wait_ready(self, process: subprocess.Popen[bytes], path: Path) -> float | None:
-        """Seconds until /health answered 200; None if a signal came first."""
+        """Seconds until the server said that it is ready; None if a signal came first."""
         started = time.monotonic()
+        last = "it does not listen yet"
         while self._stop is None:
             if process.poll() is not None:
-                msg = f"llama-server {_ending(process.returncode)} before it was ready; {_tail(path)}"
+                msg = f"llama-server {ending(process.returncode)} before it was ready; {self._explain(path)}"
                 raise EngineError(msg)
             waited = time.monotonic() - started
-            if _healthy(self._options.host, self._port):
-                return waited
+            answer = self._ask(process.pid)
+            if answer is not None:
+                last = f"its last answer: {answer.text}"
+                if answer.state is State.READY:
+                    self._accept(answer, path)
+                    return waited
+                if answer.state is State.OTHER and not self._ends(process):
+                    raise EngineError(self._strange(answer, path))
             if waited > self._options.startup_timeout:
-                msg = f"llama-server was not ready after {waited:.0f} s (see --startup-timeout); {_tail(path)}"
+                msg = (
+                    f"llama-server was not ready after {waited:.0f} s (see --startup-timeout), {last};"
+                    f" {self._explain(path)}"
+                )
                 raise EngineError(msg)
             self._sleep(_POLL_S)
         return None
+
+    def _ask(self, pid: int) -> Answer | None:
+        """The server's answer; None while it does not listen, whoever else does on that port."""
+        found = listening(pid, self._address.port)
+        if found == (True, True):
+            msg = (
+                f"another process listens at {self._address.url} as well, and each gets a part of the requests;"
+                " choose another port with --port (0: any free one)"
+            )
+            raise EngineError(msg)
+        return ask(self._address) if found is None or found[0] else None
+
+    def _accept(self, answer: Answer, path: Path) -> None:
+        if self._tls and not answer.address.tls:
+            msg = (
+                f"llama-server was asked for https and speaks http at {answer.address.url}: https needs both"
+                f" --ssl-key-file and --ssl-cert-file, and a payload built with TLS; log: {path}"
+            )
+            raise EngineError(msg)
+        self._address = answer.address
+
+    def _ends(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether the server is about to end: then its log says more than its answer."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_LAST_WORDS_S)
+        return process.poll() is not None
+
+    def _strange(self, answer: Answer, path: Path) -> str:
+        return (
+            f"llama-server listens, but {answer.address.url}/health is no health address: it answers {answer.text}."
+            " Something moves or hides it: --api-prefix or --path among its arguments, a LLAMA_ARG_ variable, or"
+            f" llama.cpp's config.ini in /etc/llama.cpp or ~/.config/llama.cpp; {self._explain(path, started=True)}"
+        )
+
+    def _explain(self, path: Path, *, started: bool = False) -> str:
+        return explain(path, self._log_start, self._tool, started=started)
 
     def _watch(self, process: subprocess.Popen[bytes]) -> float:
         """Wait until the server ends or a signal comes; seconds it lived."""
@@ -217,12 +287,11 @@ class Supervisor:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server bound to `host`."""
-    if host == "localhost":
-        return True
+    """Whether only this machine can reach a server bound to `host` (an address, or a name that resolves to some)."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+    except (OSError, ValueError):
         return False
 
 
@@ -231,10 +300,14 @@ def _free_port(host: str, port: int) -> int:
 
     llama-server itself would not notice: it sets SO_REUSEPORT, and two servers then share the port by chance.
     """
+    if host.endswith(".sock") or "," in host or "\0" in host:
+        msg = f"--host {host}: forkyard-llm serve listens at one IP address, not at socket files or several addresses"
+        raise UsageError(msg)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        msg = f"--host {host} is not an address of this machine: {error.strerror}"
+    except (socket.gaierror, UnicodeError) as error:  # the latter for what cannot be a name, such as a..b
+        why = error.strerror if isinstance(error, OSError) else error
+        msg = f"--host {host} is not an address of this machine: {why}"
         raise UsageError(msg) from error
     with socket.socket(family, kind, protocol) as probe:
         # A port whose last connections are only waiting out TIME_WAIT counts as free.
@@ -249,34 +322,10 @@ def _free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _healthy(host: str, port: int) -> bool:
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.is_unspecified:  # listening everywhere, asked here
-            host = "127.0.0.1" if address.version == 4 else "::1"
-    connection = http.client.HTTPConnection(host, port, timeout=_HEALTH_TIMEOUT_S)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait(timeout=30)
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"crashed with {signal.Signals(-code).name}"
-    except ValueError:
-        return f"crashed with signal {-code}"
 
 
 @contextlib.contextmanager
@@ -300,12 +349,3 @@ def _log(path: Path | None) -> Iterator[tuple[Path, BinaryIO]]:
             handle = path.open("ab")
     with handle:
         yield path, handle
-
-
-def _tail(path: Path) -> str:
-    """The end of the log, for a message."""
-    with path.open("rb") as handle:
-        handle.seek(max(0, path.stat().st_size - 8192))
-        lines = handle.read().decode("utf-8", "replace").splitlines()[-_LOG_TAIL_LINES:]
-    shown = "\n".join(f"  | {line}" for line in lines)
-    return f"log: {path}" + (f", its end:\n{shown}" if shown else " (empty)")

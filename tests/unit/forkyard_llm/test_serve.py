@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
+import json
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +24,26 @@ from forkyard_llm.serve import Ready, ServeOptions, Supervisor, is_loopback
 
 MakePayload = Callable[..., Path]
 
+# A key and certificate made for this test and known to everybody.
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+
 SERVER = """\
 #!{python}
-import http.server, os, pathlib, signal, sys, time
+import http.server, json, os, pathlib, signal, socket, ssl, sys, time
 state = pathlib.Path({state!r})
 mode = (state / "mode").read_text() if (state / "mode").exists() else ""
 with (state / "starts").open("a") as starts:
     print(os.getpid(), *sys.argv[1:], file=starts)
+(state / "environment").write_text(json.dumps(dict(os.environ)))
 print("server says hello", flush=True)
 if mode == "exit":
     sys.exit("no such tensor")
+if mode.startswith("print "):
+    print(mode.removeprefix("print "))
+    sys.exit(1)
+if mode == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+prefix = (state / "prefix").read_text() if (state / "prefix").exists() else ""
 if mode == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
@@ -38,13 +52,34 @@ began = time.monotonic()
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(503 if mode == "never" or time.monotonic() - began < 0.2 else 200)
+        status, body = 200, '{{"status": "ok"}}'
+        if mode == "never" or time.monotonic() - began < 0.2:
+            status, body = 503, '{{"error": {{"message": "Loading model"}}}}'
+        elif mode.startswith("answer "):
+            _, status, body = mode.split(" ", 2)
+        elif self.path != prefix + "/health":
+            status, body = 404, '{{"error": {{"message": "File Not Found"}}}}'
+        self.send_response(int(status))
         self.end_headers()
+        self.wfile.write(body.encode())
     def log_message(self, *_):
         pass
 
+class Server(http.server.HTTPServer):
+    def server_bind(self):
+        if mode == "shares":
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+
 port = int(sys.argv[sys.argv.index("--port") + 1])
-http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+if mode == "elsewhere":
+    time.sleep(60)
+server = Server(("127.0.0.1", port), Handler)
+if mode.startswith("tls "):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(mode.removeprefix("tls "))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 
 
@@ -74,6 +109,7 @@ def make(make_payload: MakePayload, tmp_path: Path, state: Path) -> Callable[...
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "_POLL_S", 0.02)
     monkeypatch.setattr(serve, "_MAX_BACKOFF_S", 0.05)
+    monkeypatch.setattr(serve, "_LAST_WORDS_S", 0.1)
 
 
 def starts(state: Path) -> list[list[str]]:
@@ -221,7 +257,10 @@ def test_a_busy_port_is_refused_even_one_that_could_be_shared(make: Callable[...
             make(port=port)
 
 
-@pytest.mark.parametrize("argument", ["-m", "--model", "--host", "--port", "--port=1"])
+@pytest.mark.parametrize(
+    "argument",
+    ["-m", "--model", "--host", "--port", "--port=1", "--model_url", "-mu", "-hf", "--hf_repo", "-dr", "--hf-file=x"],
+)
 def test_our_own_options_are_not_taken_twice(make: Callable[..., Supervisor], argument: str) -> None:
     with pytest.raises(UsageError, match="is set by forkyard-llm itself"):
         make(extra=["-t", "1", argument])
@@ -243,6 +282,184 @@ def test_an_address_of_nobody(make: Callable[..., Supervisor]) -> None:
         make(host="no such host")
 
 
+@pytest.mark.parametrize("host", ["/tmp/llama.sock", "127.0.0.1,::1", "", "a..b", "x\udcff", "127.0.0.1\0"])
+def test_what_is_no_single_address(make: Callable[..., Supervisor], host: str) -> None:
+    with pytest.raises(UsageError, match="--host"):
+        make(host=host)
+
+
+# -- where it answers
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--api-prefix", "/llm"],
+        ["--api_prefix", "/llm"],
+        ["--api-prefix", "/other", "--api-prefix", "/llm"],
+        ["--api-prefix", "/llm", "-t", "2"],
+    ],
+)
+def test_a_prefix_is_followed(make: Callable[..., Supervisor], state: Path, arguments: list[str]) -> None:
+    (state / "prefix").write_text("/llm")
+    supervisor = make(extra=arguments)
+    seen: list[Ready] = []
+
+    def on_ready(ready: Ready) -> None:
+        seen.append(ready)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    supervisor.run(on_ready)
+    assert seen[0].url == supervisor.url
+    assert supervisor.url.endswith("/llm")
+
+
+def test_a_prefix_in_the_environment_is_followed(
+    make: Callable[..., Supervisor], state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ARG_API_PREFIX", "/a b")
+    (state / "prefix").write_text("/a%20b")
+    supervisor = make()
+    assert supervisor.url.endswith("/a%20b")
+    assert supervisor.run(end_with(signal.SIGTERM)) == signal.SIGTERM
+
+
+def test_a_prefix_no_request_can_match(make: Callable[..., Supervisor]) -> None:
+    with pytest.raises(UsageError, match="--api-prefix 'llm' must begin with a slash"):
+        make(extra=["--api-prefix", "llm"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("404 {}", "HTTP 404 Not Found"),
+        ("401 go away", "HTTP 401 Unauthorized: go away"),
+        ("403 {}", "HTTP 403"),
+        ("301 {}", "HTTP 301"),
+        ("500 oh", "HTTP 500"),
+        ("200 <html>welcome</html>", "HTTP 200 OK: <html>welcome</html>"),
+        ("200 [1]", "HTTP 200 OK"),
+    ],
+)
+def test_an_answer_that_is_not_health_is_reported_at_once(
+    make: Callable[..., Supervisor], state: Path, answer: str, told: str
+) -> None:
+    (state / "mode").write_text(f"answer {answer}")
+    started = time.monotonic()
+    with pytest.raises(EngineError, match="is no health address: it answers") as caught:
+        make().run(lambda ready: None)
+    assert time.monotonic() - started < 60
+    assert told in str(caught.value)
+    assert "| server says hello" in str(caught.value)
+    assert not alive(int(starts(state)[0][0]))
+
+
+def test_a_guarded_health_address_is_one(make: Callable[..., Supervisor], state: Path) -> None:
+    body = '{"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}}'
+    (state / "mode").write_text(f"answer 401 {body}")
+    assert make(extra=["--api-key", "k", "--api-prefix", "/llm"]).run(end_with(signal.SIGTERM)) == signal.SIGTERM
+
+
+def test_https_is_found_whoever_asked_for_it(make: Callable[..., Supervisor], state: Path) -> None:
+    (state / "mode").write_text(f"tls {CERTIFICATE}")
+    supervisor = make()
+    assert supervisor.run(end_with(signal.SIGTERM)) == signal.SIGTERM
+    assert supervisor.url.startswith("https://")
+
+
+def test_https_that_was_asked_for_and_is_not_there(make: Callable[..., Supervisor], state: Path) -> None:
+    with pytest.raises(EngineError, match="asked for https and speaks http"):
+        make(extra=["--ssl-key-file", "k"]).run(lambda ready: None)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("LLAMA_ARG_HOST", "--host"),
+        ("LLAMA_ARG_PORT", "--port"),
+        ("LLAMA_ARG_MODEL", "-m"),
+        ("LLAMA_ARG_HF_REPO", "-m"),
+        ("AIP_MODE", "--port"),
+    ],
+)
+def test_no_variable_moves_the_server(
+    make: Callable[..., Supervisor],
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    option: str,
+) -> None:
+    monkeypatch.setenv(name, "0.0.0.0")
+    monkeypatch.setenv("LLAMA_ARG_THREADS", "2")
+    make().run(end_with(signal.SIGTERM))
+    environment = json.loads((state / "environment").read_text())
+    assert name not in environment
+    assert environment["LLAMA_ARG_THREADS"] == "2"
+    assert f"{name}=0.0.0.0 is kept from llama-server: forkyard-llm's option {option} decides" in caplog.text
+
+
+def test_another_program_on_the_port_is_not_taken_for_the_server(make: Callable[..., Supervisor], state: Path) -> None:
+    (state / "mode").write_text("elsewhere")
+    supervisor = make(startup_timeout=1.0)
+    port = int(supervisor.url.rpartition(":")[2])
+    with other_server(port), pytest.raises(EngineError, match="was not ready after .*, it does not listen yet"):
+        supervisor.run(lambda ready: pytest.fail("that was the other one"))
+
+
+def test_another_program_that_shares_the_port_is_seen(make: Callable[..., Supervisor], state: Path) -> None:
+    (state / "mode").write_text("shares")
+    supervisor = make()
+    port = int(supervisor.url.rpartition(":")[2])
+    with other_server(port), pytest.raises(EngineError, match="another process listens at .* as well"):
+        supervisor.run(lambda ready: pytest.fail("half of the requests go elsewhere"))
+
+
+@contextlib.contextmanager
+def other_server(port: int) -> Iterator[None]:
+    """A healthy server of somebody else, on a port that can be shared."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status": "ok"}')
+
+        def log_message(self, format: str, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", port), Handler, bind_and_activate=False)
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    server.server_bind()
+    server.server_activate()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+# -- why it ended
+
+
+def test_only_this_start_s_log_is_searched(make: Callable[..., Supervisor], tmp_path: Path, state: Path) -> None:
+    log = tmp_path / "mine.log"
+    log.write_text("error: of another day\n")
+    (state / "mode").write_text("print error: unknown argument: --nonsense")
+    with pytest.raises(EngineError, match=r"it does not know --nonsense; `.*llama-server --help` lists") as caught:
+        make(log_file=log).run(lambda ready: None)
+    assert "another day" not in str(caught.value)
+
+
+def test_a_killed_server_is_probably_one_without_memory(make: Callable[..., Supervisor], state: Path) -> None:
+    (state / "mode").write_text("killed")
+    with pytest.raises(EngineError, match=r"was killed with SIGKILL: by the kernel for lack of memory.* before it was"):
+        make().run(lambda ready: None)
+
+
 def test_urls(make: Callable[..., Supervisor]) -> None:
     assert make(host="::1").url.startswith("http://[::1]:")
 
@@ -254,8 +471,11 @@ def test_urls(make: Callable[..., Supervisor]) -> None:
         ("127.1.2.3", True),
         ("::1", True),
         ("localhost", True),
+        ("127.1", True),
         ("0.0.0.0", False),
+        ("0", False),
         ("::", False),
+        ("a..b", False),
     ],
 )
 def test_loopback(host: str, local: bool) -> None:
