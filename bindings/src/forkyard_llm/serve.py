@@ -187,7 +187,9 @@ class Supervisor:
         last = "it does not listen yet"
         while self._stop is None:
             if process.poll() is not None:
-                msg = f"llama-server {ending(process.returncode)} before it was ready; {self._explain(path)}"
+                code = process.returncode
+                why = self._explain(path, started=code == 0)  # its help is full of words like "error"
+                msg = f"llama-server {ending(code)} before it was ready; {why}"
                 raise EngineError(msg)
             waited = time.monotonic() - started
             answer = self._ask(process.pid)

@@ -75,7 +75,9 @@ _CAUSES = tuple(
 
 def ending(code: int) -> str:
     """A process's exit code (negative: the signal that ended it) in words."""
-    if code >= 0:
+    if code == 0:
+        return "ended with exit code 0, as it does after --help or --version,"
+    if code > 0:
         return f"ended with exit code {code}"
     try:
         name = signal.Signals(-code).name

@@ -103,13 +103,59 @@ def test_a_killed_server_comes_back_and_a_killed_supervisor_leaves_none(smollm2:
         assert gone(again["pid"])
 
 
-def test_an_argument_llama_server_does_not_know(smollm2: Path) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_argument_llama_server_does_not_know(smollm2: Path, engine: str) -> None:
     command = [sys.executable, "-m", "forkyard_llm", "serve", "-m", str(smollm2), "--port", "0", "--json"]
-    done = subprocess.run([*command, "--", "--no-such-thing"], capture_output=True, text=True, timeout=300, check=False)
+    command += ["--engine", engine, "--", "--no-such-thing"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 7
     message = json.loads(done.stdout)["error"]["message"]
-    assert "before it was ready" in message
-    assert "--no-such-thing" in message  # the log's end says it
+    assert "before it was ready; it does not know --no-such-thing" in message
+    assert "argument: --no-such-thing" in message.splitlines()[1]
+    assert "--threads" not in message  # usage
+
+
+def test_a_prefix_moves_every_address_and_the_url_says_so(smollm2: Path) -> None:
+    arguments = ["--api-prefix", "/llm", "--api-key", "secret", "-t", "2", "-c", "512"]
+    with served(smollm2, "--engine", "llama.cpp", "--", *arguments) as (process, ready):
+        assert ready["url"].endswith("/llm")
+        host = ready["url"].removeprefix("http://").removesuffix("/llm")
+        connection = http.client.HTTPConnection(host, timeout=300)
+        connection.request("GET", "/llm/props", headers={"Authorization": "Bearer secret"})
+        assert connection.getresponse().status == 200
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+
+
+def test_a_config_file_that_moves_the_server_is_named(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llama.cpp").mkdir()
+    (tmp_path / "llama.cpp" / "config.ini").write_text("api-prefix = /llm\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    command = [sys.executable, "-m", "forkyard_llm", "serve", "-m", str(smollm2), "--port", "0", "--json"]
+    command += ["--engine", "llama.cpp", "--", "-t", "2", "-c", "512"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 7
+    message = json.loads(done.stdout)["error"]["message"]
+    assert "it answers HTTP 404" in message
+    assert str(tmp_path) in message  # the log's end says it
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_variable_opens_the_server_to_the_network(
+    smollm2: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ARG_HOST", "0.0.0.0")
+    monkeypatch.setenv("LLAMA_ARG_PORT", "1")
+    with served(smollm2, "--engine", engine, "--", "-t", "2", "-c", "512") as (process, ready):
+        port = int(ready["url"].rpartition(":")[2])
+        table = Path(f"/proc/{ready['pid']}/net/tcp").read_text()
+        assert f" 0100007F:{port:04X} " in table
+        assert f" 00000000:{port:04X} " not in table
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
 
 
 def test_a_busy_port(smollm2: Path) -> None:
