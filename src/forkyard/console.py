@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+import click
 from rich.console import Console as RichConsole
 from rich.filesize import decimal
 from rich.progress import (
@@ -91,6 +94,7 @@ class Console:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        _prepare_streams()
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
@@ -131,7 +135,7 @@ class Console:
     def result(self, document: Any, text: str | Text) -> None:
         """The answer of a command: ``text`` for people, in colour on a terminal, ``document`` with ``--json``."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
+            _print_json(document)
         elif isinstance(text, Text):
             out = RichConsole(highlight=False, soft_wrap=True)
             if out.is_terminal and not out.no_color:
@@ -145,11 +149,30 @@ class Console:
 
     def failure(self, error: ForkyardError) -> None:
         """An error: for people on standard error, with ``--json`` as the document on standard output."""
-        if self.as_json:
-            sys.stdout.write(json.dumps(error.as_json(), indent=2, sort_keys=True) + "\n")
-            sys.stdout.flush()
-        else:
-            self._err.print(Text("error: ", style="bold red").append(Text(error.describe(), style="")))
+        # Not on an output that takes no more: then this is the error.
+        with contextlib.suppress(OSError):
+            if self.as_json:
+                _print_json(error.as_json())
+                return
+        self._err.print(Text("error: ", style="bold red").append(Text(error.describe(), style="")))
+
+
+def _prepare_streams() -> None:
+    """Make standard output and error take any text, whatever the locale, and exist.
+
+    A name that the terminal's encoding lacks, or that is not UTF-8, is shown with escapes.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed: the next file opened would get its number, and what is printed
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print_json(document: Any) -> None:
+    """Print JSON as UTF-8, whatever the locale makes of text; characters beyond ASCII are escaped."""
+    click.echo((json.dumps(document, indent=2, sort_keys=True) + "\n").encode(), nl=False)
 
 
 class _Live:

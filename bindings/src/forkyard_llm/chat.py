@@ -8,6 +8,7 @@ from typing import Any
 from .completion import Completion, Delta
 from .engines.session import ChatMessage, Session
 from .errors import UnsupportedOption, UsageError
+from .text import to_engine
 
 __all__ = ["chat_body", "chat_chunks", "chat_prompt", "read_messages"]
 
@@ -40,9 +41,7 @@ def _read_message(index: int, message: Mapping[str, Any]) -> ChatMessage:
     else:
         msg = f"message {index} has no content (a text, or a list of text parts)"
         raise UsageError(msg)
-    if "\0" in role + text:
-        msg = f"message {index} contains a NUL character, which the C API's templates cannot carry"
-        raise UsageError(msg)
+    to_engine(role + text, f"message {index}", nul=False)
     return ChatMessage(role, text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import signal
 import sys
@@ -20,6 +20,7 @@ from .errors import ForkyardLlmError, UsageError
 from .fetching import shown_progress
 from .log import configure
 from .models import get, known_models, local_path, resolve
+from .text import prepare_streams, print_json, to_engine, write_now
 
 __all__ = ["cli", "main"]
 
@@ -41,6 +42,8 @@ Exit codes:
 _NAME = "forkyard-llm"
 _COMPLETION_ENV = "_FORKYARD_LLM_COMPLETE"  # how click's shell completion calls
 
+_WRITING_FAILED = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
 _error_console = Console(stderr=True, highlight=False)
 
 
@@ -51,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; its exit code. Errors go to stderr and, with --json, to stdout as one object."""
+    prepare_streams()
     words = list(arguments)
     as_json = "--json" in (words[: words.index("--")] if "--" in words else words)
     try:
@@ -68,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         if as_json:
             body = {"type": "UsageError", "message": error.format_message(), "exit_code": error.exit_code}
-            _print_json({"error": body})
+            print_json({"error": body})
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -76,23 +80,36 @@ def run(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
         _error_console.print("\ninterrupted" if _error_console.is_terminal else "interrupted")
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of our output went away, as in `forkyard-llm generate ... | head -1`: nobody is left to
-        # tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return _unwritable(error)
+
+
+def _unwritable(error: OSError) -> int:
+    """End because standard output takes no more; raises `error` again if that is not the reason.
+
+    Whatever else is written (models, verdicts, logs) has errors of its own, and what is opened has a name.
+    """
+    if error.filename is not None or error.errno not in _WRITING_FAILED:
+        raise error
+    # Nothing may be left for the interpreter to write when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        # The reader went away, as in `forkyard-llm generate ... | head -1`: nobody is left to tell.
         return 128 + signal.SIGPIPE
+    _complain(f"cannot write to standard output: {error.strerror}")
+    return ForkyardLlmError.exit_code
 
 
 def _failed(body: dict[str, Any], message: str, code: int, as_json: bool) -> int:
     if as_json:
-        _print_json(body)
-    _error_console.print("[red]error:[/red]", end=" ")
-    _error_console.print(message, markup=False, soft_wrap=True)
+        print_json(body)
+    _complain(message)
     return code
 
 
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False))
+def _complain(message: str) -> None:
+    _error_console.print("[red]error:[/red]", end=" ")
+    _error_console.print(message, markup=False, soft_wrap=True)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (errors too).")
@@ -161,6 +178,10 @@ def generate(
 
     if prompt is None:
         prompt = _prompt_from_stdin()
+    # Before a model is fetched or loaded for it.
+    to_engine(prompt, "the prompt (-p)")
+    for text in stop:
+        to_engine(text, "a stop text (--stop)")
     if "temp" in sampling:
         sampling["temperature"] = sampling.pop("temp")
     with shown_progress(_error_console) as progress:
@@ -180,9 +201,9 @@ def generate(
         verbose=verbose > 1,
     )
     if as_json:
-        _print_json(measured(options))
+        print_json(measured(options))
     else:
-        streamed(options, _write_now)
+        streamed(options, write_now)
         click.echo()
 
 
@@ -196,12 +217,6 @@ def _prompt_from_stdin() -> str:
         msg = f"the prompt on standard input is not UTF-8: {error}"
         raise UsageError(msg) from error
     return text.removesuffix("\n")
-
-
-def _write_now(text: str) -> None:
-    # Bytes, not characters: a terminal whose locale is not UTF-8 must not end the generation.
-    sys.stdout.buffer.write(text.encode("utf-8", "replace"))
-    sys.stdout.buffer.flush()
 
 
 @cli.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": False})
@@ -260,7 +275,7 @@ def serve(
 
     def announce(ready: Ready) -> None:
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "url": ready.url,
                     "pid": ready.pid,
@@ -309,7 +324,7 @@ def list_models(as_json: bool) -> None:
             }
         )
     if as_json:
-        _print_json({"models": entries})
+        print_json({"models": entries})
         return
     for entry in entries:
         click.echo(f"{entry['name']:14} {entry['title']}, {entry['bytes'] / 1e6:.0f} MB, {entry['licence']}")
@@ -331,7 +346,7 @@ def get_model(name: str, offline: bool, as_json: bool) -> None:
         path = get(name, offline=offline, progress=progress)
     if as_json:
         known = known_models()[name]
-        _print_json({"name": name, "path": str(path), "sha256": known.sha256, "bytes": known.size})
+        print_json({"name": name, "path": str(path), "sha256": known.sha256, "bytes": known.size})
     else:
         click.echo(str(path))
 
@@ -349,7 +364,7 @@ def doctor(cached: bool, as_json: bool) -> int:
     with _waiting("examining payloads"):
         report = examine(refresh=not cached)
     if as_json:
-        _print_json(report.facts)
+        print_json(report.facts)
     else:
         show(report, Console(highlight=False))
     return 0 if report.usable else 3

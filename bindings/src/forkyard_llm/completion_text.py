@@ -6,6 +6,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 
 from .errors import UsageError
+from .text import to_engine
 
 __all__ = ["TextAssembler", "stop_strings"]
 
@@ -23,6 +24,7 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
         if not isinstance(one, str) or not one:
             msg = f"stop must be a non-empty text or a list of such; got {one!r}"
             raise UsageError(msg)
+        to_engine(one, "a stop text")
     return tuple(dict.fromkeys(given))
 
 

@@ -26,6 +26,7 @@ from .loading import load
 from .payloads import Payload
 from .sampling import RANDOM_SEED, SamplingParams
 from .selection import select
+from .text import to_engine
 
 __all__ = ["Llama"]
 
@@ -217,7 +218,7 @@ class Llama:
             add_bos: add the special tokens the model is configured to add; a model that wants none gets none.
             special: take the spelling of special tokens (``<|im_start|>``) for these tokens.
         """
-        raw = text.encode() if isinstance(text, str) else bytes(text)
+        raw = to_engine(text, "the text")
         return self._generation.call(lambda session: session.tokenize(raw, add_special=add_bos, parse_special=special))
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:

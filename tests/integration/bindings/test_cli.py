@@ -43,6 +43,26 @@ def test_generate(smollm2: Path, engine: str) -> None:
     assert document["payload"]["distribution"].startswith("forkyard-")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bytes_of_a_path_and_characters_of_a_prompt_in_a_poor_locale(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    model = tmp_path / os.fsdecode("é😀".encode() + b"\xff.gguf")
+    model.symlink_to(smollm2)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
+    command = [*COMMAND, "generate", "-m", str(model), "-n", "2", "-c", "64", "-t", "2", "--engine", engine]
+    prompt = "😀 a\0b é"
+    done = subprocess.run([*command, "--json"], input=prompt.encode(), capture_output=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.decode("utf-8"))
+    assert document["prompt"] == prompt
+    assert os.fsencode(document["model"]) == os.fsencode(model)
+    # A model that is made to write what the locale lacks: the text is UTF-8 all the same.
+    done = subprocess.run([*command, "-p", "😀" * 8, "--temp", "0"], capture_output=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    done.stdout.decode("utf-8")
+
+
 def test_the_same_seed_gives_the_same_text(smollm2: Path) -> None:
     options = ["-m", str(smollm2), "-n", "12", "-c", "256", "-t", "2", "-p", "Once"]
     texts = [run("generate", *options, "--seed", seed).stdout for seed in ("1", "1", "2")]

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from typing import Any
 
@@ -138,3 +140,43 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     quiet.note("x")
     quiet.warn("x")
     assert capsys.readouterr() == ("", "")
+
+
+STRANGE = "a \udcff name \u00e9 \U0001f600"
+
+
+@pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1", "utf-8:strict", "utf-16"])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_name_is_too_strange_to_be_printed(encoding: str, as_json: bool) -> None:
+    code = (
+        "from forkyard.console import Console\nfrom forkyard.errors import SourceError\n"
+        f"console = Console(as_json={as_json})\ntext = {STRANGE!r}\n"
+        "console.note(text)\nconsole.warn(text)\nconsole.result({'name': text}, text)\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    if as_json:
+        assert json.loads(done.stdout.decode("utf-8")) == {"name": STRANGE}
+    else:
+        assert "name" in done.stdout.decode(encoding.partition(":")[0])
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_traceback(closed: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = ["sh", "-c", f'"$0" -m forkyard schema --json {closed}', sys.executable]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for arguments in (["schema", "--json"], ["variants"]):
+        command = [sys.executable, "-m", "forkyard", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            process.wait(timeout=60)
+            assert process.stderr.read() == b""

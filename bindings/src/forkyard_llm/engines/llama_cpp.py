@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class LlamaCppEngine(Engine):
         # working directory, and would run whatever library lies there.
         if self.api.ggml_backend_reg_count() == 0:
             folder = self.payload.library("llama").parent
-            self.api.ggml_backend_load_all_from_path(str(folder).encode())
+            self.api.ggml_backend_load_all_from_path(os.fsencode(folder))
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)

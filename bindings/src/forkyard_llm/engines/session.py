@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import EngineError, UsageError
 from ..sampling import SamplingParams
+from ..text import to_engine
 from .candidates import Candidates
 from .options import ModelOptions
 
@@ -160,7 +161,7 @@ class Session(ABC):
 
     def metadata(self, key: str) -> str | None:
         """A scalar value of the model file's metadata as text, or None."""
-        name = key.encode()
+        name = to_engine(key, "a metadata key", nul=False)
         size = int(self._api.llama_model_meta_val_str(self._model, name, ctypes.create_string_buffer(1), 1))
         if size < 0:
             return None
@@ -180,13 +181,15 @@ class Session(ABC):
         """
         chat = (self.engine.abi.llama_chat_message * len(messages))()
         for slot, message in zip(chat, messages, strict=True):
-            slot.role = message.role.encode()
-            slot.content = message.content.encode()
-        size = 256 + 2 * sum(len(m.role.encode()) + len(m.content.encode()) for m in messages)
+            slot.role = to_engine(message.role, "a message's role", nul=False)
+            slot.content = to_engine(message.content, "a message", nul=False)
+        size = 256 + 2 * sum(len(slot.role) + len(slot.content) for slot in chat)
         while True:
             buffer = ctypes.create_string_buffer(size)
             apply = self._api.llama_chat_apply_template
-            count = int(apply(template.encode(), chat, len(messages), True, buffer, size))
+            count = int(
+                apply(to_engine(template, "the chat template", nul=False), chat, len(messages), True, buffer, size)
+            )
             if count < 0:
                 return None
             if count <= size:
