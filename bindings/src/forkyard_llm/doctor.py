@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from .cache import CACHE_ENV, cache_dir
 from .errors import ForkyardLlmError, PayloadNotFound
 from .models import OFFLINE_ENV, known_models, local_path
 from .payloads import PAYLOAD_PATH_ENV, discover_all
+from .selection import Verdict
 
 __all__ = ["Report", "examine", "show"]
 
@@ -25,7 +27,7 @@ _TELLING_FEATURES = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl",
     "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
 )  # fmt: skip
-_ENVIRONMENT = (selection.PAYLOAD_ENV, PAYLOAD_PATH_ENV, CACHE_ENV, OFFLINE_ENV)
+_ENVIRONMENT = (selection.PAYLOAD_ENV, PAYLOAD_PATH_ENV, CACHE_ENV, OFFLINE_ENV, "LD_LIBRARY_PATH", "LD_PRELOAD")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Report:
 def examine(*, refresh: bool = True) -> Report:
     """Look at everything. `refresh` probes every payload anew instead of believing remembered verdicts."""
     judged = selection.survey(refresh=refresh)
-    chosen, problem = _choice()
+    chosen, problem = _choice({candidate.payload.root: candidate.verdict for candidate in judged})
     payloads: list[dict[str, Any]] = []
     for candidate in judged:
         payload, verdict = candidate.payload, candidate.verdict
@@ -146,10 +148,10 @@ def _show_payload(entry: Mapping[str, Any], console: Console) -> None:
             console.print(f"         {escape(str(detail))}", soft_wrap=True, highlight=False)
 
 
-def _choice() -> tuple[object, str | None]:
-    """(root of the payload `select()` takes, or None; why there is none)."""
+def _choice(verdicts: Mapping[Path, Verdict]) -> tuple[Path | None, str | None]:
+    """(root of the payload `select()` takes after these verdicts, or None; why there is none)."""
     try:
-        return selection.select().root, None
+        return selection.select(verdicts=verdicts).root, None
     except PayloadNotFound as error:
         return None, str(error)
     except ForkyardLlmError as error:

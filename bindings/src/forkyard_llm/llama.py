@@ -21,11 +21,11 @@ from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
 from .engines.options import ModelOptions, check_engine_options
 from .engines.session import NO_TOKEN, Perf, Session
-from .errors import UsageError
+from .errors import AbiMismatch, EngineError, UsageError
 from .loading import load
 from .payloads import Payload
 from .sampling import RANDOM_SEED, SamplingParams
-from .selection import select
+from .selection import leave_out, select
 from .text import to_engine
 
 __all__ = ["Llama"]
@@ -130,10 +130,15 @@ class Llama:
         )
         seed = SamplingParams(seed=seed).resolved_seed()
         self.model_path = os.fspath(model_path)
-        self._payload = select(engine, variant)
-        check_engine_options(self._payload.engine, engine_options)
-        gguf_check.check(self.model_path, engine=self._payload.engine)
-        self._engine = load(self._payload)
+        while True:
+            self._payload = select(engine, variant)
+            check_engine_options(self._payload.engine, engine_options)
+            gguf_check.check(self.model_path, engine=self._payload.engine)
+            try:
+                self._engine = load(self._payload)
+                break
+            except (EngineError, AbiMismatch) as error:
+                leave_out(self._payload, error)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)
         self._generation = Generation(session, reuse=prompt_reuse, name=self.model_path)
         self._options = options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Sequence
@@ -96,6 +97,10 @@ def _open(payload: Payload, path: Path) -> ctypes.CDLL:
         missing = re.match(r"(?P<library>[^\s:]+): cannot open shared object file", str(error))
         if missing is not None:
             msg += f"; install the system package that has {missing['library']}"
+        elif re.search(r"version `[^']+' not found|undefined symbol: .*version ", str(error)):
+            msg += "; a library it needs is older than the payload asks for"
+            if os.environ.get("LD_LIBRARY_PATH"):
+                msg += f", perhaps one in LD_LIBRARY_PATH={os.environ['LD_LIBRARY_PATH']}"
         raise EngineError(msg) from error
 
 

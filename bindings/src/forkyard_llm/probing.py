@@ -22,6 +22,7 @@ from .errors import ForkyardLlmError
 from .loading import load
 from .payloads import Payload, read_payload
 from .products import layouts, multiply_error
+from .verdicts import stamp
 
 __all__ = ["main", "probe"]
 
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
             verdict = {"usable": False, "reason": str(error), "error": type(error).__name__}
         except OSError as error:
             verdict = {"usable": False, "reason": f"cannot be loaded: {error}", "error": type(error).__name__}
+    if len(folders) == 1:
+        verdict["depends_on"] = _system_libraries(Path(folders[0]).resolve())
     verdict_stream.write(json.dumps(verdict) + "\n")
     verdict_stream.flush()
     # The verdict is out: no destructor of a strange library may still change the outcome.
@@ -83,6 +86,18 @@ def probe(payload: Payload) -> dict[str, Any]:
     else:
         reason = f"loads, and multiplies {', '.join(worst)} matrices correctly"
     return {"usable": not wrong, "reason": reason, **facts}
+
+
+def _system_libraries(root: Path) -> list[list[Any]]:
+    """Path, size and time of change (ns) of every library outside `root` that this process has loaded by now."""
+    try:
+        lines = Path("/proc/self/maps").read_bytes().decode("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return []
+    # Columns: addresses, permissions, offset, device, inode, path.
+    paths = {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6 and ".so" in fields[5]}
+    stamps = (stamp(path) for path in sorted(paths) if not Path(path).is_relative_to(root))
+    return [entry for entry in stamps if entry[1] is not None]
 
 
 def _types(abi: ModuleType) -> dict[str, int]:

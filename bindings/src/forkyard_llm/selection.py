@@ -1,38 +1,36 @@
 """Choose the payload to use: what was asked for, what this CPU can run, what really works in a child.
 
 Order of events for one candidate: every CPU feature in its manifest is looked for; then, unless a remembered
-verdict says the same files on the same CPU did it before, a child process loads it and computes something
-small. Nothing of a payload runs in the calling process before that, so a wrong manifest costs a rejection
+verdict says that the same files did it before in the same environment, a child process loads it and computes
+something small. Nothing of a payload runs in the calling process before that, so a wrong manifest costs a rejection
 with a reason, not a SIGILL.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
-import platform
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__, cpu
-from .cache import cache_dir, expanded, read_json, write_json
+from . import cpu
+from .cache import expanded
 from .errors import ForkyardLlmError, PayloadNotFound, PayloadRejected, Rejection, UsageError
 from .payloads import ENGINES, Payload, discover_all, read_payload
+from .verdicts import Verdict, forget, recall, remember
 
-__all__ = ["PAYLOAD_ENV", "Candidate", "Verdict", "candidates", "judge", "select", "suggestion", "survey"]
+__all__ = ["PAYLOAD_ENV", "Candidate", "Verdict", "candidates", "judge", "leave_out", "select", "suggestion", "survey"]
 
 PAYLOAD_ENV = "FORKYARD_LLM_PAYLOAD"
 PROBE_TIMEOUT_S = 120.0
-_VERDICT_SCHEMA = 1
 
 _ENGINE_SPELLINGS = {
     "auto": "auto",
@@ -53,17 +51,7 @@ _LADDER: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 log = logging.getLogger(__name__)
-_remembered: dict[str, Verdict] = {}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether one payload can be used here, and why (not)."""
-
-    usable: bool
-    reason: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    remembered: bool = False
+_warned: set[tuple[Path, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -74,22 +62,29 @@ class Candidate:
     verdict: Verdict
 
 
-def select(engine: str = "auto", variant: str | None = None) -> Payload:
+def select(
+    engine: str = "auto", variant: str | None = None, *, verdicts: Mapping[Path, Verdict] | None = None
+) -> Payload:
     """The best usable payload of `engine` (a family, "auto" or a distribution name) and `variant`.
 
     "auto" takes llama.cpp's payloads before ik_llama.cpp's, each by rank. FORKYARD_LLM_PAYLOAD (a
     distribution name or a package folder) leaves that one candidate, which must not contradict the arguments.
+    A better payload that this CPU could run and that does not work is a warning in the log. `verdicts` by package
+    folder, of a `survey`, stand in for judging again, without warnings.
     Raises PayloadNotFound if nothing installed matches, PayloadRejected with every reason if nothing that
     matches is usable, UsageError for an engine name nobody knows.
     """
-    rejections = []
+    rejected: list[Candidate] = []
     for payload in candidates(engine, variant):
-        verdict = judge(payload)
+        verdict = judge(payload) if verdicts is None else verdicts[payload.root]
         if verdict.usable:
+            if verdicts is None:
+                _warn_about(rejected, payload)
             log.info("using %s (%s)", payload.distribution, verdict.reason)
             return payload
         log.info("not using %s: %s", payload.distribution, verdict.reason)
-        rejections.append(Rejection(payload.distribution, verdict.reason))
+        rejected.append(Candidate(payload, verdict))
+    rejections = [Rejection(item.payload.distribution, item.verdict.reason) for item in rejected]
     lines = "\n".join(f"  {item.distribution}: {item.reason}" for item in rejections)
     msg = f"no usable payload for {_asked(engine, variant)}; rejected:\n{lines}\n{suggestion(engine)}"
     raise PayloadRejected(msg, rejections)
@@ -141,28 +136,27 @@ def judge(payload: Payload, *, refresh: bool = False) -> Verdict:
         for item in unknown:
             reason += f"; {item.feature} is {item.reason}"
         return Verdict(False, reason, {"missing_cpu_features": [item.feature for item in lacking]})
-    key = _verdict_key(payload)
-    path = cache_dir() / "verdicts" / f"{payload.distribution}-{key[:16]}.json"
-    if not refresh:
-        known = _remembered.get(key) or _recall(path, key)
-        if known is not None:
-            _remembered[key] = known
-            return known
+    known = None if refresh else recall(payload)
+    if known is not None:
+        return known
     verdict, lasting = _probe(payload)
     if lasting:
-        _remembered[key] = replace(verdict, remembered=True)
-        write_json(
-            path,
-            {
-                "schema": _VERDICT_SCHEMA,
-                "key": key,
-                "distribution": payload.distribution,
-                "usable": verdict.usable,
-                "reason": verdict.reason,
-                "facts": dict(verdict.facts),
-            },
-        )
+        remember(payload, verdict)
+    else:
+        forget(payload)
     return verdict
+
+
+def leave_out(payload: Payload, error: ForkyardLlmError) -> None:
+    """Take `payload` out of this process's selection, after its verdict was good and loading it raised `error`.
+
+    What is remembered about it is dropped, and it is probed again to say why.
+    """
+    forget(payload)
+    verdict = judge(payload, refresh=True)
+    if verdict.usable:
+        verdict = Verdict(False, f"it works in a process of its own, but not in this one: {error}")
+    remember(payload, verdict, lasting=False)
 
 
 def suggestion(engine: str = "auto", variant: str | None = None) -> str:
@@ -215,47 +209,19 @@ def _overriding(value: str) -> Payload:
     raise PayloadNotFound(msg)
 
 
+def _warn_about(rejected: Sequence[Candidate], chosen: Payload) -> None:
+    """Warn, once in this process, of each payload that this CPU could run, that comes first and does not work."""
+    for item in rejected:
+        key = (item.payload.root, item.verdict.reason)
+        if "missing_cpu_features" not in item.verdict.facts and key not in _warned:
+            _warned.add(key)
+            reason = item.verdict.reason
+            log.warning("using %s, not %s: %s", chosen.distribution, item.payload.distribution, reason)
+
+
 def _asked(engine: str, variant: str | None) -> str:
     text = "any engine" if engine == "auto" else f"engine {engine}"
     return text if variant is None else f"{text}, variant {variant}"
-
-
-# -- remembering ---------------------------------------------------------------------------------------------
-
-
-def _verdict_key(payload: Payload) -> str:
-    """sha256 of what a verdict depends on: the payload's files, the CPU and kernel, and who judges."""
-    host = cpu.host()
-    files = []
-    for name in sorted({*payload.manifest["libraries"].values(), "_abi.py", "manifest.json"}):
-        try:
-            status = (payload.root / name).stat()
-        except OSError:
-            files.append([name, None, None])
-        else:
-            files.append([name, status.st_size, status.st_mtime_ns])
-    parts = [
-        _VERDICT_SCHEMA,
-        __version__,
-        str(payload.root),
-        payload.build_key,
-        files,
-        host.brand,
-        sorted(host.features),
-        platform.release(),
-        platform.python_version(),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _recall(path: Path, key: str) -> Verdict | None:
-    stored = read_json(path)
-    if not isinstance(stored, dict) or stored.get("schema") != _VERDICT_SCHEMA or stored.get("key") != key:
-        return None
-    usable, reason, facts = stored.get("usable"), stored.get("reason"), stored.get("facts")
-    if not isinstance(usable, bool) or not isinstance(reason, str) or not isinstance(facts, dict):
-        return None
-    return Verdict(usable, reason, facts, remembered=True)
 
 
 # -- probing -------------------------------------------------------------------------------------------------
@@ -274,12 +240,14 @@ main()
 def _probe(payload: Payload) -> tuple[Verdict, bool]:
     """Try the payload in a child process: the verdict, and whether it would be the same next time.
 
-    A crash is the payload's and lasts; a timeout, or a library missing from the system, may be gone tomorrow.
+    Working lasts, and so does an illegal instruction. Whatever else ends a probe (another signal, a timeout, a
+    library missing from the system) may come from a lack of memory or from something else that is gone tomorrow.
     """
     if not sys.executable:
         return Verdict(False, "cannot be probed: this Python does not know its own executable"), False
     paths = json.dumps([entry for entry in sys.path if isinstance(entry, str) and entry])
-    command = [sys.executable, "-I", "-c", _CHILD, paths, str(payload.root)]
+    # Isolated (-I) it would not know that this Python was told to use UTF-8, and read names otherwise.
+    command = [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _CHILD, paths, str(payload.root)]
     started = time.monotonic()
     try:
         done = subprocess.run(
@@ -292,16 +260,16 @@ def _probe(payload: Payload) -> tuple[Verdict, bool]:
     seconds = time.monotonic() - started
     if done.returncode < 0:
         name = _signal_name(-done.returncode)
-        return Verdict(False, f"crashed with {name} in the probe", {"signal": name}), name != "SIGKILL"
+        return Verdict(False, f"crashed with {name} in the probe", {"signal": name}), name == "SIGILL"
     report = _last_json(done.stdout)
     if report is None:
         tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no output"]
         return Verdict(False, f"its probe ended with exit code {done.returncode}: {tail[0][:300]}"), False
     reason = str(report.get("reason", "no reason given"))
-    facts = {key: value for key, value in report.items() if key not in ("usable", "reason")}
+    facts = {key: value for key, value in report.items() if key not in ("usable", "reason", "depends_on")}
     facts["probe_seconds"] = round(seconds, 3)
     usable = report.get("usable") is True and done.returncode == 0
-    return Verdict(usable, reason, facts), usable
+    return Verdict(usable, reason, facts, depends_on=report.get("depends_on", ())), usable
 
 
 def _signal_name(number: int) -> str:

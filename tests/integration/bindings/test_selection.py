@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from forkyard_llm import selection
+from forkyard_llm import verdicts
 from forkyard_llm.errors import PayloadRejected
 from forkyard_llm.gguf_types import TENSOR_TYPES
 from forkyard_llm.payloads import Payload, discover, read_payload
@@ -28,7 +30,7 @@ def real_payloads(payloads: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
     monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
     monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(selection, "_remembered", {})
+    monkeypatch.setattr(verdicts, "_remembered", {})
 
 
 def copy_of(payload: Payload, folder: Path, **changes: object) -> Path:
@@ -120,3 +122,49 @@ def test_the_table_of_tensor_types_is_the_engine_s(family: str) -> None:
     for number, known in table.items():
         if known.name != "i2_s":  # its size is not a matter of rows: see TensorType.data_bytes
             assert engine.api.ggml_row_size(number, known.block * 8) == known.data_bytes(known.block * 8, 1)
+
+
+OLD_LIBRARY = "int nothing_of_what_is_needed;\n"
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_an_old_library_in_the_way_is_found_whatever_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], seen_before: bool
+) -> None:
+    """A libstdc++ without the symbols the payloads need, in LD_LIBRARY_PATH."""
+
+    def doctor(*arguments: str) -> tuple[int, dict[str, Any]]:
+        command = [sys.executable, "-m", "forkyard_llm", "doctor", "--json", *arguments]
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": environment["PYTHONPATH"]},
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (tmp_path / "old.c").write_text(OLD_LIBRARY)
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    assert compiler is not None, "this test compiles a line of C and needs a C compiler"
+    old = [compiler, "-shared", "-fPIC", "-Wl,-soname,libstdc++.so.6", str(tmp_path / "old.c"), "-o"]
+    if seen_before:
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+        assert doctor()[0] == 0
+        assert doctor("--cached")[1]["payloads"][0]["remembered"]
+    subprocess.run([*old, str(folder / "libstdc++.so.6")], check=True, timeout=120)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+    for arguments in (["--cached"], []):
+        code, facts = doctor(*arguments)
+        assert code == 3
+        for entry in facts["payloads"]:
+            assert not entry["chosen"]
+            assert not entry["usable"]
+            assert f"LD_LIBRARY_PATH={folder}" in entry["reason"]
+    (folder / "libstdc++.so.6").unlink()
+    code, facts = doctor("--cached")
+    assert code == 0
+    assert facts["payloads"][0]["chosen"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forkyard_llm import selection
+from forkyard_llm import verdicts
 
 MakePayload = Callable[..., Path]
 
@@ -18,7 +18,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("FORKYARD_LLM_PAYLOAD", "FORKYARD_LLM_PAYLOAD_PATH", "FORKYARD_LLM_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(selection, "_remembered", {})
+    monkeypatch.setattr(verdicts, "_remembered", {})
 
 
 @pytest.fixture

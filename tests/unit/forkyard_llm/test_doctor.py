@@ -73,6 +73,28 @@ def test_the_chosen_one_comes_first_with_every_other_s_reason(make_payload: Make
     assert json.loads(json.dumps(report.facts)) == report.facts
 
 
+def test_what_was_good_and_is_not_any_more_is_not_chosen(
+    make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    works = (Verdict(True, "works"), True)
+    monkeypatch.setattr(selection, "_probe", lambda payload: works)
+    assert examine().facts["payloads"][0]["variant"] == "avx512"
+    broken = (Verdict(False, "libllama.so cannot be loaded"), False)
+    monkeypatch.setattr(selection, "_probe", lambda payload: broken if payload.variant == "avx512" else works)
+    report = examine()
+    assert [(entry["variant"], entry["chosen"], entry["usable"]) for entry in report.facts["payloads"]] == [
+        ("avx2", True, True),
+        ("avx512", False, False),
+    ]
+    monkeypatch.setattr(selection, "_probe", lambda payload: broken)
+    report = examine()
+    assert not report.usable
+    assert not any(entry["chosen"] for entry in report.facts["payloads"])
+    assert selection.judge(selection.candidates()[0]).reason == "libllama.so cannot be loaded"
+
+
 def test_it_probes_anew_unless_told_otherwise(make_payload: MakePayload, probe: list[str]) -> None:
     make_payload()
     examine()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forkyard_llm import cpu, selection
-from forkyard_llm.errors import PayloadNotFound, PayloadRejected, UsageError
+from forkyard_llm import cpu, llama, selection, verdicts
+from forkyard_llm.errors import EngineError, PayloadNotFound, PayloadRejected, UsageError
 from forkyard_llm.payloads import Payload, read_payload
 from forkyard_llm.selection import Verdict, judge, select, suggestion, survey
 
@@ -230,7 +233,7 @@ def test_a_verdict_is_remembered_across_processes(
 ) -> None:
     payload = read_payload(make_payload())
     select()
-    monkeypatch.setattr(selection, "_remembered", {})
+    monkeypatch.setattr(verdicts, "_remembered", {})
     select()
     assert all_work == ["forkyard-llama-cpp-avx2"]
     assert judge(payload).remembered
@@ -239,7 +242,7 @@ def test_a_verdict_is_remembered_across_processes(
 def test_a_crash_is_remembered(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> None:
     payload = read_payload(make_payload(abi=CRASH.format("SIGILL")))
     judge(payload)
-    monkeypatch.setattr(selection, "_remembered", {})
+    monkeypatch.setattr(verdicts, "_remembered", {})
     monkeypatch.setattr(selection, "_probe", lambda payload: pytest.fail("probed again"))
     again = judge(payload)
     assert again.remembered
@@ -269,6 +272,187 @@ def test_another_cpu_is_probed_again(
     assert len(all_work) == 2
 
 
+@pytest.mark.parametrize(
+    "name", ["LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
+)
+def test_another_environment_is_probed_again(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_payload()
+    monkeypatch.delenv(name, raising=False)
+    select()
+    monkeypatch.setenv(name, "/somewhere")
+    select()
+    monkeypatch.delenv(name)
+    monkeypatch.setenv("LESS", "-R")
+    select()
+    assert len(all_work) == 2
+
+
+def test_what_comes_into_the_linker_s_way_is_probed_again(
+    make_payload: MakePayload, all_work: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload()
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    os.utime(folder, (1, 1))
+    preloaded = tmp_path / "preloaded.so"
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path / 'nothing'}:{folder}")
+    monkeypatch.setenv("LD_PRELOAD", str(preloaded))
+    select()
+    (folder / "libstdc++.so.6").touch()
+    select()
+    preloaded.touch()
+    select()
+    select()
+    assert len(all_work) == 3
+
+
+def test_a_system_library_that_changes_is_probed_again(
+    make_payload: MakePayload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libstdc++.so.6"
+    library.write_bytes(b"new")
+    probed: list[str] = []
+
+    def probe(payload: Payload) -> tuple[Verdict, bool]:
+        probed.append(payload.distribution)
+        return Verdict(True, "works", depends_on=[verdicts.stamp(str(library))]), True
+
+    monkeypatch.setattr(selection, "_probe", probe)
+    make_payload()
+    select()
+    monkeypatch.setattr(verdicts, "_remembered", {})
+    select()
+    assert len(probed) == 1
+    library.write_bytes(b"older")
+    select()
+    library.unlink()
+    monkeypatch.setattr(verdicts, "_remembered", {})
+    select()
+    assert len(probed) == 3
+
+
+def test_the_probe_says_which_system_libraries_it_had(make_payload: MakePayload, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "forkyard_llm.probing", str(make_payload())]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+    files = json.loads(done.stdout)["depends_on"]
+    assert any("libc" in path for path, _, _ in files)
+    assert files == [verdicts.stamp(path) for path, _, _ in files]
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Verdict, bool]]:
+    """What the probe of a variant says; it says of all others that they work."""
+    said: dict[str, tuple[Verdict, bool]] = {}
+    monkeypatch.setattr(selection, "_probe", lambda payload: said.get(payload.variant, (Verdict(True, "works"), True)))
+    return said
+
+
+BROKEN = (Verdict(False, "libstdc++.so.6: version `GLIBCXX_3.4.30' not found"), False)
+
+
+def test_a_good_verdict_ends_with_the_first_bad_one(
+    make_payload: MakePayload, answers: dict[str, tuple[Verdict, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = read_payload(make_payload())
+    assert judge(payload).usable
+    answers["avx2"] = BROKEN
+    assert judge(payload).usable  # nothing it depends on has changed
+    assert not judge(payload, refresh=True).usable
+    assert not judge(payload).usable
+    assert cache_files() == []
+
+
+def test_a_verdict_that_cannot_be_deleted_is_not_believed_either(
+    make_payload: MakePayload, answers: dict[str, tuple[Verdict, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError
+
+    payload = read_payload(make_payload())
+    judge(payload)
+    answers["avx2"] = BROKEN
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlink)
+        judge(payload, refresh=True)
+    assert cache_files() != []
+    assert not judge(payload).usable
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGKILL", "SIGTERM"])
+def test_a_death_that_a_lack_of_memory_may_have_caused_is_not_remembered(make_payload: MakePayload, name: str) -> None:
+    verdict = judge(read_payload(make_payload(abi=CRASH.format(name))))
+    assert verdict.reason == f"crashed with {name} in the probe"
+    assert cache_files() == []
+
+
+def test_a_payload_that_cannot_be_loaded_after_all_makes_room_for_the_next(
+    make_payload: MakePayload,
+    answers: dict[str, tuple[Verdict, bool]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    make_payload("forkyard-llama-cpp-sse42", rank=10)
+    select()
+    answers["avx512"] = BROKEN  # an environment that no key knows of
+    loaded: list[str] = []
+
+    def load(payload: Payload) -> None:
+        loaded.append(payload.variant)
+        if payload.variant == "sse42":
+            raise StopAsyncIteration  # far enough
+        msg = f"{payload.variant} cannot be loaded"
+        raise EngineError(msg)
+
+    monkeypatch.setattr(llama, "load", load)
+    monkeypatch.setattr(llama.gguf_check, "check", lambda *_, **__: None)
+    with pytest.raises(StopAsyncIteration):
+        llama.Llama("model.gguf")
+    assert loaded == ["avx512", "avx2", "sse42"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        f"using forkyard-llama-cpp-avx2, not forkyard-llama-cpp-avx512: {BROKEN[0].reason}",
+        "using forkyard-llama-cpp-sse42, not forkyard-llama-cpp-avx2: it works in a process of its own, but not in"
+        " this one: avx2 cannot be loaded",
+    ]
+    assert select().variant == "sse42"
+
+
+def test_if_nothing_can_be_loaded_every_reason_is_given(
+    make_payload: MakePayload, answers: dict[str, tuple[Verdict, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(payload: Payload) -> None:
+        msg = "libx.so.1: cannot open shared object file"
+        raise EngineError(msg)
+
+    make_payload("forkyard-llama-cpp-avx2")
+    make_payload("forkyard-ik-llama-cpp-avx2")
+    monkeypatch.setattr(llama, "load", load)
+    monkeypatch.setattr(llama.gguf_check, "check", lambda *_, **__: None)
+    with pytest.raises(PayloadRejected) as caught:
+        llama.Llama("model.gguf")
+    assert len(caught.value.rejections) == 2
+    assert all("libx.so.1" in item.reason for item in caught.value.rejections)
+
+
+def test_a_better_payload_that_does_not_work_is_a_warning_once(
+    make_payload: MakePayload,
+    answers: dict[str, tuple[Verdict, bool]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_payload("forkyard-llama-cpp-alien", rank=99, cpu_features=["avx512_4fmaps"])
+    make_payload("forkyard-llama-cpp-avx512", rank=40)
+    make_payload("forkyard-llama-cpp-avx2", rank=30)
+    answers["avx512"] = BROKEN
+    assert select().variant == select().variant == "avx2"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"using forkyard-llama-cpp-avx2, not forkyard-llama-cpp-avx512: {BROKEN[0].reason}"]
+
+
 def test_refresh_asks_again(make_payload: MakePayload, all_work: list[str]) -> None:
     payload = read_payload(make_payload())
     judge(payload)
@@ -295,7 +479,7 @@ def test_a_damaged_cache_file_is_ignored_and_rewritten(
     select()
     (file,) = cache_files()
     file.write_bytes(content)
-    monkeypatch.setattr(selection, "_remembered", {})
+    monkeypatch.setattr(verdicts, "_remembered", {})
     select()
     assert len(all_work) == 2
     assert json.loads(file.read_bytes())["usable"] is True
