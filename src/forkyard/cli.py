@@ -12,7 +12,7 @@ import click
 from forkyard import __version__
 from forkyard import doctor as doctoring
 from forkyard.cache import Cache
-from forkyard.commands.answering import answers, choices, sources, stack_names_of
+from forkyard.commands.answering import answers, answers_anyway, choices, sources, stack_names_of
 from forkyard.commands.lazy import LazyGroup
 from forkyard.console import Console
 from forkyard.errors import UsageError
@@ -205,11 +205,12 @@ def status(console: Console) -> None:
 
 
 @main.command()
-@answers
+@answers_anyway
 def doctor(console: Console) -> int:
     """Say what this machine lacks for building, and the exact command that installs it."""
-    checks = doctoring.examine(Cache.default())
-    facts = doctoring.as_json(checks, find_root())
+    root = find_root()
+    checks = doctoring.examine(Cache.default(), root)
+    facts = doctoring.as_json(checks, root)
     lines = []
     for check in checks:
         lines.append(f"{check.state:<8} {check.name:<9} {check.found}")
@@ -222,7 +223,7 @@ def doctor(console: Console) -> int:
 @main.command(name="clean")
 @click.argument("parts", nargs=-1)
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and what that costs.")
-@answers
+@answers_anyway
 def clean_command(console: Console, parts: tuple[str, ...], dry_run: bool) -> None:
     """Delete PARTS of the cache: builds, wheels, sources, ccache, logs (default: builds, wheels, logs)."""
     rows = clean(Cache.default(), parts, dry_run=dry_run, reporter=console)
@@ -270,7 +271,7 @@ def variants(console: Console) -> None:
 
 @main.command()
 @click.argument("name", required=False)
-@answers
+@answers_anyway
 def schema(console: Console, name: str | None) -> None:
     """Print the JSON schema of recipe files or variants files."""
     if name is None:

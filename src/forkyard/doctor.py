@@ -14,6 +14,7 @@ from typing import Any
 from forkyard.cache import Cache
 from forkyard.errors import ForkyardError, StorageError
 from forkyard.installing import install_command, this_package_manager
+from forkyard.journal import unfinished
 from forkyard.places import check_own
 from forkyard.process import run
 from forkyard.toolchain import detect, native_features
@@ -35,10 +36,32 @@ class Check:
     fix: str | None = None
 
 
-def examine(cache: Cache) -> list[Check]:
-    """Look at everything a build needs. Raises nothing for what is missing: that is the answer."""
+def examine(cache: Cache, root: Path | None = None) -> list[Check]:
+    """Look at everything a build needs. Raises nothing for what is missing: that is the answer.
+
+    Args:
+        root: a project, to see whether a change of it was cut off.
+    """
     manager = this_package_manager()
-    return [_python(), _machine(), _git(manager), *_compiler(cache, manager), _cache(cache)]
+    checks = [_python(), _machine(), _git(manager), *_compiler(cache, manager), _cache(cache)]
+    if root is not None:
+        checks.append(_project(root))
+    return checks
+
+
+def _project(root: Path) -> Check:
+    """Reports only: whoever asks what is wrong does not want it changed under their hands."""
+    try:
+        waiting = unfinished(root)
+    except ForkyardError as error:
+        why = f": {error.why}" if error.why else ""
+        return Check("project", "missing", f"{error.what} ({error.where}){why}", error.next_step)
+    if waiting is None:
+        return Check("project", "ok", str(root))
+    found = f"`{waiting.command}` was cut off while it changed {len(waiting.paths) + len(waiting.left)} files of {root}"
+    if waiting.left:
+        found += f"; changed by somebody since, and left alone: {', '.join(waiting.left)}"
+    return Check("project", "advice", found, "run any other command, as `forkyard status`: it finishes the change")
 
 
 def _python() -> Check:

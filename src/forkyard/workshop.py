@@ -33,12 +33,9 @@ def find_root(start: Path | None = None) -> Path:
     Raises:
         UsageError: there is none.
     """
-    chosen = os.environ.get("FORKYARD_ROOT")
-    candidates = [Path(chosen)] if chosen else [*_upwards(start or Path.cwd()), Path(__file__).resolve().parents[2]]
-    for candidate in candidates:
-        # Not Path.is_file(): a folder that may not be looked into is not the project, and no error.
-        if os.path.isfile(candidate / "recipes" / "variants.toml"):
-            return candidate.resolve()
+    found = project_around(start)
+    if found is not None:
+        return found
     msg = "this is not a forkyard project"
     raise UsageError(
         msg,
@@ -46,6 +43,17 @@ def find_root(start: Path | None = None) -> Path:
         why="no folder here or above holds recipes/variants.toml",
         next_step="run it in a clone of the project, or set FORKYARD_ROOT",
     )
+
+
+def project_around(start: Path | None = None) -> Path | None:
+    """The folder :func:`find_root` finds; ``None`` if there is none."""
+    chosen = os.environ.get("FORKYARD_ROOT")
+    candidates = [Path(chosen)] if chosen else [*_upwards(start or Path.cwd()), Path(__file__).resolve().parents[2]]
+    for candidate in candidates:
+        # Not Path.is_file(): a folder that may not be looked into is not the project, and no error.
+        if os.path.isfile(candidate / "recipes" / "variants.toml"):
+            return candidate.resolve()
+    return None
 
 
 def _upwards(start: Path) -> Iterator[Path]:

@@ -32,7 +32,7 @@ from forkyard.console import Reporter
 from forkyard.errors import UsageError
 from forkyard.gitstore import Store
 from forkyard.gitstore.history import CommitFacts, commits, is_ancestor
-from forkyard.journal import Changes, commit_changes, project_lock
+from forkyard.journal import Changes, commit_changes, finish_changes, project_lock
 from forkyard.locks import hold
 from forkyard.recipes import Recipe
 from forkyard.sources import Obtained, obtain
@@ -261,6 +261,8 @@ def _write(
     root, name = work.root, work.name
     folder = work_folder(root, name)
     with project_lock(root, waiting=lambda who: work.reporter.note(f"waiting for the project (held by {who})")):
+        # Whoever was waited for may have been killed.
+        finish_changes(root, work.reporter)
         refuse_if_taken(root, name)
         new = None
         if mails:

@@ -13,19 +13,36 @@ import click
 from forkyard.cache import Cache, storage_error
 from forkyard.console import Console
 from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, PatchError, SourceError
+from forkyard.journal import recover
 from forkyard.places import settle
+from forkyard.workshop import project_around
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def answers(function: _F) -> _F:
-    """Give a command ``--json`` and ``--quiet``, and turn its errors into messages and exit codes."""
+    """Give a command ``--json`` and ``--quiet``, and turn its errors into messages and exit codes.
 
+    Before anything else a change of the project that was cut off is finished: no command reads half a change.
+    """
+    return _answering(function, recovering=True)
+
+
+def answers_anyway(function: _F) -> _F:
+    """:func:`answers` for a command that must work where a change waits that cannot be finished: it reads no patches
+    and no recipes, or is there to say so.
+    """
+    return _answering(function, recovering=False)
+
+
+def _answering(function: _F, *, recovering: bool) -> _F:
     @functools.wraps(function)
     def wrapped(*args: Any, as_json: bool, quiet: bool, **options: Any) -> None:
         console = Console(as_json=as_json, quiet=quiet)
         try:
             settle()
+            if recovering and (root := project_around()) is not None:
+                recover(root, console)
             status = function(console, *args, **options)
         except ForkyardError as error:
             shown = error

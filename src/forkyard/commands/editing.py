@@ -14,7 +14,7 @@ from forkyard.commands.answering import answers, sources
 from forkyard.console import Console, Reporter
 from forkyard.errors import EXIT_FINDINGS, UsageError
 from forkyard.gitstore import Store
-from forkyard.journal import commit_changes, project_lock, recover
+from forkyard.journal import commit_changes, finish_changes, project_lock
 from forkyard.locking import lock_recipe
 from forkyard.locks import hold
 from forkyard.places import expanded
@@ -50,14 +50,12 @@ _only = click.option("--only", is_flag=True, help="Write this series alone, what
 _lock = click.option("--lock", "locks", is_flag=True, help="Renew the locks that become out of date with it.")
 
 
-def _root() -> Path:
-    root = find_root()
-    recover(root)
-    return root
-
-
-def _locked(root: Path, reporter: Reporter) -> contextlib.AbstractContextManager[None]:
-    return project_lock(root, waiting=lambda who: reporter.note(f"waiting for another forkyard here ({who})"))
+@contextlib.contextmanager
+def _locked(root: Path, reporter: Reporter) -> Iterator[None]:
+    with project_lock(root, waiting=lambda who: reporter.note(f"waiting for another forkyard here ({who})")):
+        # Whoever was waited for may have been killed.
+        finish_changes(root, reporter)
+        yield
 
 
 @contextlib.contextmanager
@@ -99,7 +97,7 @@ def new(
     add_to_recipe: bool,
 ) -> None:
     """Begin STACK: its description and an empty series for each engine."""
-    root = _root()
+    root = find_root()
     made = NewStack(name, tuple(dict.fromkeys(engines)), title, intent, requires, order, issues)
     with _locked(root, console):
         written = commit_changes(root, new_stack(root, made, to_recipe=add_to_recipe))
@@ -127,7 +125,7 @@ def edit(
     join: bool,
 ) -> None:
     """Make a git repository with STACK's patches as commits, to work on; `stack refresh` writes them back."""
-    root = _root()
+    root = find_root()
     place = _folder(root, path, name, engine)
     with (
         _locked(root, console),
@@ -187,7 +185,7 @@ def refresh(
     locks: bool,
 ) -> None:
     """Write the commits of STACK's edit back: patches, series and whole files, and the stacks made on it."""
-    root = _root()
+    root = find_root()
     place = _folder(root, path, name, engine)
     with _locked(root, console), _ground(root, console, name, engine, recipe, source, offline=offline) as ground:
         edits.read_work(place, ground.place)
@@ -221,7 +219,7 @@ def export(
     if check and folder is not None:
         msg = "--check and --to exclude each other"
         raise UsageError(msg)
-    root = _root()
+    root = find_root()
     with contextlib.ExitStack() as held:
         if not check and folder is None:
             held.enter_context(_locked(root, console))
@@ -285,7 +283,7 @@ def import_(
     if files and into is not None:
         msg = "--into shows the series as it is; import the files first"
         raise UsageError(msg)
-    root = _root()
+    root = find_root()
     if files:
         with _locked(root, console), _ground(root, console, name, engine, recipe, source, offline=offline) as ground:
             with console.step(f"importing into {name}"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from forkyard.commands.answering import answers
+from forkyard.commands.answering import answers_anyway
 from forkyard.console import Console
 from forkyard.errors import EXIT_FINDINGS
 from forkyard.numamodel.report import as_text, reproduce
 
 
 @click.command(name="numa-model")
-@answers
+@answers_anyway
 def numa_model(console: Console) -> int:
     """Predict a published table of --numa isolate and mirror, and say how far off each figure is.
 

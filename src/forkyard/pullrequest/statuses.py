@@ -67,7 +67,7 @@ def read_statuses(
         NetworkError: the API cannot be reached, refuses, or answers something useless. Nothing is written then.
         RecipeError: there is no such stack.
     """
-    recover(root)
+    recover(root, reporter)
     stacks = [load_stack(root, one) for one in ([name] if name else stack_names(root))]
     submitted = _submitted(stacks)
     links = [(stack, url) for stack in stacks for url in stack.about.answers]
@@ -131,7 +131,7 @@ def _row(one: _Submitted, state: State | str) -> dict[str, Any]:
 def _write(root: Path, submitted: list[_Submitted], rows: list[dict[str, Any]], reporter: Reporter) -> None:
     cache = Cache.default()
     with project_lock(root, waiting=lambda who: reporter.note(f"waiting for another change of the project ({who})")):
-        finish_changes(root)
+        finish_changes(root, reporter)
         changes = Changes()
         for stack, family in dict.fromkeys((one.stack, one.family) for one in submitted):
             new = {

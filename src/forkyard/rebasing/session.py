@@ -74,7 +74,7 @@ class Session:
     """
 
     def __init__(self, root: Path, ref: str, cache: Cache, reporter: Reporter) -> None:
-        recover(root, timeout_s=BUSY_S)
+        recover(root, reporter, timeout_s=BUSY_S)
         self._root, self._ref, self._cache, self._reporter = root, ref, cache, reporter
         self._recipe = load_recipe(ref, root, stacks=stack_names(root))
         self._store = Store(cache.store(self._recipe.family))
@@ -218,7 +218,7 @@ class Session:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         with project_lock(self._root, timeout_s=BUSY_S):
-            finish_changes(self._root)
+            finish_changes(self._root, self._reporter)
             # Whoever was waited for may have moved the pin.
             self._recipe = load_recipe(self._ref, self._root, stacks=stack_names(self._root))
             yield
