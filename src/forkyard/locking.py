@@ -8,6 +8,7 @@ from pathlib import Path
 from forkyard.cache import Cache
 from forkyard.console import Reporter
 from forkyard.errors import PatchError, RecipeError
+from forkyard.nextsteps import command
 from forkyard.recipes import LocalSource, Lock, Recipe, RegistrySource, Source, read_lock, write_lock
 from forkyard.recipes.lock import LockedFile, LockedSource, LockedStack, verify
 from forkyard.sources import Obtained, obtain
@@ -84,7 +85,7 @@ def check(
     if not path.exists():
         if strict:
             msg = f"{recipe.name} has no lock"
-            raise RecipeError(msg, where=str(path), next_step=f"write one with `forkyard lock {recipe.name}`")
+            raise RecipeError(msg, where=str(path), next_step=f"write one with `{command('lock', recipe.word)}`")
         return
     found = make_lock(recipe, obtained, stacks, patched)
     differences = verify(read_lock(path), found)
@@ -99,11 +100,11 @@ def check(
     if strict:
         msg = f"{recipe.name} is not as it was locked"
         raise RecipeError(
-            msg, where=str(path), why=why, next_step=f"run `forkyard lock {recipe.name}` if the change is meant"
+            msg, where=str(path), why=why, next_step=f"run `{command('lock', recipe.word)}` if the change is meant"
         )
     reporter.warn(
         f"{recipe.name} is not as it was locked\n         {why}\n"
-        f"  next:  run `forkyard lock {recipe.name}` if the change is meant"
+        f"  next:  run `{command('lock', recipe.word)}` if the change is meant"
     )
 
 

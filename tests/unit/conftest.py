@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
+import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from forkyard.cache import Cache
+from forkyard.cli import main
 from forkyard.gitstore import Author, Entry, Store
 from forkyard.plan import Plan, logic_digest, make_plan
 from forkyard.recipes import Variants, load_recipe, load_variants
@@ -316,3 +320,42 @@ def plan_of(project_root: Path, toolchain: Toolchain) -> Callable[..., Plan]:
         return make_plan(found, _variants[text], variant, project_root, compiler, stacks=stacks)
 
     return make
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """One command of a line that a person was told to paste."""
+
+    program: str
+    words: list[str]
+    values: dict[str, Any]
+    """What click made of the words, if the program is forkyard's."""
+
+
+@pytest.fixture(scope="session")
+def pasted() -> Callable[[Sequence[str]], list[Pasted]]:
+    """Read lines as a shell does, and each command of forkyard's as forkyard does; comments mean nothing."""
+
+    def read(lines: Sequence[str]) -> list[Pasted]:
+        found = []
+        for line in lines:
+            words = shlex.split(line, comments=True)
+            while words:
+                part = list(itertools.takewhile(lambda word: word != "&&", words))
+                words = words[len(part) + 1 :]
+                assert part[0] in ("forkyard", "git", "cd"), f"{line!r} cannot be pasted"
+                values = _parsed(part[1:]) if part[0] == "forkyard" else {}
+                found.append(Pasted(part[0], part[1:], values))
+        return found
+
+    return read
+
+
+def _parsed(words: Sequence[str]) -> dict[str, Any]:
+    command: click.Command | None = main
+    rest = list(words)
+    with click.Context(main) as context:
+        while isinstance(command, click.Group):
+            command = command.get_command(context, rest.pop(0))
+        assert command is not None, words
+        return command.make_context(command.name, rest).params

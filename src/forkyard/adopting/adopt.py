@@ -240,8 +240,8 @@ def _home(work: _Work, obtained: Obtained, lined: _Lined) -> Adoption:
         state = DRY
     names = tuple(patch_names([one.draft.letter for one in staying]))
     done = Adoption(
-        wish, work.name, recipe, obtained, work.location, lined.tip, lined.shallow, lined.base, lined.own, lined.twins,
-        lined.reduced, lined.drafts, tuple(settled), home.commit, state, names,
+        wish, work.root, work.name, recipe, obtained, work.location, lined.tip, lined.shallow, lined.base, lined.own,
+        lined.twins, lined.reduced, lined.drafts, tuple(settled), home.commit, state, names,
         len(exported.patches), notes=exported.notes,
     )  # fmt: skip
     if wish.dry_run or state == NOTHING:
@@ -294,7 +294,7 @@ def _changes(root: Path, done: Adoption, exported: Exported, before: Sequence[St
         order=max(100, last + 10) if wish.add_to_recipe else None,
         answers=(place.url,) if place.url else (),
     )
-    changes = new_stack(root, about, to_recipe=wish.add_to_recipe)
+    changes = new_stack(root, about, to_recipe=wish.add_to_recipe, recipe=done.recipe)
     text = changes.writes[f"patches/{done.name}/stack.toml"].decode()
     stack = Stack(done.name, root / "patches" / done.name, StackFile.model_validate(tomllib.loads(text)))
     series_changes(changes, root, stack, done.recipe.family, exported)

@@ -41,6 +41,8 @@ class Adoption:
     """What became of a fork."""
 
     wish: Wish
+    root: Path
+    """The project."""
     name: str
     recipe: Recipe
     pin: Obtained

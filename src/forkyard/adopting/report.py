@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,6 +14,9 @@ from forkyard.adopting.linearising import Clash
 from forkyard.adopting.outcome import CONFLICTS, DRY, NOTHING, PARTLY, WRITTEN, Adoption
 from forkyard.adopting.series import MERGES, Settled, patch_names
 from forkyard.gitstore.history import CommitFacts
+from forkyard.nextsteps import command
+from forkyard.stacks.editing import place_of
+from forkyard.stacks.importing import recipe_option
 
 
 def document(done: Adoption) -> dict[str, Any]:
@@ -175,34 +179,59 @@ def to_do(done: Adoption) -> list[str]:
 
 
 def next_steps(done: Adoption) -> list[str]:
-    """Commands, in order."""
-    name, family = done.name, done.recipe.family
-    options = [f"--engine {family}", f"--name {name}"]
-    options += [f"--recipe {shlex.quote(done.wish.recipe)}"] if done.wish.recipe else []
-    options += ["--add-to-recipe"] if done.wish.add_to_recipe else []
+    """Lines to paste, in order; those that begin with ``#`` are for the person."""
+    name, wish = done.name, done.wish
+    chosen = {"engine": done.recipe.family, "recipe": recipe_option(done.root, done.recipe)}
+    lock = [command("lock", done.recipe.word)] if wish.add_to_recipe and done.written else []
+    edit = command("stack", "edit", name, **chosen)
     if done.state == WRITTEN:
-        return [f"forkyard stack edit {name} --engine {family}", f"forkyard stack lint {name}"]
+        return [edit, command("stack", "lint", name), *lock]
     if done.state == DRY:
-        return ["the same without --dry-run"]
+        return [_without_dry_run(done, chosen)]
     if done.folder is None:
-        return []
-    place = f"work/{done.folder.name}/repo"
+        return [_without_dry_run(done, chosen)] if wish.dry_run and done.conflicts else []
+    place = done.folder / "repo"
     if done.state == CONFLICTS:
+        again = {**chosen, "name": name, "add_to_recipe": wish.add_to_recipe, "offline": wish.offline}
         return [
-            f"cd {place} && git rebase --onto {PIN} {FORK_BASE} {name}",
-            "resolve each conflict, `git add` the files, `git rebase --continue`",
-            f"forkyard stack from-branch {place} {name} --base {done.home} {' '.join(options)}",
+            f"cd {shlex.quote(str(place))} && git rebase --onto {PIN} {FORK_BASE} {name}",
+            "# resolve each conflict, git add the files, git rebase --continue",
+            command("stack", "from-branch", place, name, base=done.home, **again),
         ]
     if done.state == PARTLY:
         left = len(done.settled) - _position(done)
+        folder = place_of(done.root, name, done.recipe.family)
         return [
-            f"forkyard stack edit {name} --engine {family}",
-            f"in the folder it names: git fetch {shlex.quote(str(done.folder / 'repo'))} {name}"
+            edit,
+            f"cd {shlex.quote(str(folder))} && git fetch {shlex.quote(str(place))} {name}"
             f" && git cherry-pick FETCH_HEAD~{left}..FETCH_HEAD",
-            "resolve each conflict, `git add` the files, `git cherry-pick --continue`",
-            f"forkyard stack refresh {name}",
+            "# resolve each conflict, git add the files, git cherry-pick --continue",
+            command("stack", "refresh", name, **chosen),
+            *lock,
         ]
     return []
+
+
+def _without_dry_run(done: Adoption, chosen: dict[str, str | None]) -> str:
+    wish, place = done.wish, done.location
+    upstream = wish.upstream
+    if upstream is not None and Path(upstream).expanduser().exists():
+        upstream = str(Path(upstream).expanduser().absolute())
+    return command(
+        "stack",
+        "from-branch",
+        place.shown,
+        wish.branch,
+        **chosen,
+        name=done.name,
+        base=wish.base,
+        upstream=upstream,
+        squash=wish.squash,
+        partial=wish.partial,
+        note_origin=wish.note_origin,
+        add_to_recipe=wish.add_to_recipe,
+        offline=wish.offline,
+    )
 
 
 def _position(done: Adoption) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,9 @@ from forkyard.gitstore import Store
 from forkyard.journal import commit_changes, finish_changes, project_lock
 from forkyard.locking import lock_recipe
 from forkyard.locks import hold
+from forkyard.nextsteps import command
 from forkyard.places import expanded
-from forkyard.recipes import FAMILIES, load_recipe
+from forkyard.recipes import FAMILIES, Recipe, load_recipe
 from forkyard.sources import obtain
 from forkyard.stacks import editing as edits
 from forkyard.stacks.authoring import NewStack, new_stack
@@ -101,7 +103,7 @@ def new(
     made = NewStack(name, tuple(dict.fromkeys(engines)), title, intent, requires, order, issues)
     with _locked(root, console):
         written = commit_changes(root, new_stack(root, made, to_recipe=add_to_recipe))
-    follow = [f"forkyard stack edit {name} --engine {engine}" for engine in made.engines]
+    follow = [command("stack", "edit", name, engine=engine) for engine in made.engines]
     lines = [*(f"wrote {path}" for path in written), "", f"Finish patches/{name}/stack.toml, then:"]
     lines += [f"  {line}" for line in follow]
     console.result({"stack": name, "written": written, "next": follow}, "\n".join(lines))
@@ -135,7 +137,7 @@ def edit(
         imported = import_loosely(ground.store, ground.place, ground.obtained)
         done = edits.edit(ground.place, ground.obtained, ground.store, place, imported, fresh=fresh, together=join)
     _notes(console, imported.notes)
-    refreshing = f"forkyard stack refresh {name} --engine {engine}" + (f" --path {place}" if path else "")
+    elsewhere = place if path else None
     said = {
         "made": f"{done.path} has {done.patches} commits on branch {done.branch}",
         "as it was": f"{done.path} is there already and was left as it is (--fresh throws it away)",
@@ -143,9 +145,13 @@ def edit(
         "both changed": f"{done.path} was changed, and so was the series or what it is made on; nothing was touched",
         "joined": f"{done.path} now has both its own changes and the project's; what it had is {edits.BEFORE_JOIN}",
     }[done.state]
-    follow = [f"cd {done.path}", "(commit, amend, `git rebase -i`: one commit is one patch)", refreshing]
+    follow = [
+        f"cd {shlex.quote(str(done.path))}",
+        "# commit, amend, git rebase -i: one commit is one patch",
+        ground.place.command("refresh", path=elsewhere),
+    ]
     if done.state == "both changed":
-        follow = [f"forkyard stack edit {name} --engine {engine} --join" + (f" --path {place}" if path else "")]
+        follow = [ground.place.command("edit", join=True, path=elsewhere)]
     console.result(
         {
             "path": str(done.path),
@@ -155,7 +161,7 @@ def edit(
             "tip": done.tip,
             "patches": done.patches,
             "notes": list(imported.notes),
-            "next": [line for line in follow if not line.startswith("(")],
+            "next": [line for line in follow if not line.startswith("#")],
         },
         "\n".join([said, *(f"  {line}" for line in follow)]),
     )
@@ -329,14 +335,17 @@ def _report(console: Console, ground: Ground, done: Rewrite, *, locks: bool, off
     """Say what a rewrite did, and renew or name the locks it made out of date."""
     root, name, own = ground.root, ground.place.stack.name, ground.place.recipe
     renewed: list[str] = []
-    stale = [own if one == own.name else load_recipe(one, root) for one in done.stale]
-    if own.name not in done.stale and name in own.stacks and own.lock_path().is_file():
-        # An earlier run may have been ended between the series and the lock.
-        stale.append(own)
-    for recipe in stale if locks else ():
+    stale = [load_recipe(one, root) for one in done.stale]
+    unsure: list[Recipe] = []
+    if own.path not in [one.path for one in stale] and name in own.stacks and own.lock_path().is_file():
+        # A recipe given by its path is in nobody's list. One of the project may have been left by an earlier run that
+        # was ended between the series and the lock.
+        (stale if done.paths and own.word != own.name else unsure).append(own)
+    for recipe in [*stale, *unsure] if locks else ():
         if lock_recipe(recipe, root, ground.cache, console, check_only=False, offline=offline):
             renewed.append(recipe.name)
-    follow = [f"forkyard lock {stale}" for stale in done.stale if not locks]
+    outdated = [] if locks else stale
+    follow = [command("lock", recipe.word) for recipe in outdated]
     if not done.paths:
         text = [f"{name} is as it was; nothing was written"]
     else:
@@ -348,7 +357,8 @@ def _report(console: Console, ground: Ground, done: Rewrite, *, locks: bool, off
         text += [f"checked: {engine} still applies" for engine in done.checked_engines]
         text += [f"renewed the lock of {recipe}" for recipe in renewed]
         text += [
-            f"the lock of {line.removeprefix('forkyard lock ')} is out of date now: run `{line}`" for line in follow
+            f"the lock of {recipe.name} is out of date now: run `{line}`"
+            for recipe, line in zip(outdated, follow, strict=True)
         ]
     text += [f"note: {note}" for note in done.notes]
     console.result({"stack": name, **done.as_json(), "renewed_locks": renewed, "next": follow}, "\n".join(text))

@@ -202,7 +202,7 @@ def prepare_branch(
         raise PatchError(
             msg,
             why=f"{', '.join(carrier.empty)} change nothing there: upstream has them",
-            next_step=f"run `forkyard rebase {family}`: it says what can be retired",
+            next_step=f"run `forkyard rebase {family} --to {target.commit} --dry-run`: it says what can be retired",
         )
     return Prepared(
         family,

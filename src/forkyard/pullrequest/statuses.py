@@ -15,6 +15,7 @@ from forkyard.gitstore import Store
 from forkyard.gitstore.history import CommitFacts
 from forkyard.journal import Changes, commit_changes, finish_changes, project_lock, recover
 from forkyard.locks import hold
+from forkyard.nextsteps import command
 from forkyard.pullrequest.states import DEFAULT_API, Reader, State, Unreadable
 from forkyard.recipes import Recipe, load_recipe, recipe_names
 from forkyard.sources import obtain
@@ -188,7 +189,9 @@ def _rewritten(
         wanted = data[patch.name].replace(_line(old), _line(status)) if old else data[patch.name]
         if patch.data != wanted:
             msg = f"{stack.name}/{patch.name} would change by more than its trailer"
-            raise PatchError(msg, next_step=f"refresh the stack first: `forkyard stack export {stack.name}`")
+            raise PatchError(
+                msg, next_step=f"write the stack anew first: `{command('stack', 'export', stack.name, engine=family)}`"
+            )
         if patch.data != data[patch.name]:
             found[patch.name] = patch.data
     return found

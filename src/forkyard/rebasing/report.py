@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jinja2
 from forkyard.cache import explained, write_atomic
 from forkyard.errors import StorageError
 from forkyard.gitstore.formats import Entry
+from forkyard.nextsteps import command, source_word
 from forkyard.rebasing.carrying import OpenConflict
 from forkyard.rebasing.replaying import Outcome
 from forkyard.rebasing.session import Rebased
@@ -108,25 +111,41 @@ def _shown(side: bytes) -> list[str]:
 
 
 def next_steps(result: Rebased) -> list[str]:
-    """What a person does now, one thing a line."""
-    name = result.state.recipe
-    if result.worktree and result.state.waiting:
+    """What a person does now, one thing a line; can be pasted as a whole."""
+    state, word = result.state, result.recipe.word
+    if result.worktree and state.waiting:
+        rebase = command("rebase", word)
         return [
-            f"cd {result.worktree}",
-            f"resolve {result.state.waiting.patch}: edit the files with conflict markers, `git add` or `git rm` them",
-            f"forkyard rebase {name} --continue   (takes it over, keeps it for the next time, goes on)",
-            f"forkyard rebase {name} --skip       (leaves this patch out of its series)",
-            f"forkyard rebase {name} --abort      (everything as it was; resolutions made so far are kept)",
+            f"cd {shlex.quote(str(result.worktree))}",
+            f"# resolve {state.waiting.patch}: edit the files with conflict markers, git add or git rm them",
+            f"{rebase} --continue  # takes it over, keeps it for the next time, goes on",
+            f"# or {rebase} --skip  (leaves this patch out of its series)",
+            f"# or {rebase} --abort  (everything as it was; resolutions made so far are kept)",
         ]
     if result.finished and result.finished.out is None and result.finished.paths:
         return [
-            "git diff --stat                      (the pin, the patches and the lock moved together)",
-            f"forkyard stack verify --recipe {name}   (every prefix builds and passes)",
-            "git checkout -- patches recipes      (undoes it)",
+            f"git -C {shlex.quote(str(result.root))} diff --stat  # the pin, the patches and the lock moved together",
+            f"{command('stack', 'verify', recipe=word)}  # every prefix builds and passes",
+            f"# {command('rebase', word, undo=True)} undoes it",
         ]
-    if result.replay.conflicts:
-        return [f"forkyard rebase {name} --to {result.state.new.commit}   (to resolve the conflicts)"]
+    if result.finished is None and (result.replay.conflicts or state.whole or state.out):
+        again = command(
+            "rebase",
+            word,
+            to=state.new.commit,
+            stack=() if state.whole else _chosen(result),
+            source=source_word(state.source),
+            offline=state.offline,
+            retire=state.retire,
+            out=Path(state.out) if state.out else None,
+        )
+        return [f"{again}  # {'to resolve the conflicts' if result.replay.conflicts else 'writes it'}"]
     return []
+
+
+def _chosen(result: Rebased) -> Sequence[str]:
+    """The stacks that were asked for; none if it was all of them."""
+    return () if set(result.state.stacks) == set(result.recipe.stacks) else result.state.stacks
 
 
 def text(result: Rebased) -> str:

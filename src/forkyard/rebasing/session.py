@@ -17,6 +17,7 @@ from forkyard.errors import PatchError, RecipeError, UsageError
 from forkyard.gitstore import Store
 from forkyard.journal import STATE, finish_changes, project_lock, recover
 from forkyard.locks import hold
+from forkyard.nextsteps import command
 from forkyard.rebasing.conflicttree import ConflictTree
 from forkyard.rebasing.finishing import Finished, finish
 from forkyard.rebasing.recipefile import moved_recipe
@@ -51,6 +52,8 @@ class Rebased:
     state: State
     replay: Replay
     stacks: tuple[Stack, ...]
+    root: Path
+    """The project."""
     finished: Finished | None = None
     """What was written; ``None`` while there are conflicts, and after a dry run."""
     worktree: Path | None = None
@@ -178,7 +181,7 @@ class Session:
                 write_state(self._root, state)
             elif skip:
                 msg = "no patch waits to be skipped"
-                raise UsageError(msg, next_step=f"`forkyard rebase {state.recipe} --continue`")
+                raise UsageError(msg, next_step=f"`{self._command('continue')}`")
             return self._go_on(state, target, old, dry_run=False)
 
     def abort(self) -> State | None:
@@ -223,14 +226,17 @@ class Session:
             self._recipe = load_recipe(self._ref, self._root, stacks=stack_names(self._root))
             yield
 
+    def _command(self, option: str) -> str:
+        return command("rebase", self._recipe.word, **{option: True})
+
     @property
     def _tree(self) -> ConflictTree:
         return ConflictTree(self.worktree, self._store)
 
     def _under_way(self) -> State:
-        state = read_state(self._root, self._recipe.name)
+        state = read_state(self._root, self._recipe.name, self._recipe.word)
         if state is None:
-            raise none_under_way(self._recipe.name)
+            raise none_under_way(self._recipe.name, self._recipe.word)
         return state
 
     def _done(self, state: State) -> bool:
@@ -240,11 +246,11 @@ class Session:
     def _already(self, state: State) -> AlreadyDoneError:
         msg = f"the rebase of {state.recipe} to {state.new.commit[:12]} is done: everything is written"
         return AlreadyDoneError(
-            msg, where=str(self._root), next_step="look at `git diff`; `git checkout -- patches recipes` undoes it"
+            msg, where=str(self._root), next_step=f"look at `git diff`; `{self._command('undo')}` undoes it"
         )
 
     def _refuse_second(self) -> None:
-        state = read_state(self._root, self._recipe.name)
+        state = read_state(self._root, self._recipe.name, self._recipe.word)
         if state is not None and self._done(state):
             self._forget()
         elif state is not None:
@@ -252,15 +258,12 @@ class Session:
             raise UsageError(
                 msg,
                 where=str(self.folder),
-                next_step=f"`forkyard rebase {self._recipe.name} --continue`, or --abort to give it up",
+                next_step=f"`{self._command('continue')}`, or --abort to give it up",
             )
 
     def _refuse_changes(self, state: State) -> None:
         """See that the project is as it was when the rebase began."""
-        step = (
-            f"put it back, or `forkyard rebase {state.recipe} --abort` and start again: "
-            "resolutions made so far are kept and used"
-        )
+        step = f"put it back, or `{self._command('abort')}` and start again: resolutions made so far are kept and used"
         if self._recipe.pin.commit != state.old.commit:
             msg = "the recipe's pin was changed since the rebase began"
             why = f"it was {state.old.commit[:12]} and is {self._recipe.pin.commit[:12]}"
@@ -338,7 +341,7 @@ class Session:
 
     def _go_on(self, state: State, target: Recipe, old: Obtained, *, dry_run: bool) -> Rebased:
         done, chosen = self._replay(state, target, old, blame=True)
-        result = Rebased(self._recipe, target, state, done, tuple(chosen))
+        result = Rebased(self._recipe, target, state, done, tuple(chosen), self._root)
         if dry_run:
             return result
         if done.conflicts:

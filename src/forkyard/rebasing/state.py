@@ -16,6 +16,7 @@ from typing import Any
 from forkyard.cache import explained, write_atomic
 from forkyard.errors import RecipeError, UsageError
 from forkyard.journal import STATE
+from forkyard.nextsteps import command
 from forkyard.rebasing.replaying import Base
 from forkyard.stacks import Stack
 
@@ -68,8 +69,11 @@ def state_folder(root: Path, recipe: str) -> Path:
     return root / STATE / "rebase" / recipe
 
 
-def read_state(root: Path, recipe: str) -> State | None:
+def read_state(root: Path, recipe: str, word: str | None = None) -> State | None:
     """The rebase under way for a recipe, if there is one.
+
+    Args:
+        word: what names the recipe in a command, if not its name.
 
     Raises:
         RecipeError: its file is damaged.
@@ -99,7 +103,8 @@ def read_state(root: Path, recipe: str) -> State | None:
             msg,
             where=str(path),
             why=str(error),
-            next_step=f"`forkyard rebase {recipe} --abort` forgets it; resolutions and patches are kept elsewhere",
+            next_step=f"`{command('rebase', word or recipe, abort=True)}` forgets it; resolutions and patches are kept"
+            " elsewhere",
         ) from None
 
 
@@ -138,7 +143,7 @@ def series_digest(stacks: Sequence[Stack], family: str) -> str:
     return whole.hexdigest()
 
 
-def none_under_way(recipe: str) -> UsageError:
+def none_under_way(recipe: str, word: str | None = None) -> UsageError:
     """The error for continuing what was not begun."""
     msg = f"no rebase of {recipe} is under way"
-    return UsageError(msg, next_step=f"start one with `forkyard rebase {recipe} --to COMMIT`")
+    return UsageError(msg, next_step=f"start one with `{command('rebase', word or recipe, to='COMMIT')}`")

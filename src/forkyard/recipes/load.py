@@ -63,6 +63,8 @@ def load_recipe(ref: str | Path, root: Path, *, stacks: Collection[str] | None =
     recipe = _validate(Recipe, data, path, lines)
     recipe._path = path  # the model is frozen for its users; its reader says once where it comes from
     recipe._lines = lines
+    if path.absolute() == (root / "recipes" / f"{recipe.name}.toml").absolute():
+        recipe._word = recipe.name
     found = []
     if path.parent == root / "recipes" and recipe.name != path.stem:
         found.append(Problem(("name",), f"the file is called {path.name}, the recipe {recipe.name!r}", None))

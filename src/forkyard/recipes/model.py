@@ -250,6 +250,7 @@ class Recipe(Table):
     build: Build
 
     _path: Path = PrivateAttr(default_factory=lambda: Path("<recipe>"))
+    _word: str | None = PrivateAttr(default=None)
     _lines: Mapping[KeyPath, int] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -270,6 +271,11 @@ class Recipe(Table):
     def path(self) -> Path:
         """The file the recipe was read from."""
         return self._path
+
+    @property
+    def word(self) -> str:
+        """What names it in a command: its name if it is the project's, else the absolute path of its file."""
+        return self._word or str(self._path.absolute())
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,7 @@ from tree_sitter import Language, Node, Parser
 
 from forkyard.errors import RecipeError, UsageError
 from forkyard.journal import Changes
-from forkyard.recipes import load_recipe, recipe_names
+from forkyard.recipes import Recipe, load_recipe, recipe_names
 from forkyard.recipes.suggest import did_you_mean
 from forkyard.recipes.validation import problems
 from forkyard.stacks.model import StackFile, stack_names
@@ -82,11 +82,14 @@ def check_name(name: str) -> None:
         raise UsageError(msg, next_step="choose another name")
 
 
-def new_stack(root: Path, new: NewStack, *, to_recipe: bool = False, since: str | None = None) -> Changes:
+def new_stack(
+    root: Path, new: NewStack, *, to_recipe: bool = False, recipe: Recipe | None = None, since: str | None = None
+) -> Changes:
     """What has to be written for a stack to exist; writes nothing.
 
     Args:
         to_recipe: also put it into the recipes of its engines.
+        recipe: put it into this one alone, which may be anywhere.
         since: the day it began; today if not given.
 
     Raises:
@@ -117,24 +120,25 @@ def new_stack(root: Path, new: NewStack, *, to_recipe: bool = False, since: str 
     for engine in new.engines:
         changes.write(f"patches/{new.name}/{engine}/series", b"")
     if to_recipe:
-        for path, written in _recipes_with(root, new).items():
+        chosen = [recipe] if recipe is not None else [load_recipe(name, root) for name in recipe_names(root)]
+        for path, written in _recipes_with(root, new, chosen).items():
             changes.write(path, written)
     return changes
 
 
-def _recipes_with(root: Path, new: NewStack) -> dict[str, bytes]:
+def _recipes_with(root: Path, new: NewStack, recipes: Sequence[Recipe]) -> dict[str, bytes]:
     found = {}
-    for name in recipe_names(root):
-        recipe = load_recipe(name, root)
+    for recipe in recipes:
         if recipe.family not in new.engines:
             continue
         missing = [needed for needed in new.requires if needed not in recipe.stacks]
         if missing:
-            msg = f"recipe {name} has no stack {missing[0]!r}, which {new.name!r} requires"
+            msg = f"recipe {recipe.name} has no stack {missing[0]!r}, which {new.name!r} requires"
             raise RecipeError(msg, where=str(recipe.path), next_step=f"add {missing[0]!r} to its stacks first")
-        found[recipe.path.relative_to(root).as_posix()] = with_stack(
-            recipe.path.read_text(encoding="utf-8"), new.name, str(recipe.path)
-        ).encode()
+        # The file itself, where a link leads to it: a link would be replaced by a file.
+        path = recipe.path.resolve()
+        place = path.relative_to(root.resolve()) if path.is_relative_to(root.resolve()) else path
+        found[place.as_posix()] = with_stack(path.read_text(encoding="utf-8"), new.name, str(path)).encode()
     if not found:
         msg = f"no recipe is for {' or '.join(new.engines)}"
         raise RecipeError(msg, where=str(root / "recipes"), next_step="leave --add-to-recipe out")

@@ -180,7 +180,7 @@ def _follow(repository: WorkRepository, store: Store, side: Side) -> State:
 def _join(repository: WorkRepository, store: Store, place: Home, side: Side) -> None:
     """Bring the person's commits together with a series that changed meanwhile; both are kept as refs."""
     work = read_work(repository.path, place)
-    again = f"forkyard stack edit {place.stack.name} --engine {place.family}"
+    again = place.command("edit")
     chains = []
     for base, tip in ((work.base, work.imported), (work.base, work.head), (side.base, side.tip)):
         if tip != side.tip:
@@ -215,7 +215,7 @@ def read_work(path: Path, place: Home) -> Work:
     Raises:
         UsageError: there is no edit, or it is in no state to be taken over; says what to do.
     """
-    again = f"forkyard stack edit {place.stack.name} --engine {place.family}"
+    again = place.command("edit")
     repository = WorkRepository(path)
     if not repository.exists:
         msg = f"there is no edit of {place.stack.name} for {place.family}"

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forkyard.errors import PatchError, RecipeError, UsageError
+from forkyard.errors import ForkyardError, PatchError, RecipeError, UsageError
 from forkyard.gitstore import Store
 from forkyard.gitstore.history import CommitFacts, commits
 from forkyard.gitstore.patching import Mail, apply_onto, refuse_conflict
+from forkyard.nextsteps import command
 from forkyard.recipes import Recipe, load_recipe, recipe_names
 from forkyard.sources import Obtained
 from forkyard.stacks.applying import AppliedPatch, PatchedTree, apply_stacks
@@ -28,11 +29,17 @@ class Home:
     """Applied before it, in order."""
     after: tuple[Stack, ...]
     """The recipe's stacks that are applied after it, in order; their patches are made on it."""
+    named: str | None = None
+    """See :func:`recipe_option`."""
 
     @property
     def family(self) -> str:
         """The engine."""
         return self.recipe.family
+
+    def command(self, verb: str, **options: str | Path | bool | None) -> str:
+        """The command line of ``forkyard stack`` that does something with the stack here."""
+        return command("stack", verb, self.stack.name, engine=self.family, recipe=self.named, **options)
 
 
 def recipe_for(root: Path, engine: str, ref: str | None = None) -> Recipe:
@@ -61,6 +68,15 @@ def recipe_for(root: Path, engine: str, ref: str | None = None) -> Recipe:
     raise RecipeError(msg, where=str(root / "recipes"), next_step="write one; docs/recipes.md says how")
 
 
+def recipe_option(root: Path, recipe: Recipe) -> str | None:
+    """What ``--recipe`` has to say for :func:`recipe_for` to find a recipe again; ``None`` if it does so unasked."""
+    try:
+        unasked = recipe_for(root, recipe.family)
+    except ForkyardError:
+        return recipe.word
+    return None if unasked.path.absolute() == recipe.path.absolute() else recipe.word
+
+
 def home(root: Path, recipe: Recipe, name: str) -> Home:
     """Where the patches of a stack are exact for a recipe's engine.
 
@@ -76,15 +92,16 @@ def home(root: Path, recipe: Recipe, name: str) -> Home:
             why=f"it is for {', '.join(stack.about.engines)}",
             next_step=f"add {recipe.family!r} to its engines and make an empty {recipe.family}/series beside it",
         )
+    named = recipe_option(root, recipe)
     usual = load_stacks(root, recipe.stacks, recipe.family)
     names = [one.name for one in usual]
     if name in names:
         place = names.index(name)
-        return Home(recipe, stack, tuple(usual[:place]), tuple(usual[place + 1 :]))
+        return Home(recipe, stack, tuple(usual[:place]), tuple(usual[place + 1 :]), named)
     known = [load_stack(root, one) for one in stack_names(root)]
     known = [one for one in known if recipe.family in one.about.engines]
     known.sort(key=lambda one: (one.about.order, one.name))
-    return Home(recipe, stack, tuple(home_of(stack, usual, known)), ())
+    return Home(recipe, stack, tuple(home_of(stack, usual, known)), (), named)
 
 
 @dataclass(frozen=True)

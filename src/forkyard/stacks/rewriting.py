@@ -13,6 +13,7 @@ from forkyard.gitstore import Store
 from forkyard.gitstore.history import CommitFacts, commits
 from forkyard.gitstore.patching import steps
 from forkyard.journal import Changes, commit_changes
+from forkyard.nextsteps import command
 from forkyard.sources import Obtained
 from forkyard.stacks.comparing import PatchOutcome, compare_series
 from forkyard.stacks.editing import Side, Work, read_work, restored, settle, side_of
@@ -94,9 +95,9 @@ def plan_rewrite(ground: Ground, imported: Imported, exported: Exported, *, only
         notes += more
         prove(ground.store, root, place, ground.obtained, changes, ground.cache.scratch)
     if changes.effective(root):
-        again = "`forkyard stack export {} --engine {} --check`"
+        named = {"engine": place.family, "recipe": place.named, "check": True}
         notes += [
-            f"{name} is made on {stack.name}, outside the recipe: see {again.format(name, place.family)}"
+            f"{name} is made on {stack.name}, outside the recipe: see `{command('stack', 'export', name, **named)}`"
             for name in dependents(root, place)
         ]
         if only and place.after:
@@ -194,7 +195,7 @@ def _commits(ground: Ground, work: Work, side: Side) -> list[CommitFacts]:
 
 
 def _moved(place: Home, why: str) -> UsageError:
-    again = f"forkyard stack edit {place.stack.name} --engine {place.family}"
+    again = place.command("edit")
     return UsageError(
         f"{place.stack.name} has changed since its edit began; nothing was written",
         why=why,

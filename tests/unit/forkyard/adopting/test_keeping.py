@@ -79,8 +79,8 @@ def test_a_person_finishes_with_the_command_that_is_named(clashing: Any, repo_cl
     repo.git("-c", "core.editor=true", "rebase", "--continue")
     resolved = repo.tree("mine")
     words = last.split()
-    assert words[:4] == ["forkyard", "stack", "from-branch", "work/from-branch-mine/repo"]
-    again = clashing.adopt(words[4], repository=clashing.root / words[3], base=words[words.index("--base") + 1])
+    assert words[:4] == ["forkyard", "stack", "from-branch", str(repo.path)]
+    again = clashing.adopt(words[4], repository=words[3], base=words[words.index("--base") + 1])
     assert document(again)["state"] == "written"
     assert [one["patch"] for one in document(again)["patches"]] == [one["patch"] for one in document(done)["patches"]]
     assert clashing.applied().tree == resolved
@@ -129,7 +129,8 @@ def test_partial_writes_what_comes_before_the_first_conflict(clashing: Any, repo
     repo.git("fetch", "--quiet", str(clashing.upstream.path), "master")
     repo.git("checkout", "--quiet", "FETCH_HEAD")
     repo.commit("as the stack has it", a_c=edited(n2="mine", n9="theirs"), bin=bytes(range(256)))
-    fetch, _, pick = facts["next"][1].partition(": ")[2].partition(" && ")
+    folder, fetch, pick = facts["next"][1].split(" && ")
+    assert folder == f"cd {clashing.root}/work/mine-llama.cpp"
     repo.git(*fetch.split()[1:])
     repo.git(*pick.split()[1:], ok=False)
     assert "a.c" in repo.git("diff", "--name-only", "--diff-filter=U")

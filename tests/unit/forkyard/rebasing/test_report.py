@@ -48,7 +48,7 @@ def test_document(result: Rebased) -> None:
     ]
     assert one["culprits"][0]["path"] == "a.c"
     assert (two["status"], three["follows_conflict"]) == ("dropped", True)
-    assert facts["next"] == [f"forkyard rebase mine --to {facts['to']['commit']}   (to resolve the conflicts)"]
+    assert facts["next"] == [f"forkyard rebase mine --to {facts['to']['commit']}  # to resolve the conflicts"]
 
 
 class Page(html.parser.HTMLParser):
