@@ -6,17 +6,20 @@ origin cannot be told ends with a list of what was tried and not with a shrug.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forkyard.adopting.fork import Fork
+from forkyard.adopting.fork import Fork, locate, location_key, unreadable
+from forkyard.adopting.keeping import MADE
 from forkyard.console import Reporter
 from forkyard.errors import SourceError, UsageError
 from forkyard.gitstore import GitFailure
-from forkyard.gitstore.forks import common_ancestors, count, fetch_refs, history_trees
+from forkyard.gitstore.forks import common_ancestors, count, fetch_refs, history_trees, list_refs
 from forkyard.gitstore.history import is_ancestor
+from forkyard.gitstore.naming import Name, match_ref
 from forkyard.network import without_secrets
 from forkyard.places import expanded
 from forkyard.recipes import GitSource, LocalSource, Recipe, load_known_pins
@@ -44,6 +47,8 @@ class Base:
     """Upstream commits between the two, where history tells."""
     others: tuple[str, ...] = ()
     """Upstream commits the branch contains besides and the base does not."""
+    hint: str | None = None
+    """What to try, if commits that count as the fork's own are perhaps upstream's."""
 
 
 @dataclass
@@ -80,7 +85,7 @@ def find_base(
 
     Args:
         base: what the person says it is made on; taken at its word.
-        upstream: a ref or commit that is upstream's.
+        upstream: what is upstream's: a name of the fork's repository, or the URL or folder of a repository.
 
     Raises:
         UsageError: ``base`` or ``upstream`` is not there, or the branch is not made on it.
@@ -88,31 +93,101 @@ def find_base(
     """
     search = _Search(fork)
     if upstream is not None:
-        search.know(_named(fork, upstream, "--upstream"), f"--upstream {upstream}", "")
+        search.know(_upstream(fork, upstream, reporter, offline=offline), f"--upstream {upstream}", "")
     if base is not None:
-        return _given(search, base, recipe)
+        commit = _named(fork, base, "--base")
+        if MADE not in fork.refs:
+            # The base is the person's to say; what upstream has besides is still upstream's. A repository that
+            # from-branch made for a conflict has nothing of upstream's history: there is nobody to ask for it.
+            _ask(search, recipe, root, reporter, offline=offline)
+        return _given(search, base, commit, recipe)
     found = _ask(search, recipe, root, reporter, offline=offline)
     if not found:
         raise _not_found(search, recipe)
     chosen = _nearest(fork, found)
     own = count(fork.store, "--no-merges", fork.tip, *(f"^{tip}" for tip in search.tips))
-    if own > MANY and upstream is None:
+    if own > MANY and upstream is None and not offline:
         # Perhaps upstream was merged beyond everything that is known of it here.
-        if not offline:
-            _ask_sources(search, recipe, reporter, remote=True)
-            chosen = _nearest(fork, search.common())
-        if chosen in found:
-            reporter.warn(
-                f"{own} commits seem to be the fork's own; if many of them are upstream's, give --upstream REF"
-            )
+        _ask_sources(search, recipe, reporter, remote=True)
+        chosen = _nearest(fork, search.common())
+    hint = _hint(search) if upstream is None else None
+    if hint is None and own > MANY and upstream is None and chosen in found:
+        hint = f"{own} commits seem to be the fork's own; if many of them are upstream's, give --upstream REF"
+    if hint is not None:
+        reporter.warn(hint)
     common = search.common() or [chosen]
     how = next((how for tip, how in search.tips.items() if _contains(fork, tip, chosen)), "")
-    return _describe(fork, recipe, chosen, how, tuple(search.tips), tuple(one for one in common if one != chosen))
+    return _describe(fork, recipe, chosen, how, tuple(search.tips), tuple(one for one in common if one != chosen), hint)
 
 
-def _given(search: _Search, base: str, recipe: Recipe) -> Base:
+def _upstream(fork: Fork, text: str, reporter: Reporter, *, offline: bool) -> str:
+    """The commit ``--upstream`` means: of the fork's repository, of a remote that one knows, or of another place."""
+    commit = fork.find(text)
+    if commit is not None:
+        return commit
+    place = fork.remotes.get(text)
+    if place is not None and fork.location.folder is not None and "://" not in place:
+        # git reads a relative one from there.
+        beside = fork.location.folder / place
+        place = str(beside) if beside.exists() else place
+    if place is None and ("/" in text or ":" in text or Path(text).expanduser().exists()):
+        place = text
+    if place is None:
+        raise _no_commit(fork, text, "--upstream", "nor a folder or URL of a repository")
+    location = locate(place)
+    if location.remote and offline:
+        msg = "upstream is on the network, and --offline says not to use it"
+        raise UsageError(msg, where=location.shown, next_step="give --upstream a clone on this disk")
+    with reporter.step(f"fetching upstream's history from {location.shown}", "objects") as step:
+        try:
+            refs = list_refs(fork.store, location.word)
+            ref = next((ref for name in ("HEAD", *_MAIN) if (ref := match_ref(refs, name)) is not None), None)
+            ours = f"refs/forkyard/upstream/given/{location_key(location)}"
+            found = fetch_refs(fork.store, location.word, {ours: ref}, progress=step.update) if ref else {}
+        except GitFailure as error:
+            unreadable(location, error)
+    if not found:
+        msg = "--upstream names a repository whose history cannot be read"
+        raise UsageError(
+            msg,
+            where=location.shown,
+            why=f"its history is cut off at {ref}" if ref else "it has no HEAD, master or main",
+            next_step="run `git fetch --unshallow` there, or give another clone"
+            if ref
+            else "give a branch of the fork",
+        )
+    return found[ours]
+
+
+def _hint(search: _Search) -> str | None:
+    """Whether commits that count as the fork's own are on its main branch as well: perhaps that one is upstream's."""
+    fork, known = search.fork, [f"^{tip}" for tip in search.tips]
+    own = count(fork.store, "--no-merges", fork.tip, *known)
+    best: tuple[int, str] | None = None
+    for ref, oid in fork.refs.items():
+        words = ref.split("/")
+        if words[-1] not in _MAIN or words[:2] not in (["refs", "heads"], ["refs", "remotes"]) or len(words) > 4:
+            continue
+        if oid == fork.tip or oid in search.tips or ref == fork.ref:
+            continue
+        commit = fork.bring({ref: ref}).get(ref)
+        # A branch it was merged into says nothing.
+        if commit is None or is_ancestor(fork.store, fork.tip, commit):
+            continue
+        shared = own - count(fork.store, "--no-merges", fork.tip, *known, f"^{commit}")
+        if shared and (best is None or shared > best[0]):
+            best = shared, "/".join(words[2:])
+    if best is None:
+        return None
+    shared, name = best
+    return (
+        f"{shared} of the {own} commits that count as the fork's own are also on its branch {name}:"
+        f" if that is upstream's, give --upstream {name}"
+    )
+
+
+def _given(search: _Search, base: str, commit: str, recipe: Recipe) -> Base:
     fork = search.fork
-    commit = _named(fork, base, "--base")
     if commit != fork.tip and not is_ancestor(fork.store, commit, fork.tip):
         meets = common_ancestors(fork.store, fork.tip, [commit])
         msg = f"{fork.branch} is not made on {base}"
@@ -133,11 +208,25 @@ def _given(search: _Search, base: str, recipe: Recipe) -> Base:
 def _named(fork: Fork, name: str, option: str) -> str:
     commit = fork.find(name)
     if commit is None:
-        msg = f"{option} names no commit of the fork's repository"
-        raise UsageError(
-            msg, where=fork.location.shown, why=repr(name), next_step="give a branch, ref or commit id it has"
-        )
+        raise _no_commit(fork, name, option)
     return commit
+
+
+def _no_commit(fork: Fork, name: str, option: str, more: str = "") -> UsageError:
+    word = Name.read(name)
+    start = fork.find(word.word) if word.steps else None
+    why = f"{name!r} is neither a branch, tag, ref or remote of it, nor a commit in the history of one"
+    if start is not None:
+        why = f"{word.word} is {start[:12]}, but {word.steps} leads nowhere from there"
+    near = difflib.get_close_matches(name, [ref.split("/", 2)[-1] for ref in fork.refs], n=1)
+    return UsageError(
+        f"{option} names no commit of the fork's repository",
+        where=fork.location.shown,
+        why=f"{why}, {more}" if more and start is None else why,
+        next_step=f"did you mean {near[0]!r}?"
+        if near and near[0] != name
+        else "give a branch, ref or commit id it has",
+    )
 
 
 def _ask(search: _Search, recipe: Recipe, root: Path, reporter: Reporter, *, offline: bool) -> list[str]:
@@ -245,7 +334,13 @@ def _contains(fork: Fork, tip: str, commit: str) -> bool:
 
 
 def _describe(
-    fork: Fork, recipe: Recipe, commit: str, how: str, upstream: tuple[str, ...], others: tuple[str, ...]
+    fork: Fork,
+    recipe: Recipe,
+    commit: str,
+    how: str,
+    upstream: tuple[str, ...],
+    others: tuple[str, ...],
+    hint: str | None = None,
 ) -> Base:
     store, pin = fork.store, recipe.pin
     tree, date = store.tree_of(commit), store.commit_date(commit)
@@ -256,7 +351,7 @@ def _describe(
         lies, distance = "newer", count(store, commit, f"^{pin.commit}")
     elif store.has(pin.commit, "commit") and is_ancestor(store, commit, pin.commit):
         lies, distance = "older", count(store, pin.commit, f"^{commit}")
-    return Base(commit, tree, date, how, upstream, lies, distance, others)
+    return Base(commit, tree, date, how, upstream, lies, distance, others, hint)
 
 
 def _not_found(search: _Search, recipe: Recipe) -> SourceError:
@@ -269,5 +364,5 @@ def _not_found(search: _Search, recipe: Recipe) -> SourceError:
         why="it has no commit in common with what is known to be upstream's:\n         "
         + "\n         ".join(tried or ["nothing is known"]),
         next_step=f"{deepen} --base COMMIT, the commit of the branch where the fork's own work begins, or "
-        "--upstream REF, a branch of the fork's repository that is upstream's",
+        "--upstream REF, a branch of the fork's repository that is upstream's, or a clone or URL of upstream",
     )

@@ -19,13 +19,13 @@ from forkyard.cache import Cache
 from forkyard.console import Reporter
 from forkyard.errors import ForkyardError, NetworkError, SourceError, UsageError
 from forkyard.gitstore import OBJECT_ID, GitFailure, Store
-from forkyard.gitstore.forks import cut_off, fetch_refs, is_shallow, list_refs, remotes, resolve
+from forkyard.gitstore.forks import cut_off, fetch_refs, is_shallow, list_refs, remotes
+from forkyard.gitstore.naming import Name, SeveralCommits, described, find_commit, match_ref
 from forkyard.network import without_secrets
 from forkyard.places import expanded
 
 _SCHEMES = ("https", "ssh", "file")
 _SCP = re.compile(r"^[A-Za-z0-9_][^/:\s]*:[^:]")
-_PLACES = ("refs/heads/{}", "refs/remotes/{}", "refs/tags/{}", "refs/{}", "{}")
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,24 @@ class Fork:
     """Name and URL, if the repository is a clone on this disk."""
 
     def find(self, name: str) -> str | None:
-        """The commit a name of the fork's repository means, fetched with its history; ``None`` if it means none."""
-        ref = _match(self.refs, name)
-        if ref is not None:
-            return self.bring({"named": ref}).get("named")
-        if OBJECT_ID.match(name) and not self.store.has(name, "commit"):
-            return self.bring({"named": name}).get("named")
-        return resolve(self.store, name)
+        """The commit a name of the fork's repository means, fetched with its history; ``None`` if it means none.
+
+        Args:
+            name: see :mod:`forkyard.gitstore.naming`.
+
+        Raises:
+            UsageError: it is the beginning of several commits.
+        """
+        try:
+            return find_commit(self.store, name, self.refs, self.bring, tips=(self.tip,))
+        except SeveralCommits as error:
+            msg = f"{Name.read(name).word} is the beginning of several commits"
+            raise UsageError(
+                msg,
+                where=self.location.shown,
+                why=described(self.store, error.candidates),
+                next_step="give more digits",
+            ) from None
 
     def bring(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Try to fetch refs or commits of the repository; what it does not have is left out.
@@ -116,7 +127,7 @@ class Fork:
 def fork_store(cache: Cache, family: str, location: Location, *, shallow: bool) -> Store:
     """The store a fork is fetched into."""
     path = cache.store(family)
-    tail = f"-{_key(location)}" if shallow else ""
+    tail = f"-{location_key(location)}" if shallow else ""
     return Store(path.with_name(f"{family}.forks{tail}.git"))
 
 
@@ -134,10 +145,11 @@ def fetch_fork(cache: Cache, family: str, location: Location, branch: str, repor
     try:
         refs = list_refs(store, location.word)
     except GitFailure as error:
-        _unreadable(location, error)
-    ref = _match(refs, branch)
-    if ref is None and OBJECT_ID.match(branch):
-        ref = branch
+        unreadable(location, error)
+    name = Name.read(branch)
+    ref = match_ref(refs, name.word)
+    if ref is None and OBJECT_ID.match(name.word):
+        ref = name.word
     if ref is None:
         raise _no_branch(location, branch, refs)
     tip = _fetch_tip(store, location, ref, reporter, accept_shallow=shallow)
@@ -147,6 +159,8 @@ def fetch_fork(cache: Cache, family: str, location: Location, branch: str, repor
         store = fork_store(cache, family, location, shallow=True)
         store.ensure()
         tip = _fetch_tip(store, location, ref, reporter, accept_shallow=True)
+    if tip is not None and name.steps:
+        tip = find_commit(store, f"{tip}{name.steps}", {}, lambda wanted: {})
     if tip is None:
         msg = f"{branch} is not a commit"
         raise UsageError(msg, where=location.shown, next_step="name a branch")
@@ -166,7 +180,7 @@ def _fetch_tip(store: Store, location: Location, ref: str, reporter: Reporter, *
                 progress=lambda done, total: step.update(done, total),
             )
         except GitFailure as error:
-            _unreadable(location, error)
+            unreadable(location, error)
     return found.get(ours)
 
 
@@ -183,19 +197,14 @@ def _bring(store: Store, location: Location, wanted: Mapping[str, str], *, accep
     return found
 
 
-def _key(location: Location) -> str:
+def location_key(location: Location) -> str:
+    """A word for a place that may be part of a ref or a file name."""
     return hashlib.sha256(location.word.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _ours(location: Location, name: str) -> str:
     """A ref of ours: only numbers and words of our own, whatever theirs is called."""
-    return f"refs/forkyard/forks/{_key(location)}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _match(refs: Mapping[str, str], name: str) -> str | None:
-    if not name or not name.isprintable():
-        return None
-    return next((ref for place in _PLACES if (ref := place.format(name)) in refs), None)
+    return f"refs/forkyard/forks/{location_key(location)}/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _no_branch(location: Location, branch: str, refs: Mapping[str, str]) -> UsageError:
@@ -210,7 +219,7 @@ def _no_branch(location: Location, branch: str, refs: Mapping[str, str]) -> Usag
     )
 
 
-def _unreadable(location: Location, error: GitFailure) -> NoReturn:
+def unreadable(location: Location, error: GitFailure) -> NoReturn:
     """Say what kept git from reading a repository, in words that help."""
     text = error.text.strip()
     last = text.splitlines()[-1] if text else None

@@ -18,7 +18,8 @@ from forkyard.gitstore.work import WorkRepository
 
 FORK_BASE, PIN = "fork-base", "pin"
 """Branches of ``repo``: what the series is made on, and where it is to go."""
-_MADE = "refs/forkyard/made"
+MADE = "refs/forkyard/made"
+"""Where the series ended when `repo` was made; no other repository has it."""
 
 
 def work_folder(root: Path, name: str) -> Path:
@@ -36,7 +37,7 @@ def refuse_if_touched(folder: Path, name: str) -> None:
         return
     repository = WorkRepository(folder / "repo")
     try:
-        made = repository.resolve(_MADE) if repository.exists else None
+        made = repository.resolve(MADE) if repository.exists else None
         same = made is not None and made == repository.resolve(f"refs/heads/{name}") == repository.resolve("HEAD")
         idle = same and not repository.operation() and not repository.dirty()
     except GitFailure:
@@ -71,7 +72,7 @@ def keep(
         width = mail_width(len(mails))
         for number, (file, data) in enumerate(mails, start=1):
             (new / "mails" / f"{number:0{width}}-{file}").write_bytes(data)
-    repository = WorkRepository.make(new / "repo", store, tip, name, {f"refs/heads/{FORK_BASE}": base, _MADE: tip})
+    repository = WorkRepository.make(new / "repo", store, tip, name, {f"refs/heads/{FORK_BASE}": base, MADE: tip})
     repository.bring(store, f"{home}:refs/heads/{PIN}")
     return new
 

@@ -146,6 +146,8 @@ def notes(done: Adoption) -> list[str]:
         found.append(
             f"the fork also contains upstream commits its base does not ({others}): they are among the patches"
         )
+    if base.hint is not None:
+        found.append(base.hint)
     if done.shallow:
         found.append("the fork's history is cut off (a shallow clone): commits before the cut are not known")
     for first, second in done.reduced.kept_pairs:

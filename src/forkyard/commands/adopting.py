@@ -21,7 +21,7 @@ from forkyard.workshop import find_root
 @click.option("--name", help="Name of the stack (default: made from the branch's).")
 @click.option("--recipe", help="The recipe whose pin the stack goes to, if the engine has several.")
 @click.option("--base", help="The commit of the branch where the fork's own work begins, if it cannot be told.")
-@click.option("--upstream", help="A branch or commit of REPO that is upstream's.")
+@click.option("--upstream", help="What is upstream's: a branch of REPO, a URL, a clone.")
 @click.option("--squash", is_flag=True, help="Make one patch of everything.")
 @click.option("--partial", is_flag=True, help="With conflicts: write the patches before the first one.")
 @click.option("--note-origin", is_flag=True, help="Name the fork's commit at the end of each message.")

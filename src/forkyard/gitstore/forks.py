@@ -117,14 +117,6 @@ def fetch_refs(
     return found
 
 
-def resolve(store: Store, name: str) -> str | None:
-    """The commit of the store a full or shortened id names; ``None`` if it names none, or several."""
-    if not re.fullmatch(r"[0-9a-f]{7,40}", name):
-        return None
-    status, output, _ = store._attempt("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
-    return output.decode("ascii").strip() if status == 0 else None
-
-
 def common_ancestors(store: Store, tip: str, others: Sequence[str]) -> list[str]:
     """The newest commits that are both in the history of ``tip`` and in that of one of ``others``."""
     if not others:

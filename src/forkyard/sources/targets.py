@@ -12,7 +12,7 @@ from forkyard.console import Reporter
 from forkyard.errors import NetworkError, RecipeError
 from forkyard.gitstore import OBJECT_ID, GitFailure, Store
 from forkyard.gitstore.history import is_ancestor
-from forkyard.gitstore.naming import named_commit
+from forkyard.gitstore.naming import Name, SeveralCommits, commit_elsewhere, described, named_commit
 from forkyard.locks import hold
 from forkyard.network import without_secrets
 from forkyard.places import expanded
@@ -33,7 +33,7 @@ def target_recipe(
     source: str | None = None,
     offline: bool = False,
 ) -> Recipe:
-    """The recipe with another pin: a commit id, an unambiguous beginning of a known one, a ref, or ``latest``.
+    """The recipe with another pin: a commit id or its beginning, a ref, either with steps (``X~2``), or ``latest``.
 
     ``latest`` is the head of the given source, else of upstream, else, where upstream cannot be reached, the newest of
     the recipe's own pin and those known in ``recipes/<family>.pins.toml``.
@@ -43,12 +43,14 @@ def target_recipe(
         NetworkError: only the network could tell.
     """
     known = load_known_pins(root, recipe.family)
-    if to == LATEST:
+    name = Name.read(to)
+    if name.word == LATEST:
         commit = _latest(recipe, known, cache, reporter, source=source, offline=offline)
+        to = f"{commit}{name.steps}"
     elif OBJECT_ID.match(to):
         commit = to
-    else:
-        commit = _named(recipe, to, known, cache, source=source, offline=offline)
+    if name.steps or not OBJECT_ID.match(to):
+        commit = _named(recipe, to, known, cache, reporter, source=source, offline=offline)
     return with_pin(recipe, commit, known)
 
 
@@ -192,7 +194,14 @@ def _latest(
 
 
 def _named(
-    recipe: Recipe, to: str, known: Sequence[KnownPin], cache: Cache, *, source: str | None, offline: bool
+    recipe: Recipe,
+    to: str,
+    known: Sequence[KnownPin],
+    cache: Cache,
+    reporter: Reporter,
+    *,
+    source: str | None,
+    offline: bool,
 ) -> str:
     if _PREFIX.match(to):
         found = sorted({pin.commit for pin in known if pin.commit.startswith(to)} | _own(recipe, to))
@@ -209,13 +218,41 @@ def _named(
             continue
         if commit is not None:
             return commit
+    looked = []
+    # Only history tells; it is kept where whole histories are, for the next time.
+    whole = Store(cache.store(recipe.family).with_name(f"{recipe.family}.forks.git"))
+    for location in _locations(recipe, source, offline=offline) if _worth_history(to) else ():
+        shown = without_secrets(location)
+        with (
+            hold(cache.locks / f"store-{recipe.family}.forks.lock"),
+            reporter.step(f"looking for {to} in {shown}", "objects") as step,
+        ):
+            try:
+                commit = commit_elsewhere(whole, location, to, progress=lambda done, total: step.update(done, total))
+            except GitFailure as error:
+                looked.append(f"{shown} could not be read: {(error.text.strip().splitlines() or ['?'])[-1]}")
+                continue
+            except SeveralCommits as error:
+                msg = f"{to} is the beginning of several commits"
+                raise RecipeError(
+                    msg, where=shown, why=described(whole, error.candidates), next_step="give more digits"
+                ) from None
+        if commit is not None:
+            return commit
+        looked.append(f"{shown} has no such branch, tag or commit")
     msg = f"{to!r} names no commit of {recipe.name}"
     listed = ", ".join(f"{pin.commit[:12]} ({pin.date})" for pin in known)
     raise RecipeError(
         msg,
-        why=f"known: {listed}" if listed else None,
-        next_step="give all 40 digits, a ref of the repository given with --source, or `latest`",
+        why="\n         ".join([*looked, *([f"known: {listed}"] if listed else [])]) or None,
+        next_step="give all 40 digits, a name of the repository given with --source, or `latest`",
     )
+
+
+def _worth_history(to: str) -> bool:
+    """Whether a name may mean a commit that no ref is at."""
+    name = Name.read(to)
+    return bool(name.steps or re.fullmatch(r"[0-9a-f]{4,39}", name.word)) and name.word.isprintable()
 
 
 def _own(recipe: Recipe, to: str) -> set[str]:

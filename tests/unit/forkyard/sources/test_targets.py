@@ -91,7 +91,7 @@ def test_a_tag_is_the_commit_it_stands_for(lab: Lab, made: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "to", ["garbage", "", "-x", "--upload-pack=touch", "abcdef0", "*", "main~1", "a b", "HEAD^{tree}"]
+    "to", ["garbage", "", "-x", "--upload-pack=touch", "abcdef0", "*", "main~9", "a b", "HEAD^{tree}"]
 )
 def test_no_commit(lab: Lab, made: list[str], to: str) -> None:
     write(lab.root, pin("b", "2026-02-02"))
@@ -182,3 +182,65 @@ def test_no_history_is_no_error(lab: Lab, made: list[str]) -> None:
 def test_what_the_source_lacks(lab: Lab, made: list[str]) -> None:
     with pytest.raises(ForkyardError, match="no source delivered mine"):
         obtain_target(target(lab, "9" * 40), lab.cache, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("to", "number"),
+    [
+        ("main~1", 1),
+        ("main^", 1),
+        ("main~2", 0),
+        ("@~1", 1),
+        ("latest~1", 1),
+        ("main^{commit}", 2),
+        ("v1^{}", 1),
+        ("v1~", 0),
+    ],
+)
+def test_steps_from_a_name(lab: Lab, made: list[str], to: str, number: int) -> None:
+    env = {"GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org"}
+    lab.upstream._git("tag", "--annotate", "--message", "one", "v1", made[1], env=env)
+    found = target(lab, to, offline=True)
+    assert found.pin.commit == made[number]
+    if number:
+        assert obtain_target(found, lab.cache, QUIET).commit == made[number]
+
+
+def test_the_beginning_of_an_id_that_no_ref_is_at(lab: Lab, made: list[str]) -> None:
+    for digits in (4, 8, 39):
+        assert target(lab, made[1][:digits]).pin.commit == made[1]
+    assert target(lab, f"{made[1][:8]}~1").pin.commit == made[0]
+    # On a branch that HEAD does not know.
+    aside = lab.commit({"a": text("aside")}, "aside", made[0])
+    ref(lab, "refs/heads/aside", aside)
+    ref(lab, "refs/heads/main", made[2])
+    assert target(lab, aside[:10]).pin.commit == aside
+
+
+def test_a_beginning_that_several_commits_have(lab: Lab, made: list[str]) -> None:
+    tip, seen = made[2], dict[str, str]()
+    for number in range(3000):
+        tip = lab.upstream._git(
+            "commit-tree", lab.upstream.tree_of(made[0]), "-p", tip,
+            env={f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in
+                 (("NAME", "x"), ("EMAIL", "x@example.org"), ("DATE", f"{1_700_000_000 + number} +0000"))},
+            stdin=f"number {number}\n".encode(),
+        ).decode().strip()  # fmt: skip
+        if tip[:4] in seen:
+            break
+        seen[tip[:4]] = tip
+    ref(lab, "refs/heads/main", tip)
+    with pytest.raises(RecipeError, match="the beginning of several commits") as error:
+        target(lab, tip[:4])
+    assert tip in str(error.value.why)
+    assert seen[tip[:4]] in str(error.value.why)
+    assert f"number {number}" in str(error.value.why)
+
+
+def test_what_was_looked_for_and_where(lab: Lab, made: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="names no commit of mine") as error:
+        target(lab, "0000000")
+    assert str(lab.upstream.path) in str(error.value.why)
+    with pytest.raises(RecipeError, match="names no commit of mine") as error:
+        target(lab, "main~1", source=str(tmp_path))
+    assert str(tmp_path) in str(error.value.why)
