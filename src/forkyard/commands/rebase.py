@@ -24,6 +24,7 @@ from forkyard.workshop import find_root
 @click.option("--retire", is_flag=True, help="Leave out patches that upstream has otherwise or has superseded.")
 @click.option("--test", is_flag=True, help="With --dry-run: say what is needed, by building and testing.")
 @click.option("--variant", help="With --test: what to build (default: the best usual one this machine runs).")
+@click.option("--allow-dirty", is_flag=True, help="Also where files it writes have edits that are not committed.")
 @click.option("--dry-run", is_flag=True, help="Only tell; change no file and keep no state.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the rebased patches there; the project stays.")
 @click.option("--report-dir", type=click.Path(path_type=Path), help="Write report.md, .json and .html there as well.")
@@ -42,6 +43,7 @@ def rebase(
     retire: bool,
     test: bool,
     variant: str | None,
+    allow_dirty: bool,
     dry_run: bool,
     out: Path | None,
     report_dir: Path | None,
@@ -83,7 +85,14 @@ def rebase(
             return 0
     else:
         result = session.start(
-            to, stacks=stacks, source=source, offline=offline, retire=retire, dry_run=dry_run, out=out
+            to,
+            stacks=stacks,
+            source=source,
+            offline=offline,
+            retire=retire,
+            dry_run=dry_run,
+            out=out,
+            allow_dirty=allow_dirty,
         )
         if test:
             # It builds and tests; whoever only rebases need not read all that.

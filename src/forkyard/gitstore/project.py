@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from forkyard.cache import explained
@@ -31,6 +31,7 @@ _USERS = (
 )
 _USERS_LISTS = ("GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
 _REGULAR = ("100644", "100755")
+_PLAIN = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
 
 
 def _users_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -189,15 +190,77 @@ class ProjectRepository(WorkRepository):
             UsageError: there is no repository or no such revision.
         """
         commit = self.revision(revision)
-        plain = ("--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=none")
+        with self._own_index() as index:
+            known = self._names("diff", "--name-only", "-z", "--relative", *_PLAIN, commit, "--", ".", index=index)
+            unknown = self._names("ls-files", "--others", "--exclude-standard", "-z", "--", ".", index=index)
+        return sorted(known | unknown)
+
+    def uncommitted(self, paths: Sequence[str]) -> list[str]:
+        """Those of some paths below this folder that git could not give back as they are now.
+
+        They are changed, staged or deleted and not committed, or git does not know them, be it that it ignores them. A
+        mark in the index that hides a change (``assume-unchanged``) hides nothing here.
+
+        Raises:
+            UsageError: there is no repository, or git may not read it.
+        """
+        head = self.find_revision("HEAD")
+        wanted = [f":(literal){path}" for path in paths]
+        look = ("diff", "--name-only", "-z", "--relative", *_PLAIN)
+        with self._own_index() as own, tempfile.TemporaryDirectory() as folder:
+            index = Path(folder) / "index"
+            self._git("read-tree", head or "--empty", index=index)
+            known = self._names("ls-files", "-z", "--", *wanted, index=index)
+            changed = self._names(*look, "--", *wanted, index=index)
+            changed |= self._names(*look, "--cached", *([head] if head else []), "--", *wanted, index=own)
+        changed |= {path for path in paths if path not in known and os.path.lexists(self.path / path)}
+        return sorted(changed)
+
+    @contextlib.contextmanager
+    def _own_index(self) -> Iterator[Path]:
+        """A copy of the person's index: git writes what it found out about times back to one, whatever one says."""
         with tempfile.TemporaryDirectory() as folder:
-            # git writes what it found out about times back to the index, whatever GIT_OPTIONAL_LOCKS says.
             index = Path(folder) / "index"
             own = self._git("rev-parse", "--path-format=absolute", "--git-path", "index").removesuffix(b"\n")
             with contextlib.suppress(FileNotFoundError):
                 # With its time: what was changed in the very moment it was written is told by that.
                 shutil.copy2(os.fsdecode(own), index)
-            known = self._git("diff", "--name-only", "-z", "--relative", *plain, commit, "--", ".", index=index)
-            unknown = self._git("ls-files", "--others", "--exclude-standard", "-z", "--", ".", index=index)
-        names = (known + unknown).decode("utf-8", "surrogateescape").split("\0")
-        return sorted({name for name in names if name})
+            yield index
+
+    def _names(self, *command: str, index: Path) -> set[str]:
+        output = self._git(*command, index=index).decode("utf-8", "surrogateescape")
+        return {name for name in output.split("\0") if name}
+
+
+def top_around(folder: Path) -> Path | None:
+    """The top of the work tree a folder is in, be it a linked one or a submodule; ``None`` outside of any."""
+    return next((one for one in (folder, *folder.parents) if os.path.lexists(one / ".git")), None)
+
+
+def uncommitted(root: Path, paths: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Files that git could not give back as they are now, each asked of the repository it is in.
+
+    Args:
+        root: the project; parts of it may be links, submodules, or other work trees.
+        paths: below it, or absolute. A file need not exist.
+
+    Returns:
+        those with edits that are not committed, see :meth:`ProjectRepository.uncommitted`; and those that exist and are
+        in no repository.
+
+    Raises:
+        UsageError: git may not read a repository.
+    """
+    owned: dict[Path, dict[str, str]] = {}
+    edited, alone = [], []
+    for path in paths:
+        place = root / path
+        real = Path(os.path.realpath(place.parent)) / place.name
+        owner = top_around(real.parent)
+        if owner is not None:
+            owned.setdefault(owner, {})[real.relative_to(owner).as_posix()] = path
+        elif os.path.lexists(place):
+            alone.append(path)
+    for owner, names in owned.items():
+        edited += [names[name] for name in ProjectRepository(owner).uncommitted(list(names))]
+    return sorted(edited), sorted(alone)

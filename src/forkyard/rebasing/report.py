@@ -15,6 +15,7 @@ import jinja2
 from forkyard.cache import explained, write_atomic
 from forkyard.errors import StorageError
 from forkyard.gitstore.formats import Entry
+from forkyard.gitstore.project import top_around
 from forkyard.nextsteps import command, source_word
 from forkyard.rebasing.carrying import OpenConflict
 from forkyard.rebasing.replaying import Outcome
@@ -123,8 +124,9 @@ def next_steps(result: Rebased) -> list[str]:
             f"# or {rebase} --abort  (everything as it was; resolutions made so far are kept)",
         ]
     if result.finished and result.finished.out is None and result.finished.paths:
+        look = f"git -C {shlex.quote(str(result.root))} diff --stat  # the pin, the patches and the lock moved together"
         return [
-            f"git -C {shlex.quote(str(result.root))} diff --stat  # the pin, the patches and the lock moved together",
+            *([look] if top_around(result.root) else []),
             f"{command('stack', 'verify', recipe=word)}  # every prefix builds and passes",
             f"# {command('rebase', word, undo=True)} undoes it",
         ]

@@ -15,6 +15,7 @@ from forkyard.cache import Cache, write_atomic
 from forkyard.console import Reporter
 from forkyard.errors import PatchError, RecipeError, UsageError
 from forkyard.gitstore import Store
+from forkyard.gitstore.project import uncommitted
 from forkyard.journal import STATE, finish_changes, project_lock, recover
 from forkyard.locks import hold
 from forkyard.nextsteps import command
@@ -104,6 +105,7 @@ class Session:
         retire: bool = False,
         dry_run: bool = False,
         out: Path | None = None,
+        allow_dirty: bool = False,
     ) -> Rebased:
         """Replay everything on another commit; write it if nothing conflicts, else show the first conflict.
 
@@ -113,9 +115,10 @@ class Session:
             retire: leave out patches that upstream has in another form or has superseded.
             dry_run: only tell; neither files nor state change.
             out: write the patches there; the project stays as it is.
+            allow_dirty: also where files it writes have edits that are not committed.
 
         Raises:
-            UsageError: a rebase is under way already.
+            UsageError: a rebase is under way already, or there are such edits.
             BusyError: another forkyard is rebasing.
             ForkyardError: sources and patches, as said there.
         """
@@ -125,6 +128,8 @@ class Session:
             place = (self._root, self._cache, self._reporter)
             target = target_recipe(self._recipe, to, *place, source=source, offline=offline)
             chosen = self._stacks(stacks)
+            if not (dry_run or allow_dirty or stacks or out is not None):
+                self._refuse_uncommitted(chosen)
             old = obtain(self._recipe, self._cache, self._reporter, offline=offline)
             new = obtain_target(target, self._cache, self._reporter, source=source, offline=offline)
             state = State(
@@ -260,6 +265,27 @@ class Session:
                 where=str(self.folder),
                 next_step=f"`{self._command('continue')}`, or --abort to give it up",
             )
+
+    def _refuse_uncommitted(self, stacks: Sequence[Stack]) -> None:
+        """See that git can give back every file the rebase may write; others may be as they like."""
+        family = self._recipe.family
+        paths = [self._recipe.path.absolute(), self._recipe.lock_path().absolute()]
+        for stack in stacks:
+            paths += [stack.folder / family / "series", *(one.path for one in stack.series(family).patches)]
+            paths += [path for path in stack.src.rglob("*") if path.is_file()] if stack.src.is_dir() else []
+        names = [str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path) for path in paths]
+        edited, alone = uncommitted(self._root, names)
+        if edited:
+            msg = "files that the rebase writes have edits that are not committed"
+            raise UsageError(
+                msg,
+                where=str(self._root),
+                why=", ".join(edited),
+                next_step="commit them or put them aside first; --allow-dirty rebases them with the rest, and then git "
+                "cannot take the two apart",
+            )
+        if alone:
+            self._reporter.note("the project is not in git: it has nothing to compare with, or to go back to")
 
     def _refuse_changes(self, state: State) -> None:
         """See that the project is as it was when the rebase began."""

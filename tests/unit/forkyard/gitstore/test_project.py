@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forkyard.errors import SourceError, UsageError
-from forkyard.gitstore.project import ProjectRepository
+from forkyard.gitstore.project import ProjectRepository, uncommitted
 
 PERSON = {
     "GIT_AUTHOR_NAME": "A",
@@ -283,3 +283,119 @@ def test_nothing_is_written(project: Path, tmp_path: Path) -> None:
     repository.export_folders(old, ["patches"], tmp_path / "out")
     assert repository.changed_since(old) == []
     assert state() == before
+
+
+ALL = ["patches/part/a.patch", "recipes/mine.toml", "README.md", "not/there"]
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    project = top(tmp_path)
+    fill(project)
+    commit(project)
+    return project
+
+
+def _edit(path: Path) -> None:
+    path.write_text("mine\n")
+
+
+def _stage(path: Path) -> None:
+    _edit(path)
+    git(path.parent, "add", path.name)
+
+
+def _stage_only(path: Path) -> None:
+    """Staged, and then put back: the edit is in the index alone."""
+    before = path.read_text()
+    _stage(path)
+    path.write_text(before)
+
+
+def _delete(path: Path) -> None:
+    path.unlink()
+
+
+def _link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("elsewhere")
+
+
+def _mode(path: Path) -> None:
+    path.chmod(0o755)
+
+
+def _hide(path: Path) -> None:
+    git(path.parent, "update-index", "--assume-unchanged", path.name)
+    _edit(path)
+
+
+def _skip(path: Path) -> None:
+    git(path.parent, "update-index", "--skip-worktree", path.name)
+    _edit(path)
+
+
+@pytest.mark.parametrize("change", [_edit, _stage, _stage_only, _delete, _link, _mode, _hide, _skip])
+def test_what_git_could_not_give_back(clean: Path, change: Callable[[Path], None]) -> None:
+    assert uncommitted(clean, ALL) == ([], [])
+    index = (clean / ".git" / "index").read_bytes()
+    assert uncommitted(clean, ALL) == ([], [])
+    assert (clean / ".git" / "index").read_bytes() == index, "the person's index is only read"
+    change(clean / "patches" / "part" / "a.patch")
+    assert uncommitted(clean, ALL) == (["patches/part/a.patch"], [])
+    assert uncommitted(clean, ["recipes/mine.toml", "README.md"]) == ([], [])
+
+
+def test_unknown_and_ignored_files_cannot_be_given_back(clean: Path) -> None:
+    (clean / ".git" / "info").mkdir(exist_ok=True)
+    (clean / ".git" / "info" / "exclude").write_text("*.lock\n")
+    for name in ("new *.txt", "recipes/x.lock"):
+        (clean / name).write_text("x")
+    git(clean, "add", "--intent-to-add", "new *.txt")
+    assert uncommitted(clean, ["new *.txt", "recipes/x.lock", "recipes/mine.toml"])[0] == [
+        "new *.txt",
+        "recipes/x.lock",
+    ]
+
+
+def test_before_the_first_commit_nothing_can_be_given_back(tmp_path: Path) -> None:
+    project = top(tmp_path)
+    fill(project)
+    git(project, "add", "README.md")
+    assert uncommitted(project, ALL) == (sorted(ALL[:3]), [])
+
+
+def test_a_project_without_git(tmp_path: Path) -> None:
+    fill(tmp_path / "plain")
+    assert uncommitted(tmp_path / "plain", ALL) == ([], sorted(ALL[:3]))
+
+
+def test_each_file_is_asked_of_the_repository_it_is_in(clean: Path, tmp_path: Path) -> None:
+    """A submodule, a linked work tree, a link to another repository, and a recipe outside of all."""
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    (other / "a.patch").write_text("x")
+    commit(other)
+    git(clean, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "patches/sub")
+    (clean / "patches" / "link").symlink_to(other)
+    commit(clean)
+    linked = tmp_path / "linked"
+    git(clean, "worktree", "add", "--quiet", str(linked))
+    outside = tmp_path / "mine.toml"
+    outside.write_text("x")
+    paths = ["patches/sub/a.patch", "patches/link/a.patch", "README.md", str(outside)]
+    assert uncommitted(clean, paths) == ([], [str(outside)])
+    assert uncommitted(linked, ["README.md"]) == ([], [])
+    for path in ("patches/sub/a.patch", "patches/link/a.patch", "README.md"):
+        (clean / path).write_text("mine")
+    assert uncommitted(clean, paths) == (sorted(paths[:3]), [str(outside)])
+    assert uncommitted(linked, ["README.md"]) == ([], [])
+
+
+def test_line_ends_that_git_converts_are_no_edit(clean: Path) -> None:
+    git(clean, "config", "core.autocrlf", "true")
+    git(clean, "rm", "--quiet", "--cached", "-r", ".")
+    git(clean, "reset", "--quiet", "--hard")
+    assert b"\r\n" in (clean / "README.md").read_bytes()
+    assert uncommitted(clean, ALL) == ([], [])

@@ -90,8 +90,9 @@ def test_a_recipe_by_its_path_is_named_by_it(spaced: Lab, pasted: Callable[..., 
 def test_after_the_end(spaced: Lab, pasted: Callable[..., Any]) -> None:
     made = spaced.history({"a.c": numbered()}, {"a.c": numbered(l20="new")})
     spaced.series(made[0], ("one", {"a.c": numbered(l5="mine")}))
-    subprocess.run(["git", "init", "--quiet", str(spaced.root)], check=True)
     done = spaced.session().start(made[1])
+    assert [one.program for one in pasted(next_steps(done))] == ["forkyard"], "there is no git to ask"
+    subprocess.run(["git", "init", "--quiet", str(spaced.root)], check=True)
     diff, verify = pasted(next_steps(done))
     assert subprocess.run(["git", *diff.words], cwd="/", check=False, capture_output=True).returncode == 0
     assert verify.values["ref"] == "mine"
