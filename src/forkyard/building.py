@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
 import re
 import shutil
@@ -38,6 +39,7 @@ from forkyard.places import check_output, check_own
 from forkyard.plan import Plan, check_compiler, check_obtained
 from forkyard.process import clean_environment, stream
 from forkyard.project import Project, openmp_license, openmp_name, write_project
+from forkyard.quota import cpu_quota
 from forkyard.sbom import BundledLibrary, make_sbom
 from forkyard.scratch import owned_folder
 from forkyard.sources import Obtained, obtain
@@ -252,9 +254,15 @@ def _prepare(
         folder,
         checkout.folder,
         root / "wheels",
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        jobs=jobs or default_jobs(),
         launcher=launcher,
     )
+
+
+def default_jobs() -> int:
+    """Parallel compiles: the processors this process may use, and no more than its CPU quota keeps busy."""
+    processors, quota = len(os.sched_getaffinity(0)), cpu_quota()
+    return processors if quota is None else max(1, min(processors, math.ceil(quota)))
 
 
 def _bundled(plan: Plan) -> list[BundledLibrary]:

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from .cache import cache_dir
+from .engines.cores import default_threads
 from .errors import EngineError, UsageError
 from .gguf_check import check
 from .health import Address, Answer, State, api_prefix, ask, listening, option_name, wants_tls
@@ -50,6 +51,8 @@ _OWN_VARIABLES = {
     "LLAMA_ARG_PORT": "--port",
     "AIP_MODE": "--port",
 }
+_THREAD_ARGUMENTS = frozenset({"-t", "--threads"})
+_THREADS_ENV = "LLAMA_ARG_THREADS"  # read by llama.cpp's server; an argument of ours would hide it
 _POLL_S = 0.1
 _LAST_WORDS_S = 1.0  # for a server that answers oddly because it is about to end
 _STEADY_S = 60.0  # a server that lived this long after becoming ready starts with a clean record
@@ -166,7 +169,7 @@ class Supervisor:
     def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         options = self._options
         listen = ["--host", options.host, "--port", str(self._address.port)]
-        server = [str(self._tool), "-m", str(options.model), *listen, *options.extra]
+        server = [str(self._tool), "-m", str(options.model), *listen, *_threads(options.extra), *options.extra]
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *server]
         log.debug("starting %s", server)
         self._log_start = os.fstat(output.fileno()).st_size
@@ -286,6 +289,15 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while self._stop is None and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, _POLL_S))
+
+
+def _threads(extra: Sequence[str]) -> list[str]:
+    """The argument that gives llama-server as many threads as a Llama would have, unless the caller gives a number.
+
+    By itself it heeds neither a CPU quota nor the affinity mask.
+    """
+    given = any(argument.split("=", 1)[0] in _THREAD_ARGUMENTS for argument in extra)
+    return [] if given or _THREADS_ENV in os.environ else ["-t", str(default_threads())]
 
 
 def is_loopback(host: str) -> bool:

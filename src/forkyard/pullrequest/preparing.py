@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forkyard.building import default_jobs
 from forkyard.cache import Cache, explained, write_atomic
 from forkyard.console import Reporter
 from forkyard.errors import EXIT_FINDINGS
@@ -73,7 +73,7 @@ class Effort:
     perplexity_chunks: int
     perplexity_rounds: int
     bench_rounds: int
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    threads: int = field(default_factory=default_jobs)
 
 
 # Fewer than 6 pairs give no interval of 95 %, and so could decide nothing.

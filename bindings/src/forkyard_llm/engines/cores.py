@@ -1,4 +1,4 @@
-"""How many physical cores this process may use: the default number of threads."""
+"""How many physical cores this process may use, and the default number of threads that follows from them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["physical_cores"]
+from .quota import cpu_quota
+
+__all__ = ["default_threads", "physical_cores"]
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def default_threads() -> int:
+    """Threads to compute with where the caller gives no number; at least 1.
+
+    Physical cores of the affinity mask, but no more than whole CPUs of the CPU quota: threads of one computation wait
+    for each other, so one that the kernel holds back for want of quota holds back all.
+    """
+    cores, quota = physical_cores(), cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def physical_cores(cpus: Iterable[int] | None = None, topology: Path = _TOPOLOGY) -> int:

@@ -6,10 +6,10 @@ compared with its own reference implementation. A run in which no test ran has f
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 
+from forkyard.building import default_jobs
 from forkyard.console import Reporter
 from forkyard.pullrequest.evidence.builds import AFTER, BACKEND_OPS, Engine, missing_engine
 from forkyard.pullrequest.evidence.model import FAIL, PASS, Evidence, Ledger, key_of, not_run, tail
@@ -39,7 +39,7 @@ def gather_operators(
     if lacking is not None:
         return lacking
     engine = engines[AFTER]
-    threads = os.cpu_count() or 1
+    threads = default_jobs()
     filters = ["-o", QUICK_OPERATORS] if quick else []
     arguments = ["test", "-b", "CPU", "-j", str(threads), *filters]
     key = key_of(NAME, engine.key, arguments)
