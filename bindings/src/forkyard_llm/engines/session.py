@@ -12,6 +12,7 @@ from ..errors import EngineError, UsageError
 from ..sampling import SamplingParams
 from ..text import to_engine
 from .candidates import Candidates
+from .forks import note_threads
 from .options import ModelOptions
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Sampler(ABC):
 class Session(ABC):
     """A model and its context. Not thread-safe, except for the vocabulary functions; its owner takes care of that."""
 
+    _threads = 1
+
     def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
         self.engine = engine
         self._api = engine.api
@@ -83,6 +86,7 @@ class Session(ABC):
         self.eos = int(engine.api.llama_vocab_eos(self._vocab))
         self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab)
         self.adds_bos = bool(engine.api.llama_vocab_get_add_bos(self._vocab))
+        self._threads = max(options.n_threads, options.n_threads_batch)
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._piece_buffer = ctypes.create_string_buffer(256)
 
@@ -145,8 +149,8 @@ class Session(ABC):
             UsageError: naming the first one.
         """
         for token in tokens:
-            if not isinstance(token, int) or not 0 <= token < self.n_vocab:
-                msg = f"token {token!r} is outside the vocabulary (0 .. {self.n_vocab - 1})"
+            if not 0 <= token < self.n_vocab:
+                msg = f"token {token} is outside the vocabulary (0 .. {self.n_vocab - 1})"
                 raise UsageError(msg)
 
     def is_end(self, token: int) -> bool:
@@ -202,6 +206,7 @@ class Session(ABC):
         Raises:
             EngineError: the engine failed, or the context is full.
         """
+        note_threads(self._threads)
         for start in range(0, len(tokens), self.n_batch):
             self._decode_batch(tokens[start : start + self.n_batch], position + start)
 

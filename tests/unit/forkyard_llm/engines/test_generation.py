@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 
@@ -186,6 +187,65 @@ def test_close_is_idempotent_and_ends_an_open_stream():
         next(generation.tokens([1], GREEDY))
     with pytest.raises(EngineError, match="closed"):
         generation.call(lambda session: session.n_vocab)
+
+
+def test_a_forked_child_gets_an_error_and_frees_nothing(monkeypatch: pytest.MonkeyPatch):
+    session = FakeSession()
+    generation = make(session)
+    stream = generation.tokens([1], GREEDY)
+    next(stream)
+    child = os.getpid() + 1
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: child)
+        # As another thread of the parent may hold it while it forks.
+        generation._step.acquire()
+        for use in (
+            lambda: next(stream),
+            lambda: next(generation.tokens([1], GREEDY)),
+            generation.reset,
+            generation.open_session,
+            lambda: generation.call(lambda session: session.n_vocab),
+            lambda: generation.piece(1),
+        ):
+            with pytest.raises(EngineError, match="load the model after the fork"):
+                use()
+        generation.close()
+    assert generation.closed
+    assert not session.closed
+    assert not session.samplers[0].closed
+
+
+def test_a_thread_inside_a_call_is_refused_instead_of_waiting_for_itself():
+    session = FakeSession()
+    generation = make(session)
+    refused: list[str] = []
+
+    def handler(_session: Session) -> None:
+        for use in (generation.close, lambda: generation.piece(1), lambda: next(generation.tokens([1], GREEDY))):
+            try:
+                use()
+            except EngineError as error:
+                refused.append(str(error))
+
+    generation.call(handler)
+    assert len(refused) == 3
+    assert all("signal handler" in message for message in refused)
+    assert not session.closed
+    assert next(generation.tokens([1], GREEDY)) == 2
+
+
+def test_a_stream_s_own_consumer_may_use_everything_but_a_second_stream():
+    session = FakeSession()
+    generation = make(session)
+    for token in generation.tokens([1], GREEDY):
+        assert generation.call(lambda session: session.n_vocab) == 1000
+        with pytest.raises(EngineError, match="in the middle of a generation"):
+            next(generation.tokens([1], GREEDY))
+        if token == 3:
+            generation.close()
+            break
+    assert session.closed
+    assert session.samplers[0].closed
 
 
 def test_without_reuse_every_prompt_starts_from_nothing():

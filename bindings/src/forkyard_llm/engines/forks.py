@@ -1,0 +1,51 @@
+"""What of an engine does not survive os.fork, and the error that comes instead of waiting for threads that are gone.
+
+OpenMP keeps the threads of a computation for the next one. A forked child has only the thread that forked, but OpenMP's
+list of threads came along: the next computation with several threads would wait for them for ever.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import EngineError
+
+__all__ = ["check_model", "check_threads", "note_threads"]
+
+_computed_in: int | None = None
+
+
+def note_threads(count: int) -> None:
+    """Remember that an engine computes in this process with ``count`` threads."""
+    global _computed_in
+    if count > 1:
+        _computed_in = os.getpid()
+
+
+def check_threads(count: int) -> None:
+    """Refuse to load a model for ``count`` threads after a fork that left OpenMP without its threads.
+
+    Raises:
+        EngineError: an engine computed with several threads before this process was forked.
+    """
+    if count > 1 and _computed_in not in (None, os.getpid()):
+        msg = (
+            f"an engine has computed with several threads in process {_computed_in}, from which this one was forked:"
+            f" computing with {count} threads would hang here; fork before the first process computes, use"
+            " multiprocessing's start method 'spawn', or give n_threads=1"
+        )
+        raise EngineError(msg)
+
+
+def check_model(process: int, name: str) -> None:
+    """Refuse a model that process ``process`` loaded, in any other.
+
+    Raises:
+        EngineError: this process was forked from that one.
+    """
+    if os.getpid() != process:
+        msg = (
+            f"this Llama ({name}) was loaded by process {process}, from which this one was forked: load the model after"
+            " the fork, or use multiprocessing's start method 'spawn'"
+        )
+        raise EngineError(msg)
