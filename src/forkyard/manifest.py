@@ -48,6 +48,7 @@ def make_manifest(
         "recipe": plan.recipe.name,
         "title": plan.recipe.title,
         "variant": plan.variant.name,
+        "kind": plan.variant.kind,
         "pin": {
             "commit": obtained.commit,
             "tree": obtained.tree,

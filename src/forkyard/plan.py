@@ -204,6 +204,7 @@ def make_plan(
             "title": resolved.title,
             "features": list(resolved.features),
             "rank": resolved.rank,
+            "kind": resolved.kind,
             "hardware": resolved.hardware,
             "flags": list(resolved.flags),
         },

@@ -20,6 +20,9 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
         UsageError: a message without role or content, or no message at all.
         UnsupportedOption: content other than text (images, audio, tool calls).
     """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        msg = f"messages must be a list of messages, each with a role and a content; got {type(messages).__name__}"
+        raise UsageError(msg)
     if not messages:
         msg = "create_chat_completion needs at least one message"
         raise UsageError(msg)
@@ -27,6 +30,9 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
 
 
 def _read_message(index: int, message: Mapping[str, Any]) -> ChatMessage:
+    if not isinstance(message, Mapping):
+        msg = f"message {index} must have a role and a content; got {type(message).__name__}"
+        raise UsageError(msg)
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
         msg = f"message {index} has no role"

@@ -19,6 +19,9 @@ def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """
     if stop is None:
         return ()
+    if not isinstance(stop, (str, Iterable)):
+        msg = f"stop must be a non-empty text or a list of such; got {stop!r}"
+        raise UsageError(msg)
     given = (stop,) if isinstance(stop, str) else tuple(stop)
     for one in given:
         if not isinstance(one, str) or not one:

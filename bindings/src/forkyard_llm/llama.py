@@ -13,9 +13,10 @@ from typing import Any
 
 from . import gguf_check
 from .chat import chat_body, chat_chunks, chat_prompt, read_messages
+from .checks import INT_MAX, flag, integer, token_ids
 from .completion import Completion, Delta, collect, completion_body, completion_chunks, run, usage
 from .completion_text import stop_strings
-from .engines.cores import physical_cores
+from .engines.cores import default_threads
 from .engines.generation import Generation, check_prompt
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
@@ -44,13 +45,14 @@ class Llama:
         variant: a variant of that engine (``avx512-vnni``); None takes the best this CPU can run.
         n_ctx: context size in tokens; 0 takes the model's own.
         n_batch, n_ubatch: prompt tokens handed over, and computed, at once; n_ubatch None for the engine's default.
-        n_threads: threads that generate; None for the physical cores this process may use.
+        n_threads: threads that generate, at most 512; None for the physical cores this process may use, less where a
+            CPU quota of its control group allows less.
         n_threads_batch: threads that read the prompt; None for ``n_threads``.
-        n_gpu_layers: layers to keep on a GPU, -1 for all; without effect where the payload has no GPU backend.
+        n_gpu_layers: layers to keep on a GPU, -1 for all; an error where the payload has no GPU to use.
         split_mode: how several GPUs share the model, by name.
         tensor_split, main_gpu: each GPU's share; the GPU that is used where only one is.
         seed: makes the sequence of completions that give no seed of their own repeatable; None or -1 for a fresh one.
-        use_mmap, use_mlock: map the file, keep it in memory.
+        use_mmap, use_mlock: map the file, keep it in memory; an error where the system does not lock all of it.
         check_tensors: have the engine validate tensor data while loading.
         vocab_only: load no weights; only tokenizing works then.
         flash_attn: True, False, or None for the engine's default.
@@ -104,7 +106,7 @@ class Llama:
         verbose: bool = False,
         **engine_options: bool | int | float,
     ) -> None:
-        threads = physical_cores() if n_threads is None else n_threads
+        threads = default_threads() if n_threads is None else n_threads
         options = ModelOptions(
             n_ctx=n_ctx,
             n_batch=n_batch,
@@ -114,7 +116,7 @@ class Llama:
             n_gpu_layers=n_gpu_layers,
             split_mode=split_mode,
             main_gpu=main_gpu,
-            tensor_split=tuple(tensor_split),
+            tensor_split=tensor_split,
             use_mmap=use_mmap,
             use_mlock=use_mlock,
             check_tensors=check_tensors,
@@ -129,6 +131,8 @@ class Llama:
             engine_options=engine_options,
         )
         seed = SamplingParams(seed=seed).resolved_seed()
+        flag("prompt_reuse", prompt_reuse)
+        flag("verbose", verbose)
         self.model_path = os.fspath(model_path)
         while True:
             self._payload = select(engine, variant)
@@ -223,12 +227,16 @@ class Llama:
             add_bos: add the special tokens the model is configured to add; a model that wants none gets none.
             special: take the spelling of special tokens (``<|im_start|>``) for these tokens.
         """
+        flag("add_bos", add_bos)
+        flag("special", special)
         raw = to_engine(text, "the text")
         return self._generation.call(lambda session: session.tokenize(raw, add_special=add_bos, parse_special=special))
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
         """Text of ``tokens`` as bytes; special tokens are spelled out only if ``special``."""
-        return self._generation.call(lambda session: session.detokenize(tokens, special=special))
+        flag("special", special)
+        plain = token_ids("tokens", tokens)
+        return self._generation.call(lambda session: session.detokenize(plain, special=special))
 
     # -- generation
 
@@ -242,7 +250,7 @@ class Llama:
             EngineError: another generation is going on, the engine failed, or this ``Llama`` was closed meanwhile.
         """
         self._context()
-        return self._stream(list(tokens), self._with_seed(params or SamplingParams()))
+        return self._stream(token_ids("tokens", tokens), self._with_seed(params or SamplingParams()))
 
     def create_completion(
         self,
@@ -274,8 +282,10 @@ class Llama:
         """
         params = SamplingParams(
             temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
-            seed=seed, logit_bias=logit_bias or {},
+            seed=seed, logit_bias={} if logit_bias is None else logit_bias,
         )  # fmt: skip
+        flag("stream", stream)
+        flag("echo", echo)
         tokens = self._prompt_tokens(prompt)
         shown = self._prompt_text(prompt) if echo else ""
         deltas = self._deltas(tokens, params, max_tokens, stop)
@@ -316,8 +326,9 @@ class Llama:
         """
         params = SamplingParams(
             temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
-            seed=seed, logit_bias=logit_bias or {},
+            seed=seed, logit_bias={} if logit_bias is None else logit_bias,
         )  # fmt: skip
+        flag("stream", stream)
         tokens = self._chat_tokens(messages)
         deltas = self._deltas(tokens, params, max_tokens, stop)
         request = Completion.new("chatcmpl", self.model_path)
@@ -376,15 +387,17 @@ class Llama:
         max_tokens: int | None,
         stop: str | Sequence[str] | None,
     ) -> Iterator[Delta]:
-        limit = None if max_tokens is None or max_tokens < 1 else max_tokens
+        # As many as there is room for is also what less than 1 means.
+        wanted = 0 if max_tokens is None else integer("max_tokens", max_tokens, -INT_MAX - 1)
+        limit = wanted if wanted > 0 else None
         stops = stop_strings(stop)
         session = self._context()
         check_prompt(session, tokens)
-        return run(session, self.generate(tokens, params), limit, stops)
+        return run(self._generation, self.generate(tokens, params), limit, stops)
 
     def _prompt_tokens(self, prompt: str | bytes | Sequence[int]) -> list[int]:
         if not isinstance(prompt, (str, bytes)):
-            return list(prompt)
+            return token_ids("the prompt", prompt)
         tokens, bos = self.tokenize(prompt, special=True), self._context().bos
         # A model that adds no BOS still needs something to start from.
         return tokens if tokens or bos == NO_TOKEN else [bos]

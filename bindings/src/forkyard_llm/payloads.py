@@ -37,6 +37,7 @@ MANIFEST_SCHEMA = 1
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 """The engine families, the one "auto" prefers first."""
+_CPU_KIND = "isa"  # a kind of variants.toml
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -79,6 +80,11 @@ class Payload:
     def rank(self) -> int:
         """Preference among payloads this CPU can run; higher is better."""
         return int(self.manifest["rank"])
+
+    @property
+    def for_gpu(self) -> bool:
+        """Whether its variant is a GPU backend's; a manifest that does not say so is an instruction set's."""
+        return bool(self.manifest.get("kind", _CPU_KIND) != _CPU_KIND)
 
     @property
     def capabilities(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .checks import INT_MAX, integer, number
 from .errors import UsageError
 
 __all__ = ["RANDOM_SEED", "SamplingParams", "fresh_seed"]
@@ -49,24 +50,26 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, None)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("repeat_penalty", self.repeat_penalty, 0.0, None)
+        for name in ("temperature", "repeat_penalty"):
+            self._set(name, number(name, getattr(self, name), 0))
+        for name in ("top_p", "min_p"):
+            self._set(name, number(name, getattr(self, name), 0, 1))
+        for name in ("frequency_penalty", "presence_penalty"):
+            self._set(name, number(name, getattr(self, name)))
         if self.repeat_penalty == 0.0:
             msg = "repeat_penalty must be greater than 0 (1 does nothing); got 0"
             raise UsageError(msg)
-        _check_number("frequency_penalty", self.frequency_penalty, None, None)
-        _check_number("presence_penalty", self.presence_penalty, None, None)
-        _check_integer("top_k", self.top_k, -(2**31), 2**31 - 1)
-        _check_integer("penalty_last_n", self.penalty_last_n, 0, 2**31 - 1)
+        self._set("top_k", integer("top_k", self.top_k, -INT_MAX - 1))
+        self._set("penalty_last_n", integer("penalty_last_n", self.penalty_last_n, 0))
         if self.seed is not None:
-            _check_integer("seed", self.seed, -1, RANDOM_SEED)
-        for token, bias in self.logit_bias.items():
-            _check_integer("a logit_bias token", token, 0, 2**31 - 1)
-            if isinstance(bias, bool) or not isinstance(bias, (int, float)) or math.isnan(bias) or bias == math.inf:
-                msg = f"logit_bias of token {token} must be a number or -inf; got {bias!r}"
-                raise UsageError(msg)
+            self._set("seed", integer("seed", self.seed, -1, RANDOM_SEED))
+        if not isinstance(self.logit_bias, Mapping):
+            msg = f"logit_bias must map token ids to numbers; got {self.logit_bias!r}"
+            raise UsageError(msg)
+        self._set("logit_bias", dict(_bias(token, bias) for token, bias in self.logit_bias.items()))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def greedy(self) -> bool:
@@ -96,17 +99,8 @@ class SamplingParams:
         return fresh_seed() if self.seed in (None, -1, RANDOM_SEED) else int(self.seed or 0)
 
 
-def _check_number(name: str, value: float, low: float | None, high: float | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        msg = f"{name} must be a finite number; got {value!r}"
-        raise UsageError(msg)
-    if (low is not None and value < low) or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high:g}"
-        msg = f"{name} must be at least {low:g}{upper}; got {value!r}"
-        raise UsageError(msg)
-
-
-def _check_integer(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        msg = f"{name} must be an integer from {low} to {high}; got {value!r}"
-        raise UsageError(msg)
+def _bias(token: object, bias: object) -> tuple[int, float]:
+    plain = integer("a logit_bias token", token, 0)
+    if isinstance(bias, float) and bias == -math.inf:
+        return plain, bias
+    return plain, number(f"logit_bias of token {plain}", bias)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from .checks import shown
 from .errors import UsageError
 
 __all__ = ["prepare_streams", "print_json", "to_engine", "write_now"]
@@ -14,12 +15,15 @@ __all__ = ["prepare_streams", "print_json", "to_engine", "write_now"]
 _ESCAPED_BYTES = range(0xDC80, 0xDD00)
 
 
-def to_engine(text: str | bytes, what: str, *, nul: bool = True) -> bytes:
+def to_engine(text: object, what: str, *, nul: bool = True) -> bytes:
     """`text` as the engines take it, in UTF-8; `what` names it in errors. Bytes stay as they are.
 
     `nul` says whether the C function takes a length; one that does not would end the text at a NUL character.
-    Raises UsageError for what is no Unicode text, and for a NUL where none can be carried.
+    Raises UsageError for what is neither, for what is no Unicode text, and for a NUL where none can be carried.
     """
+    if not isinstance(text, (str, bytes, bytearray, memoryview)):
+        msg = f"{what} must be a text or bytes; got {shown(text)}"
+        raise UsageError(msg)
     try:
         raw = text.encode() if isinstance(text, str) else bytes(text)
     except UnicodeEncodeError as error:

@@ -146,6 +146,7 @@ class ResolvedVariant:
     features: tuple[str, ...]
     """Sorted; as /proc/cpuinfo writes them; a CPU must have all of them."""
     rank: int
+    kind: str
     hardware: str
     options: Mapping[str, OptionValue]
     """Every ISA option of the engine, explicitly ON or OFF, its native option, and the variant's own."""
@@ -215,6 +216,7 @@ def resolve(
         native=variant.native,
         features=tuple(sorted(features)),
         rank=variant.rank,
+        kind=variant.kind,
         hardware=variant.hardware,
         options=dict(sorted(options.items())),
         flags=tuple(dict.fromkeys([*flags, *own.flags])),

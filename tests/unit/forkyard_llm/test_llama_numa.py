@@ -85,8 +85,9 @@ class FakeApi:
 class FakeSession(Session):
     """No more of a session than closing one takes."""
 
-    def __init__(self, engine: Engine, model: Handle, context: Handle, _options: ModelOptions) -> None:
+    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
         self.engine, self._api, self._model, self._context = engine, engine.api, model, context
+        self.n_ctx = options.n_ctx
 
     def _release(self) -> None:
         pass

@@ -39,6 +39,12 @@ def test_text_goes_to_the_engine_as_utf_8(text: str) -> None:
     assert to_engine(text.encode(), "it") == text.encode()
 
 
+def test_what_is_neither_text_nor_bytes_is_named() -> None:
+    assert to_engine(bytearray(b"\xff"), "the text") == b"\xff"
+    with pytest.raises(UsageError, match="the text must be a text or bytes; got 5"):
+        to_engine(5, "the text")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

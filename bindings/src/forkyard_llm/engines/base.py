@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
-from ..payloads import Payload
+from ..payloads import Payload, discover
+from .forks import check_threads
 from .log import EngineLog
 from .numa import Numa
 from .numa_mirror import CAPABILITY, SPLIT_STRATEGY, NumaMirror
-from .options import CAPABILITIES, ENGINE_OPTIONS, ModelOptions, check_engine_options, choice
+from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
 from .session import Api, Handle, Params, Session
 
 __all__ = ["Engine"]
+
+log = logging.getLogger(__name__)
+
+_ALL_LAYERS = 2**15
+_MLOCK_HINT = "raise the limit on locked memory (`ulimit -l`, in systemd LimitMEMLOCK=) or leave use_mlock out"
+_NO_GPU_PAYLOAD = (
+    "take a payload built for a GPU backend (none is installed; `forkyard-llm doctor` lists what is,"
+    " `forkyard variants` what can be built)"
+)
 
 
 class Engine(ABC):
     """One loaded payload: its libraries, its generated ABI module and the functions bound from it."""
 
     family: ClassVar[str]
+    idle_talk: ClassVar[re.Pattern[str]] = re.compile("(?!)")
+    """Warnings at every load that mean nothing."""
 
     def __init__(
         self, payload: Payload, abi: ModuleType, api: Api, probe: ctypes.CDLL, mirror: NumaMirror | None = None
@@ -62,21 +77,45 @@ class Engine(ABC):
         Raises:
             UnsupportedOption, UsageError: an option this engine lacks, or no engine has; before anything is loaded.
             ModelError: the engine refuses the file.
-            EngineError: the context cannot be made (memory, mostly), or a node has no room for its copy.
+            EngineError: the context cannot be made (memory, mostly), a node has no room for its copy, the engine does
+                not do what an option asks for, or this process was forked from one in which an engine computed.
         """
-        check_engine_options(self.family, options.engine_options)
+        own = check_engine_options(self.family, options.engine_options)
         self.numa.check(options.numa)
+        check_threads(max(options.n_threads, options.n_threads_batch))
         self.log.verbose = verbose
         self.start()
         model_params = self.api.llama_model_default_params()
         context_params = self.api.llama_context_default_params()
         keep = self._fill_model_params(model_params, options)
         self._fill_context_params(context_params, options)
-        self._set_engine_options(model_params, context_params, options)
-        with self.numa.admit(options.numa):
+        self._set_engine_options(model_params, context_params, own)
+        with self.numa.admit(options.numa), self.log.collected() as complaints:
             session = self._load(path, options, model_params, context_params)
         del keep
+        try:
+            self._check_obeyed(options, session, complaints)
+        except BaseException:
+            session.close()
+            raise
+        for line in complaints:
+            if self.idle_talk.search(line):
+                continue
+            log.warning("%s, loading %s: %s", self.family, path.name, line)
         return session
+
+    def _check_obeyed(self, options: ModelOptions, session: Session, complaints: Sequence[str]) -> None:
+        """Refuse a session that lacks what was asked for, where the engine only warns, or says nothing."""
+        asked = {"flash_attn": options.flash_attn, "use_mlock": options.use_mlock, **options.engine_options}
+        for name, words in UNDONE.items():
+            line = next((line for line in complaints if asked.get(name) and re.search(words, line)), None)
+            if line is not None:
+                hint = _MLOCK_HINT if name == "use_mlock" else f"leave {name} out, or take another model or engine"
+                msg = f"{self.family} does not do what {name}={asked[name]!r} asks for: {line}; {hint}"
+                raise EngineError(msg)
+        if not options.vocab_only and session.n_ctx < options.n_ctx:
+            msg = f"{self.family} made a context of {session.n_ctx} tokens, n_ctx asks for {options.n_ctx}"
+            raise EngineError(msg)
 
     def _load(self, path: Path, options: ModelOptions, model_params: Params, context_params: Params) -> Session:
         self.log.forget()
@@ -118,23 +157,51 @@ class Engine(ABC):
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         """Set the members both families share; returns what must outlive the loading call."""
-        params.n_gpu_layers = options.n_gpu_layers
+        self._check_gpu(options)
+        # The families disagree on what a negative number means; a model has fewer layers than this.
+        params.n_gpu_layers = _ALL_LAYERS if options.n_gpu_layers == -1 else options.n_gpu_layers
         params.main_gpu = options.main_gpu
         params.check_tensors = options.check_tensors
         params.vocab_only = options.vocab_only
         if options.split_mode is not None:
             name = choice(self.family, "split_mode", "split_mode", options.split_mode)
             params.split_mode = self._enum("llama_split_mode", f"LLAMA_SPLIT_MODE_{name.upper()}", "split_mode")
-        if not options.tensor_split:
+        if not options.tensor_split and not options.main_gpu:
             return None
         devices = int(self.api.llama_max_devices())
+        if options.main_gpu >= devices:
+            msg = f"main_gpu is {options.main_gpu}, this payload knows at most {devices} devices, from 0 on"
+            raise UsageError(msg)
         if len(options.tensor_split) > devices:
             msg = f"tensor_split has {len(options.tensor_split)} parts, this payload knows at most {devices} devices"
             raise UsageError(msg)
+        if not options.tensor_split:
+            return None
         # The engine reads one value per possible device, whatever the length given.
         shares = (ctypes.c_float * devices)(*options.tensor_split)
         params.tensor_split = shares
         return shares
+
+    def _check_gpu(self, options: ModelOptions) -> None:
+        """Refuse what only a GPU can do, where the engine has none to do it with."""
+        if options.split_mode is not None:
+            choice(self.family, "split_mode", "split_mode", options.split_mode)
+        given = {
+            "n_gpu_layers": options.n_gpu_layers,
+            "main_gpu": options.main_gpu,
+            "split_mode": options.split_mode,
+            "tensor_split": options.tensor_split,
+        }
+        asked = [f"{name}={value!r}" for name, value in given.items() if value]
+        if not asked or self.api.llama_supports_gpu_offload():
+            return
+        payload = self.payload
+        why = "finds no GPU here" if payload.for_gpu else f"is built for CPUs only (variant {payload.variant})"
+        others = [other for other in discover() if other.for_gpu and other.distribution != payload.distribution]
+        there = ", ".join(f"engine={other.distribution!r}" for other in others)
+        advice = f"installed payloads for GPUs: {there}" if there else _NO_GPU_PAYLOAD
+        msg = f"{', '.join(asked)} needs a GPU, and {payload.distribution} {why}; {advice}; or leave it out"
+        raise UnsupportedOption(msg)
 
     def _fill_context_params(self, params: Params, options: ModelOptions) -> None:
         params.n_ctx = options.n_ctx
@@ -166,8 +233,8 @@ class Engine(ABC):
             raise UnsupportedOption(msg)
         return values[name]
 
-    def _set_engine_options(self, model_params: Params, context_params: Params, options: ModelOptions) -> None:
-        for name, value in options.engine_options.items():
+    def _set_engine_options(self, model_params: Params, context_params: Params, own: Mapping[str, object]) -> None:
+        for name, value in own.items():
             option = ENGINE_OPTIONS[self.family][name]
             for params, member in (
                 (model_params, option.model_field),

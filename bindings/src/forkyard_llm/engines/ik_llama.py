@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import re
 from collections import deque
 from collections.abc import Sequence
 
@@ -13,11 +15,15 @@ from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
 __all__ = ["IkLlamaEngine"]
 
+log = logging.getLogger(__name__)
+
 
 class IkLlamaEngine(Engine):
     """ik_llama.cpp: the KV cache belongs to the context, positions are given, sampling works on a candidate array."""
 
     family = "ik_llama.cpp"
+    # Built without a GPU backend it still compares the memory of the GPU that is not there with what it would need.
+    idle_talk = re.compile("Free memory 0 MiB on device")
 
     def _register_backends(self) -> None:
         """Nothing to do: this family's backends are compiled in."""
@@ -42,7 +48,16 @@ class IkLlamaEngine(Engine):
         self.api.llama_free_model(model)
 
     def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
-        return IkLlamaSession(self, model, context, options)
+        session = IkLlamaSession(self, model, context, options)
+        # llama.cpp says so itself.
+        trained = int(self.api.llama_n_ctx_train(model))
+        if options.n_ctx > trained > 0:
+            log.warning(
+                "n_ctx is %d, the model was trained for %d tokens: text may lose its sense beyond",
+                options.n_ctx,
+                trained,
+            )
+        return session
 
 
 class IkLlamaSession(Session):

@@ -1,10 +1,13 @@
-"""Catch what an engine logs: pass it on when asked to, and keep the last complaints for error messages."""
+"""Catch what an engine logs: pass it on when asked to, and keep the complaints, for messages and for logging."""
 
 from __future__ import annotations
 
 import atexit
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -29,6 +32,8 @@ class EngineLog:
         self._threshold: int = levels["GGML_LOG_LEVEL_WARN"]
         self._continuation: int = levels.get("GGML_LOG_LEVEL_CONT", -1)
         self._complaints: deque[str] = deque(maxlen=_KEPT_LINES)
+        # Two threads may load at once; what an engine has to say about a load it says in the thread that asked.
+        self._here = threading.local()
         # The engine keeps the bare pointer: this attribute keeps the callback alive as long as the library is.
         self._callback = abi.ggml_log_callback(self._receive)
         api.llama_log_set(self._callback, None)
@@ -41,6 +46,18 @@ class EngineLog:
             sys.stderr.write(line)
         if level >= self._threshold and level != self._continuation and line.strip():
             self._complaints.append(line.strip())
+            lines: list[str] | None = getattr(self._here, "lines", None)
+            if lines is not None and any(map(str.isalnum, line)):  # not the rulers some are framed with
+                lines.append(line.strip())
+
+    @contextmanager
+    def collected(self) -> Iterator[list[str]]:
+        """A list that gets this thread's warnings and errors from now on, all of them."""
+        lines = self._here.lines = []
+        try:
+            yield lines
+        finally:
+            self._here.lines = None
 
     def forget(self) -> None:
         """Drop the kept complaints, before an operation whose own are wanted."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
+from ..checks import FLOAT_MAX, INT_MAX, flag, integer, number
 from ..errors import UnsupportedOption, UsageError
 from .numa import NumaChoice
 
 __all__ = [
     "CAPABILITIES",
     "CHOICES",
+    "COMMON_OPTIONS",
     "ENGINE_OPTIONS",
     "FAMILIES",
-    "EngineOption",
+    "MAX_THREADS",
+    "UNDONE",
     "ModelOptions",
+    "Option",
     "check_engine_options",
     "choice",
     "families_with",
@@ -23,17 +28,54 @@ __all__ = [
 
 FAMILIES = ("llama.cpp", "ik_llama.cpp")
 
-OptionValue: TypeAlias = bool | int | float
+MAX_THREADS = 512
+"""GGML_MAX_N_THREADS of ggml.h. Beyond it llama.cpp writes behind an array, and both run out of stack."""
 
 
 @dataclass(frozen=True)
-class EngineOption:
-    """An option only one family has: its type and the members of the params structs it sets."""
+class Option:
+    """A flag or a number: its type, the numbers the engines survive, and the members of the params structs it sets.
+
+    The members are named only for options that one family has.
+    """
 
     kind: type
+    low: float = 0
+    high: float = INT_MAX
     model_field: str = ""
     context_field: str = ""
 
+    def checked(self, name: str, value: object) -> bool | int | float:
+        """``value`` as the plain Python value that C is handed.
+
+        Raises:
+            UsageError: it is of another type, or out of range.
+        """
+        if self.kind is bool:
+            return flag(name, value)
+        if self.kind is int:
+            return integer(name, value, int(self.low), int(self.high))
+        return number(name, value, self.low, self.high)
+
+
+COMMON_OPTIONS: Mapping[str, Option] = {
+    "n_ctx": Option(int),
+    "n_batch": Option(int, low=1),
+    "n_ubatch": Option(int, low=1),
+    "n_threads": Option(int, low=1, high=MAX_THREADS),
+    "n_threads_batch": Option(int, low=1, high=MAX_THREADS),
+    "n_gpu_layers": Option(int, low=-1),
+    "main_gpu": Option(int),
+    "use_mmap": Option(bool),
+    "use_mlock": Option(bool),
+    "check_tensors": Option(bool),
+    "vocab_only": Option(bool),
+    "rope_freq_base": Option(float, high=FLOAT_MAX),
+    "rope_freq_scale": Option(float, high=FLOAT_MAX),
+    "flash_attn": Option(bool),
+    "offload_kqv": Option(bool),
+}
+"""The flags and numbers both families have, and what both survive; None, where it is a default, is not checked."""
 
 CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "split_mode": {
@@ -59,36 +101,49 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Options whose values are names, and the names each family's own tools accept."""
 
-ENGINE_OPTIONS: Mapping[str, Mapping[str, EngineOption]] = {
+ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "llama.cpp": {
-        "direct_io": EngineOption(bool),
-        "use_extra_bufts": EngineOption(bool, model_field="use_extra_bufts"),
-        "no_host": EngineOption(bool, model_field="no_host"),
-        "op_offload": EngineOption(bool, context_field="op_offload"),
-        "swa_full": EngineOption(bool, context_field="swa_full"),
-        "kv_unified": EngineOption(bool, context_field="kv_unified"),
+        "direct_io": Option(bool),
+        "use_extra_bufts": Option(bool, model_field="use_extra_bufts"),
+        "no_host": Option(bool, model_field="no_host"),
+        "op_offload": Option(bool, context_field="op_offload"),
+        "swa_full": Option(bool, context_field="swa_full"),
+        "kv_unified": Option(bool, context_field="kv_unified"),
     },
     "ik_llama.cpp": {
-        "repack_tensors": EngineOption(bool, model_field="repack_tensors"),
-        "use_thp": EngineOption(bool, model_field="use_thp"),
-        "validate_quants": EngineOption(bool, model_field="validate_quants"),
-        "merge_qkv": EngineOption(bool, model_field="merge_qkv"),
-        "merge_up_gate_exps": EngineOption(bool, model_field="merge_up_gate_exps"),
-        "mla_attn": EngineOption(int, model_field="mla", context_field="mla_attn"),
-        "attn_max_batch": EngineOption(int, model_field="amb", context_field="attn_max_batch"),
-        "fused_moe_up_gate": EngineOption(bool, context_field="fused_moe_up_gate"),
-        "grouped_expert_routing": EngineOption(bool, context_field="grouped_expert_routing"),
-        "fused_up_gate": EngineOption(bool, context_field="fused_up_gate"),
-        "fused_mmad": EngineOption(bool, context_field="fused_mmad"),
-        "rope_cache": EngineOption(bool, context_field="rope_cache"),
-        "graph_reuse": EngineOption(bool, context_field="graph_reuse"),
-        "min_experts": EngineOption(int, context_field="min_experts"),
-        "thresh_experts": EngineOption(float, context_field="thresh_experts"),
-        "only_active_experts": EngineOption(bool, context_field="only_active_experts"),
-        "k_cache_hadamard": EngineOption(bool, context_field="k_cache_hadamard"),
-        "v_cache_hadamard": EngineOption(bool, context_field="v_cache_hadamard"),
+        "repack_tensors": Option(bool, model_field="repack_tensors"),
+        "use_thp": Option(bool, model_field="use_thp"),
+        "validate_quants": Option(bool, model_field="validate_quants"),
+        "merge_qkv": Option(bool, model_field="merge_qkv"),
+        "merge_up_gate_exps": Option(bool, model_field="merge_up_gate_exps"),
+        "mla_attn": Option(int, model_field="mla", context_field="mla_attn"),
+        "attn_max_batch": Option(int, model_field="amb", context_field="attn_max_batch"),
+        "fused_moe_up_gate": Option(bool, context_field="fused_moe_up_gate"),
+        "grouped_expert_routing": Option(bool, context_field="grouped_expert_routing"),
+        "fused_up_gate": Option(bool, context_field="fused_up_gate"),
+        "fused_mmad": Option(bool, context_field="fused_mmad"),
+        "rope_cache": Option(bool, context_field="rope_cache"),
+        "graph_reuse": Option(bool, context_field="graph_reuse"),
+        "min_experts": Option(int, context_field="min_experts"),
+        "thresh_experts": Option(float, context_field="thresh_experts"),
+        "only_active_experts": Option(bool, context_field="only_active_experts"),
+        "k_cache_hadamard": Option(bool, context_field="k_cache_hadamard"),
+        "v_cache_hadamard": Option(bool, context_field="v_cache_hadamard"),
     },
 }
+
+UNDONE: Mapping[str, str] = {
+    "flash_attn": "flash_attn is not compatible",
+    "use_mlock": "failed to mlock|mlock not supported",
+    "direct_io": "Falling back to buffered",
+    "mla_attn": "changing MLA from",
+    "k_cache_hadamard": "Turning K-cache Hadamard off",
+    "v_cache_hadamard": "Turning V-cache Hadamard off",
+}
+"""What a warning of the engines says (a regular expression) where they go on without what an option asks for.
+
+They tell it in no other way. A test looks for these words in their libraries.
+"""
 
 _SHARED = frozenset(
     {
@@ -131,7 +186,7 @@ class ModelOptions:
     n_gpu_layers: int = 0
     split_mode: str | None = None
     main_gpu: int = 0
-    tensor_split: tuple[float, ...] = ()
+    tensor_split: Sequence[float] = ()
     use_mmap: bool = True
     use_mlock: bool = False
     check_tensors: bool = False
@@ -146,18 +201,28 @@ class ModelOptions:
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_range("n_ctx", self.n_ctx, 0)
-        _check_range("n_batch", self.n_batch, 1)
-        _check_range("n_threads", self.n_threads, 1)
-        _check_range("n_threads_batch", self.n_threads_batch, 1)
-        if self.n_ubatch is not None:
-            _check_range("n_ubatch", self.n_ubatch, 1)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, option in COMMON_OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None or defaults[name] is not None:
+                self._set(name, option.checked(name, value))
+        self._set("tensor_split", _shares(self.tensor_split))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
-def _check_range(name: str, value: int, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
-        msg = f"{name} must be an integer from {low} to {2**31 - 1}; got {value!r}"
+def _shares(given: Iterable[object]) -> tuple[float, ...]:
+    """``tensor_split`` as plain numbers; which devices there are is for the engine to say."""
+    try:
+        shares = tuple(number(f"part {index} of tensor_split", part, 0) for index, part in enumerate(given))
+    except TypeError as error:
+        msg = f"tensor_split must be a sequence of numbers, one for each GPU; got {given!r}"
+        raise UsageError(msg) from error
+    if shares and not any(shares):
+        msg = "tensor_split gives every GPU nothing; at least one part must be greater than 0"
         raise UsageError(msg)
+    return shares
 
 
 def families_with(option: str) -> tuple[str, ...]:
@@ -165,13 +230,14 @@ def families_with(option: str) -> tuple[str, ...]:
     return tuple(family for family in FAMILIES if option in CAPABILITIES[family])
 
 
-def check_engine_options(family: str, options: Mapping[str, Any]) -> None:
-    """Check the names and types of engine options given for ``family``.
+def check_engine_options(family: str, options: Mapping[str, Any]) -> dict[str, bool | int | float]:
+    """The engine options given for ``family`` as the plain values C is handed, if names, types and ranges are right.
 
     Raises:
         UnsupportedOption: only the other family has the option; the message names it.
-        UsageError: no family has it, or the value is of the wrong type.
+        UsageError: no family has it, or the value is of the wrong type or out of range.
     """
+    checked = {}
     for name, value in options.items():
         option = ENGINE_OPTIONS[family].get(name)
         if option is None:
@@ -182,10 +248,8 @@ def check_engine_options(family: str, options: Mapping[str, Any]) -> None:
             known = ", ".join(sorted(ENGINE_OPTIONS[family]))
             msg = f"no engine has an option {name!r}; options of {family} beyond the common ones: {known}"
             raise UsageError(msg)
-        accepted = (int, float) if option.kind is float else option.kind
-        if not isinstance(value, accepted) or (option.kind is not bool and isinstance(value, bool)):
-            msg = f"option {name!r} must be {option.kind.__name__}; got {value!r}"
-            raise UsageError(msg)
+        checked[name] = option.checked(f"option {name!r}", value)
+    return checked
 
 
 def choice(family: str, what: str, option: str, value: str) -> str:

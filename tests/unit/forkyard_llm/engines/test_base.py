@@ -1,0 +1,172 @@
+"""What an engine refuses to be asked for, or not to do, on one whose C functions are Python ones."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from forkyard_llm.engines.base import Engine
+from forkyard_llm.engines.options import ModelOptions
+from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
+from forkyard_llm.payloads import read_payload
+
+MakePayload = Callable[..., Path]
+WARN = 3
+
+
+class FakeApi:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.gpu = False
+        self.model_params: Any = None
+        self.closed = False
+        self.n_ctx: int | None = None
+
+    def llama_log_set(self, callback: Any, _data: None) -> None:
+        self.log = callback
+
+    def llama_backend_init(self) -> None: ...
+
+    def llama_supports_gpu_offload(self) -> bool:
+        return self.gpu
+
+    def llama_max_devices(self) -> int:
+        return 4
+
+    def llama_model_default_params(self) -> Any:
+        return SimpleNamespace()
+
+    def llama_context_default_params(self) -> Any:
+        return SimpleNamespace(n_ubatch=512)
+
+    def llama_model_load_from_file(self, _path: bytes, params: Any) -> str:
+        self.model_params = params
+        for line in self.warnings:
+            self.log(WARN, line.encode(), None)
+        return "model"
+
+    def llama_init_from_model(self, _model: Any, _params: Any) -> str:
+        return "context"
+
+
+class FakeEngine(Engine):
+    family = "llama.cpp"
+    idle_talk = re.compile("nothing of weight")
+
+    def _register_backends(self) -> None: ...
+
+    def _free_model(self, _model: Any) -> None: ...
+
+    def _session(self, _model: Any, _context: Any, options: ModelOptions) -> Any:
+        def close() -> None:
+            self.api.closed = True
+
+        return SimpleNamespace(n_ctx=self.api.n_ctx or options.n_ctx, close=close)
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+def engine(api: FakeApi, make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    monkeypatch.setattr("forkyard_llm.payloads.metadata.entry_points", lambda **_: ())
+    abi = SimpleNamespace(
+        ENUMS={
+            "ggml_log_level": {"GGML_LOG_LEVEL_WARN": WARN},
+            "llama_split_mode": {"LLAMA_SPLIT_MODE_LAYER": 1},
+        },
+        ggml_log_callback=lambda function=None: function,
+    )
+    return FakeEngine(read_payload(make_payload()), cast("Any", abi), api, cast("Any", None))
+
+
+GPU_OPTIONS: list[dict[str, Any]] = [
+    {"n_gpu_layers": -1},
+    {"n_gpu_layers": 1},
+    {"main_gpu": 1},
+    {"split_mode": "layer"},
+    {"tensor_split": [1, 3]},
+]
+
+
+@pytest.mark.parametrize("asked", GPU_OPTIONS, ids=lambda asked: next(iter(asked)))
+def test_what_needs_a_gpu_is_refused_without_one(engine: FakeEngine, asked: dict[str, Any]):
+    with pytest.raises(UnsupportedOption) as caught:
+        engine.open(Path("m.gguf"), ModelOptions(**asked))
+    message = str(caught.value)
+    assert re.match(rf"{next(iter(asked))}=.* needs a GPU, and forkyard-llama-cpp-avx2 is built for CPUs only", message)
+    assert "none is installed; `forkyard-llm doctor`" in message
+
+
+def test_the_error_names_the_payloads_that_have_a_gpu(engine: FakeEngine, make_payload: MakePayload):
+    make_payload("forkyard-llama-cpp-anygpu", kind="backend")
+    make_payload("forkyard-llama-cpp-avx512", kind="isa")
+    with pytest.raises(UnsupportedOption, match="installed payloads for GPUs: engine='forkyard-llama-cpp-anygpu'; or"):
+        engine.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1))
+
+
+def test_a_gpu_payload_on_a_machine_without_gpu_says_so(api: FakeApi, engine: FakeEngine, make_payload: MakePayload):
+    engine.payload = read_payload(make_payload("forkyard-llama-cpp-anygpu", kind="backend"))
+    with pytest.raises(UnsupportedOption, match="forkyard-llama-cpp-anygpu finds no GPU here"):
+        engine.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1))
+
+
+@pytest.mark.parametrize("asked", GPU_OPTIONS, ids=lambda asked: next(iter(asked)))
+def test_with_a_gpu_all_of_it_goes_through(api: FakeApi, engine: FakeEngine, asked: dict[str, Any]):
+    api.gpu = True
+    engine.open(Path("m.gguf"), ModelOptions(**asked))
+
+
+def test_all_layers_are_a_number_that_both_families_understand(api: FakeApi, engine: FakeEngine):
+    api.gpu = True
+    engine.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1))
+    assert api.model_params.n_gpu_layers > 1000
+
+
+def test_devices_that_are_not_there(api: FakeApi, engine: FakeEngine):
+    api.gpu = True
+    with pytest.raises(UsageError, match="main_gpu is 4, this payload knows at most 4 devices"):
+        engine.open(Path("m.gguf"), ModelOptions(main_gpu=4))
+    with pytest.raises(UsageError, match="tensor_split has 5 parts, this payload knows at most 4"):
+        engine.open(Path("m.gguf"), ModelOptions(tensor_split=[1] * 5))
+
+
+def test_warnings_at_load_reach_logging(api: FakeApi, engine: FakeEngine, caplog: pytest.LogCaptureFixture):
+    api.warnings = ["n_ctx is too large for sense", "nothing of weight"]
+    with caplog.at_level(logging.WARNING, logger="forkyard_llm"):
+        engine.open(Path("m.gguf"), ModelOptions())
+    assert [record.getMessage() for record in caplog.records] == [
+        "llama.cpp, loading m.gguf: n_ctx is too large for sense"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "line", "hint"),
+    [
+        ({"use_mlock": True}, "warning: failed to mlock 9-byte buffer (after previously locking 0 bytes)", "ulimit -l"),
+        ({"flash_attn": True}, "f: flash_attn is not compatible with Grok - forcing off", "leave flash_attn out"),
+        ({"engine_options": {"direct_io": True}}, "Falling back to buffered IO due to x", "leave direct_io out"),
+    ],
+)
+def test_what_was_asked_for_and_is_not_done_is_an_error(
+    api: FakeApi, engine: FakeEngine, asked: dict[str, Any], line: str, hint: str
+):
+    api.warnings = [line]
+    with pytest.raises(EngineError, match=f"does not do what .*=True asks for: .*{hint}"):
+        engine.open(Path("m.gguf"), ModelOptions(**asked))
+    assert api.closed
+    engine.open(Path("m.gguf"), ModelOptions())
+
+
+def test_a_context_smaller_than_asked_for_is_an_error(api: FakeApi, engine: FakeEngine):
+    api.n_ctx = 256
+    with pytest.raises(EngineError, match="a context of 256 tokens, n_ctx asks for 1000"):
+        engine.open(Path("m.gguf"), ModelOptions(n_ctx=1000))
+    assert api.closed
