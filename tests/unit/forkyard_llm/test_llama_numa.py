@@ -63,7 +63,16 @@ class FakeApi:
         return SimpleNamespace()
 
     def llama_context_default_params(self) -> Any:
-        return SimpleNamespace(n_ubatch=512)
+        return SimpleNamespace(n_ubatch=512, type_k=1, type_v=1)
+
+    def ggml_type_size(self, _kind: int) -> int:
+        return 2
+
+    def ggml_blck_size(self, _kind: int) -> int:
+        return 1
+
+    def llama_model_meta_val_str(self, *_arguments: Any) -> int:
+        return -1
 
     def llama_model_load_from_file(self, _path: bytes, _params: Any) -> Any:
         return self._make("model")

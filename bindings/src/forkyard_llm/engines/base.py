@@ -14,6 +14,8 @@ from typing import ClassVar
 
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
+from ..text import to_engine
+from .context_memory import available_bytes, least_bytes
 from .forks import check_threads
 from .log import EngineLog
 from .numa import Numa
@@ -128,6 +130,11 @@ class Engine(ABC):
         context = None
         if not options.vocab_only:
             self.log.forget()
+            try:
+                self._check_context(path, model, options, context_params)
+            except BaseException:
+                self._free_model(model)
+                raise
             context = self.api.llama_init_from_model(model, context_params)
             if not context:
                 self._free_model(model)
@@ -137,6 +144,31 @@ class Engine(ABC):
                 msg = f"{what}: {self.log.complaints() or 'it gives no reason'}; try a smaller n_ctx or n_batch"
                 raise EngineError(msg)
         return self._session(model, context, options)
+
+    def _check_context(self, path: Path, model: Handle, options: ModelOptions, params: Params) -> None:
+        """Refuse a context that the engine would end the process over instead of refusing it itself."""
+        key_bytes, value_bytes = (
+            self.api.ggml_type_size(kind) / self.api.ggml_blck_size(kind) for kind in (params.type_k, params.type_v)
+        )
+        needed = least_bytes(lambda key: self.metadata(model, key), options.n_ctx, key_bytes, value_bytes)
+        there = available_bytes()
+        if there is not None and needed > there:
+            size = f"of {options.n_ctx} tokens" if options.n_ctx else "of the model's own size"
+            msg = (
+                f"a context {size} for {path} takes at least {needed / 2**30:.1f} GiB, the system has"
+                f" {there / 2**30:.1f} GiB left; give a smaller n_ctx, or smaller cache types (type_k, type_v)"
+            )
+            raise EngineError(msg)
+
+    def metadata(self, model: Handle, key: str) -> str | None:
+        """A scalar value of a model file's metadata as text, or None."""
+        name = to_engine(key, "a metadata key", nul=False)
+        size = int(self.api.llama_model_meta_val_str(model, name, ctypes.create_string_buffer(1), 1))
+        if size < 0:
+            return None
+        buffer = ctypes.create_string_buffer(size + 1)
+        self.api.llama_model_meta_val_str(model, name, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
 
     def _check_copies(self, what: str, options: ModelOptions) -> None:
         """Raise the reason for ``what``, if it is that a copy could not be made."""

@@ -7,13 +7,17 @@ import logging
 import re
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
+from ..errors import UnsupportedOption
 from ..sampling import SamplingParams
 from .base import Engine
-from .options import ModelOptions
+from .options import FLASH_CACHE, ModelOptions
 from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
 __all__ = ["IkLlamaEngine"]
+
+_HEADS = ("embedding_length", "attention.head_count")
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,37 @@ class IkLlamaEngine(Engine):
         super()._fill_context_params(params, options)
         if options.flash_attn is not None:
             params.flash_attn = options.flash_attn
+
+    def _check_context(self, path: Path, model: Handle, options: ModelOptions, params: Params) -> None:
+        super()._check_context(path, model, options, params)
+        given = {name: (getattr(options, name) or "f16").lower() for name in FLASH_CACHE}
+        if params.flash_attn and not self.api.llama_supports_gpu_offload():
+            both_bf16 = set(given.values()) == {"bf16"} and "avx512_bf16" in self.payload.cpu_features
+            for name, fitting in FLASH_CACHE.items() if not both_bf16 else ():
+                if given[name] not in fitting:
+                    msg = (
+                        f"ik_llama.cpp's flash attention has no {name}={given[name]!r} on this CPU (it has"
+                        f" {', '.join(sorted(fitting))}); take one of them, or flash_attn=False with type_v='f16'"
+                    )
+                    raise UnsupportedOption(msg)
+        for name, key, kind in (("type_k", "key_length", params.type_k), ("type_v", "value_length", params.type_v)):
+            size, block = self._head_size(model, key), int(self.api.ggml_blck_size(kind))
+            if size % block:
+                msg = (
+                    f"{name}={given[name]!r} packs {block} numbers at a time, and the attention heads of {path} have"
+                    f" {size}; take {name}='f16'"
+                )
+                raise UnsupportedOption(msg)
+
+    def _head_size(self, model: Handle, key: str) -> int:
+        """Numbers in a key or value of one head; 0 where the metadata does not say."""
+        architecture = self.metadata(model, "general.architecture")
+        words = [self.metadata(model, f"{architecture}.{name}") for name in _HEADS]
+        width, heads = (int(word) if word and word.isdecimal() else 0 for word in words)
+        own = self.metadata(model, f"{architecture}.attention.{key}")
+        if own is not None and own.isdecimal():
+            return int(own)
+        return width // heads if heads else 0
 
     def _free_model(self, model: Handle) -> None:
         self.api.llama_free_model(model)

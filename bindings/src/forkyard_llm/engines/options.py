@@ -17,6 +17,7 @@ __all__ = [
     "COMMON_OPTIONS",
     "ENGINE_OPTIONS",
     "FAMILIES",
+    "FLASH_CACHE",
     "MAX_THREADS",
     "UNDONE",
     "ModelOptions",
@@ -59,7 +60,8 @@ class Option:
 
 
 COMMON_OPTIONS: Mapping[str, Option] = {
-    "n_ctx": Option(int),
+    # The engines round it up to whole blocks, within a C int.
+    "n_ctx": Option(int, high=INT_MAX - 1023),
     "n_batch": Option(int, low=1),
     "n_ubatch": Option(int, low=1),
     "n_threads": Option(int, low=1, high=MAX_THREADS),
@@ -131,6 +133,15 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "v_cache_hadamard": Option(bool, context_field="v_cache_hadamard"),
     },
 }
+
+FLASH_CACHE: Mapping[str, frozenset[str]] = {
+    "type_k": frozenset({"f16", "q8_0", "q8_kv", "q6_0", "q4_0", "q4_1", "iq4_nl"}),
+    "type_v": frozenset({"f16", "q8_0", "q6_0", "q4_0", "q4_1", "iq4_nl"}),
+}
+"""Cache types that ik_llama.cpp's flash attention computes with on a CPU, if built with GGML_IQK_FA_ALL_QUANTS.
+
+Beside them bf16 for both, where the payload uses AVX-512 BF16. It ends the process over any other.
+"""
 
 UNDONE: Mapping[str, str] = {
     "flash_attn": "flash_attn is not compatible",

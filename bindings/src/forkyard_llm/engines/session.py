@@ -165,13 +165,7 @@ class Session(ABC):
 
     def metadata(self, key: str) -> str | None:
         """A scalar value of the model file's metadata as text, or None."""
-        name = to_engine(key, "a metadata key", nul=False)
-        size = int(self._api.llama_model_meta_val_str(self._model, name, ctypes.create_string_buffer(1), 1))
-        if size < 0:
-            return None
-        buffer = ctypes.create_string_buffer(size + 1)
-        self._api.llama_model_meta_val_str(self._model, name, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
+        return self.engine.metadata(self._model, key)
 
     def chat_template(self) -> str | None:
         """The model's own chat template (Jinja source), or None."""

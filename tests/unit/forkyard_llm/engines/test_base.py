@@ -42,7 +42,16 @@ class FakeApi:
         return SimpleNamespace()
 
     def llama_context_default_params(self) -> Any:
-        return SimpleNamespace(n_ubatch=512)
+        return SimpleNamespace(n_ubatch=512, type_k=1, type_v=1)
+
+    def ggml_type_size(self, _kind: int) -> int:
+        return 2
+
+    def ggml_blck_size(self, _kind: int) -> int:
+        return 1
+
+    def llama_model_meta_val_str(self, *_arguments: Any) -> int:
+        return -1
 
     def llama_model_load_from_file(self, _path: bytes, params: Any) -> str:
         self.model_params = params
@@ -170,3 +179,14 @@ def test_a_context_smaller_than_asked_for_is_an_error(api: FakeApi, engine: Fake
     with pytest.raises(EngineError, match="a context of 256 tokens, n_ctx asks for 1000"):
         engine.open(Path("m.gguf"), ModelOptions(n_ctx=1000))
     assert api.closed
+
+
+def test_a_context_larger_than_memory_is_refused_before_the_engine_tries(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("forkyard_llm.engines.base.available_bytes", lambda: 2**30)
+    engine.open(Path("m.gguf"), ModelOptions(n_ctx=2**20))
+    with pytest.raises(EngineError, match=r"of 268435456 tokens .* at least 10\.0 GiB, the system has 1\.0 GiB left"):
+        engine.open(Path("m.gguf"), ModelOptions(n_ctx=2**28))
+    monkeypatch.setattr("forkyard_llm.engines.base.available_bytes", lambda: None)
+    engine.open(Path("m.gguf"), ModelOptions(n_ctx=2**28))

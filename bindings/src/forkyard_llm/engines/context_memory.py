@@ -1,0 +1,63 @@
+"""The memory a context takes at least, compared with what the system has before an engine asks for it.
+
+Linux gives memory out that it does not have, and kills a process when it is used: the engines never see an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["available_bytes", "least_bytes"]
+
+_CELL_BYTES = 40  # what both engines note of each position, beside keys and values
+
+# Architectures that say one of these keep less than all keys and values of all layers.
+_KEEPS_LESS = (
+    "attention.sliding_window",
+    "attention.kv_lora_rank",
+    "attention.key_length_mla",
+    "attention.shared_kv_layers",
+    "full_attention_interval",
+    "ssm.conv_kernel",
+    "ssm.state_size",
+    "wkv.head_size",
+)
+
+
+def least_bytes(metadata: Callable[[str], str | None], n_ctx: int, key_bytes: float, value_bytes: float) -> int:
+    """Bytes a context of ``n_ctx`` tokens takes at least; where the model's kind is not known well, far too few.
+
+    Args:
+        metadata: the text of a scalar of the model file's metadata, by key.
+        n_ctx: tokens; 0 for the model's own number.
+        key_bytes, value_bytes: bytes of one number in the KV cache.
+    """
+    architecture = metadata("general.architecture")
+
+    def number(key: str, default: int = 0) -> int:
+        text = metadata(f"{architecture}.{key}")
+        return int(text) if text is not None and text.isdecimal() else default
+
+    tokens = n_ctx or number("context_length")
+    heads, width = number("attention.head_count"), number("embedding_length")
+    if not heads or any(metadata(f"{architecture}.{key}") is not None for key in _KEEPS_LESS):
+        return tokens * _CELL_BYTES
+    layers = number("block_count") - number("nextn_predict_layers")
+    keys = number("attention.key_length", width // heads) * key_bytes
+    values = number("attention.value_length", width // heads) * value_bytes
+    return tokens * (_CELL_BYTES + int(layers * number("attention.head_count_kv", heads) * (keys + values)))
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Bytes the system can give without killing anybody (memory, caches it can drop, swap); None where it is unknown.
+
+    Args:
+        root: the folder that stands for ``/``.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        table = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest}
+        return 1024 * (table["MemAvailable"] + table["SwapFree"])
+    except (OSError, ValueError, IndexError, KeyError):
+        return None
