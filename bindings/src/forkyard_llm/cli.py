@@ -142,7 +142,7 @@ def cli(context: click.Context, verbose: int) -> None:
 @click.option("-p", "--prompt", help="The text to continue; without it, standard input (less one final newline).")
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("-c", "--context", "context_size", type=click.IntRange(min=1), help="Context size in tokens.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: the physical cores.")
+@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota.")
 @click.option("--numa", type=click.Choice(STRATEGIES), help="How to use several NUMA nodes; default: not at all.")
 @click.option("--numa-mirror", metavar="WORDS", help=f"What --numa mirror copies: {', '.join(WORDS)}; default: all.")
 @click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token.")
