@@ -18,7 +18,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cmake
@@ -43,7 +43,7 @@ from forkyard.quota import cpu_quota
 from forkyard.sbom import BundledLibrary, make_sbom
 from forkyard.scratch import owned_folder
 from forkyard.sources import Obtained, obtain
-from forkyard.trees import Checkout, checked_out
+from forkyard.trees import Checkout, checked_out, headers_of
 
 BUILD_TIMEOUT_S = 6 * 3600.0
 _NINJA_STATUS = "[forkyard %f %t] "
@@ -238,10 +238,13 @@ def _prepare(
 ) -> Project:
     folder = cache.build(plan.workspace, plan.variant.name)
     build = plan.recipe.build
+    # The engine's own first: those of stacks are written on top of them.
+    headers = [*build.headers, *(path for stack in plan.stacks for path in headers_of(stack, checkout.patched))]
+    include_dirs = list(dict.fromkeys([*build.include_dirs, *(str(PurePosixPath(path).parent) for path in headers)]))
     abi_sha256 = write_abi(
         folder,
-        headers=[checkout.folder / path for path in build.headers],
-        include_dirs=[checkout.folder / path for path in build.include_dirs],
+        headers=[checkout.folder / path for path in headers],
+        include_dirs=[checkout.folder / path for path in include_dirs],
         defines=build.defines,
     )
     manifest = make_manifest(plan, obtained, checkout.patched, checkout.tree, abi_sha256)
@@ -254,6 +257,7 @@ def _prepare(
         folder,
         checkout.folder,
         root / "wheels",
+        include_dirs=include_dirs,
         jobs=jobs or default_jobs(),
         launcher=launcher,
     )

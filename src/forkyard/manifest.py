@@ -7,7 +7,7 @@ from typing import Any
 from forkyard.plan import Plan, origin_of
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree
-from forkyard.trees import declared_absent
+from forkyard.trees import declared_absent, headers_of
 
 SCHEMA = 1
 
@@ -37,6 +37,7 @@ def make_manifest(
                     if patch.stack == stack.name
                 ],
                 "files": [{"path": file.path, "sha256": file.sha256} for file in patched.files.get(stack.name, ())],
+                "headers": headers_of(stack, patched),
             }
         )
     return {

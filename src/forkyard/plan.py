@@ -307,6 +307,7 @@ def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
         "name": stack.name,
         "title": stack.about.title,
         "capability": stack.about.capability,
+        "headers": list(stack.about.headers),
         "patches": [[patch.name, patch.sha256] for patch in patches],
         "files": [
             [

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +40,7 @@ def write_project(
     tree: Path,
     templates: Path,
     *,
+    include_dirs: Sequence[str],
     jobs: int | None = None,
     launcher: Path | None = None,
 ) -> Project:
@@ -50,6 +51,7 @@ def write_project(
     Args:
         tree: the patched tree.
         templates: the repository's ``wheels`` folder.
+        include_dirs: folders of the tree that the probe includes headers from.
         jobs: parallel compiles; ``None`` leaves it to ninja.
         launcher: ccache, if it is to be used.
 
@@ -89,7 +91,7 @@ def write_project(
         "cpu_target": plan.recipe.build.cpu_target,
         "cpu_flags": plan.cpu_flags,
         "defines": plan.recipe.build.defines,
-        "include_dirs": plan.recipe.build.include_dirs,
+        "include_dirs": include_dirs,
         "openmp": openmp_name(plan),
         "licenses": [(path, _license_name(path)) for path in plan.recipe.build.licenses],
         "license": "MIT" if bundled is None else f"MIT AND ({bundled})",

@@ -146,6 +146,27 @@ def _try_exclusive(fd: int) -> bool:
     return True
 
 
+def headers_of(stack: Stack, patched: PatchedTree) -> list[str]:
+    """Those headers of a stack's C API that its patches added to the tree.
+
+    The beginning of a series may not have them yet.
+
+    Raises:
+        PatchError: the whole series does not add a header that stack.toml names.
+    """
+    added = {file.target for one in patched.patches if one.stack == stack.name for file in one.trailers.adds_files}
+    missing = [header for header in stack.about.headers if header not in added]
+    if missing and stack.limit is None:
+        msg = f"no patch of stack {stack.name} adds its header {missing[0]}"
+        raise PatchError(
+            msg,
+            where=str(stack.folder / "stack.toml"),
+            why=f"whole files that its series for this engine adds: {', '.join(sorted(added)) or 'none'}",
+            next_step="name it in an Adds-Files trailer of a patch, or correct `headers`",
+        )
+    return [header for header in stack.about.headers if header in added]
+
+
 def declared_absent(recipe: Recipe) -> tuple[str, ...]:
     """Paths no build of the recipe has, whichever source delivers: what the poorest of its sources lacks.
 

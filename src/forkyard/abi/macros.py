@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 _INTEGER = re.compile(r"(?P<digits>0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)(?P<suffix>[uUlL]{0,3})\Z")
 _STRING = re.compile(r'"(?P<text>[^"\\]*)"\Z')
 _MAX_ALIASES = 32
+# ((enum name) 5): a value of an enum that its own header does not list.
+_ENUM_CAST = 4
 
 
 def parse_integer(token: str) -> int | None:
@@ -24,8 +26,11 @@ def parse_integer(token: str) -> int | None:
 def _evaluate(tokens: Sequence[str], known: Mapping[str, Sequence[str]], depth: int) -> int | str | None:
     if depth > _MAX_ALIASES:
         return None
-    while len(tokens) >= 2 and tokens[0] == "(" and tokens[-1] == ")":
-        tokens = tokens[1:-1]
+    if len(tokens) > _ENUM_CAST and (*tokens[:2], tokens[3]) == ("(", "enum", ")"):
+        value = _evaluate(tokens[_ENUM_CAST:], known, depth + 1)
+        return value if isinstance(value, int) else None
+    if len(tokens) >= 2 and tokens[0] == "(" and tokens[-1] == ")":
+        return _evaluate(tokens[1:-1], known, depth + 1)
     if len(tokens) == 2 and tokens[0] in {"-", "+"}:
         value = _evaluate(tokens[1:], known, depth + 1)
         if not isinstance(value, int):
@@ -45,7 +50,8 @@ def _evaluate(tokens: Sequence[str], known: Mapping[str, Sequence[str]], depth: 
 def constants(definitions: Iterable[tuple[str, Sequence[str]]]) -> dict[str, int | str]:
     """The macros among ``definitions`` (name, body tokens) that are an integer, a string, or an alias of one.
 
-    A macro of any other shape has no meaning outside C and is left out; a chain of aliases that never ends is too.
+    An integer may be cast to an enum, which leaves its value as it is. A macro of any other shape has no meaning
+    outside C and is left out; a chain of aliases that never ends is too.
     """
     known = dict(definitions)
     found = {name: _evaluate(tokens, known, 0) for name, tokens in known.items()}

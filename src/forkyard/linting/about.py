@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,10 +25,19 @@ class _About:
         self._file = shown(root, path)
         self._lines = positions(path.read_text(encoding="utf-8"))
 
-    def finding(self, rule: str, level: Level, key: Sequence[str | int], what: str, why: str, step: str) -> Finding:
+    def finding(
+        self,
+        rule: str,
+        level: Level,
+        key: Sequence[str | int],
+        what: str,
+        why: str,
+        step: str,
+        engine: str | None = None,
+    ) -> Finding:
         place = tuple(key)
         line = self._lines.get(place) or self._lines.get(place[:1]) or 1
-        return Finding(rule, level, self.stack.name, None, None, self._file, line, what, why, step)
+        return Finding(rule, level, self.stack.name, engine, None, self._file, line, what, why, step)
 
 
 def check(root: Path, stack: Stack, others: Mapping[str, Stack]) -> Iterator[Finding]:
@@ -67,6 +77,27 @@ def check(root: Path, stack: Stack, others: Mapping[str, Stack]) -> Iterator[Fin
                 "write its URL, with https://",
             )
     yield from _relations(stack, others, file)
+
+
+def check_headers(case: Case) -> Iterator[Finding]:
+    """Headers of the stack's C API that its series for an engine does not bring."""
+    if any(patch.trailers is None for patch in case.patches):
+        # What such a patch adds is not known, and it is a finding already.
+        return
+    brought = {own.target for own in case.whole}
+    for number, header in enumerate(case.stack.about.headers):
+        if header in brought:
+            continue
+        near = difflib.get_close_matches(header, brought, n=1)
+        yield _About(case.root, case.stack).finding(
+            "headers",
+            "error",
+            ["headers", number],
+            f"no patch for {case.engine} adds the header {header}",
+            "a payload's bindings would lack the stack's functions, so it is not built",
+            f"did you mean {near[0]}?" if near else "name it in an Adds-Files trailer of a patch, or correct the path",
+            case.engine,
+        )
 
 
 def check_series(case: Case) -> Iterator[Finding]:

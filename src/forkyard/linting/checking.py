@@ -103,6 +103,7 @@ def _of_stacks(project: Project, cases: Sequence[Case]) -> Iterator[Finding]:
         if all(key in project.cases for key in keys):
             yield from needless.check_unused(stack, [project.cases[key] for key in keys])
     for case in cases:
+        yield from about.check_headers(case)
         yield from about.check_series(case)
         yield from applying.check_counts(case)
 

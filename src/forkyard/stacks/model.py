@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from forkyard.errors import PatchError, RecipeError
-from forkyard.recipes.model import Family, IsoDate, Line, locate, to_tuple
+from forkyard.recipes.model import Family, IsoDate, Line, RelativePaths, locate, to_tuple
 from forkyard.recipes.toml_positions import positions
 from forkyard.recipes.validation import problems
 
@@ -32,6 +32,9 @@ class StackFile(BaseModel):
     conflicts: Lines = ()
     capability: Line | None = Field(
         default=None, description="What the bindings report when the stack is in a payload."
+    )
+    headers: RelativePaths = Field(
+        default=(), description="Headers of the stack's own C API, by their path in the engines' trees."
     )
     test: Lines = ()
     measure: str = ""

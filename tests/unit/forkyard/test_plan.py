@@ -117,6 +117,9 @@ def test_the_key_changes_with_every_part_of_a_stack(project_root: Path, plan_of:
     with (folder / "stack.toml").open("a") as about:
         about.write('capability = "x"\n')
     note()
+    with (folder / "stack.toml").open("a") as about:
+        about.write('headers = ["d/y.h"]\n')
+    note()
     assert len(set(keys)) == len(keys)
     change(folder / "stack.toml", "to be tested", "to be read")
     assert plan_of(stacks=["part"]).key == keys[-1], "why a stack exists changes no byte"

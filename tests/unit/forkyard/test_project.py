@@ -27,7 +27,15 @@ def write(project_root: Path, plan_of: Callable[..., Any], tmp_path: Path) -> Wr
     def run(folder: str = "build", *, tree: str = "tree", launcher: Path | None = None, **changes: Any) -> Project:
         plan = plan_of(**changes)
         return write_project(
-            plan, GOT, MANIFEST, b"{}", tmp_path / folder, tmp_path / tree, project_root / "wheels", launcher=launcher
+            plan,
+            GOT,
+            MANIFEST,
+            b"{}",
+            tmp_path / folder,
+            tmp_path / tree,
+            project_root / "wheels",
+            include_dirs=["include", "ours/include"],
+            launcher=launcher,
         )
 
     return run

@@ -11,11 +11,12 @@ import pytest
 
 from forkyard.cache import Cache
 from forkyard.console import Silent
+from forkyard.errors import PatchError
 from forkyard.gitstore import Store
 from forkyard.recipes import load_recipe
 from forkyard.sources import Obtained
-from forkyard.stacks import load_stacks
-from forkyard.trees import Checkout, checked_out, pin_label
+from forkyard.stacks import Stack, apply_stacks, load_stacks
+from forkyard.trees import Checkout, checked_out, headers_of, pin_label
 
 FILES = {"common/a.cpp": b"1\n2\n3\n", "absent": b"never delivered\n", "x.h": b"x\n"}
 PATCHED = {**FILES, "common/a.cpp": b"1\ntwo\n3\n"}
@@ -55,6 +56,52 @@ def test_the_folder_holds_the_patched_tree_less_what_was_not_delivered(opened: O
         assert checkout.tree != checkout.patched.tree
     with opened() as checkout:
         assert files(checkout.folder) == delivered(FILES)
+
+
+WITH_HEADER = b"part : more\n\nWhy.\n\nUpstream-Status: Pending\nAdds-Files: api.h -> include/api.h\n"
+Applied = Callable[..., tuple[Stack, list[str]]]
+
+
+@pytest.fixture
+def headers(project_root: Path, cache: Cache, forge_of: Any, add_stack: Callable[..., Path]) -> Applied:
+    """The headers of a stack whose second patch adds one: of the first ``count`` patches, for what stack.toml names."""
+    store = Store(cache.store("llama.cpp"))
+    store.ensure()
+    forge = forge_of(store)
+    tree = forge.tree(FILES)
+    more = {**PATCHED, "x.h": b"y\n"}
+    patches = {"a.patch": forge.patch(FILES, PATCHED), "b.patch": forge.patch(PATCHED, more, WITH_HEADER)}
+    folder = add_stack(project_root, "part", patches=patches, files={"api.h": b"int api(void);\n"})
+
+    def make(named: str, count: int | None = None) -> tuple[Stack, list[str]]:
+        with (folder / "stack.toml").open("a") as about:
+            about.write(f"headers = {named}\n")
+        (stack,) = load_stacks(project_root, ["part"], "llama.cpp")
+        part = stack if count is None else stack.first(count)
+        return part, headers_of(part, apply_stacks(store, "llama.cpp", "1" * 40, "2026-01-05", tree, [part]))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "found"),
+    [
+        ('["include/api.h"]', None, ["include/api.h"]),
+        ('["include/api.h"]', 2, ["include/api.h"]),
+        ('["include/api.h"]', 1, []),
+        ("[]", None, []),
+    ],
+)
+def test_the_headers_of_a_stack_are_those_its_patches_added(
+    headers: Applied, named: str, count: int | None, found: list[str]
+) -> None:
+    assert headers(named, count)[1] == found
+
+
+@pytest.mark.parametrize("named", ["api.h", "x.h", "include/apis.h"])
+def test_a_header_that_the_whole_series_does_not_add(headers: Applied, named: str) -> None:
+    with pytest.raises(PatchError, match=rf"(?s)no patch of stack part adds its header {named}.*adds: include/api\.h"):
+        headers(f'["{named}"]')
 
 
 def test_files_a_build_wrote_live_as_long_as_their_origin(opened: Open) -> None:

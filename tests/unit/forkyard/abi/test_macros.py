@@ -46,12 +46,32 @@ def test_aliases_signs_strings_and_parentheses():
     assert found == {"ALIAS": 16, "KEY": "general.alignment", "MAGIC": 16, "NULL_TOKEN": -1, "WRAPPED": 7}
 
 
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("( ( enum strategy ) 5 )", 5),
+        ("( enum strategy ) 5", 5),
+        ("( enum strategy ) - 1", -1),
+        ("( ( enum strategy ) ( 0x10 ) )", 16),
+        ("( ( enum strategy ) OTHER )", 7),
+        ('( ( enum strategy ) "x" )', None),
+        ("( ( uint8_t ) 300 )", None),
+        ("( enum strategy )", None),
+    ],
+)
+def test_a_cast_to_an_enum_keeps_the_value(body: str, value: int | None):
+    found = constants([("OTHER", ["7"]), ("IT", body.split())])
+    assert found.get("IT") == value
+
+
 def test_what_is_no_constant_is_left_out():
     assert (
         constants([("A", ["B"]), ("B", ["A"]), ("C", ["UNKNOWN"]), ("D", ["1", "+", "2"]), ("E", ["-", '"x"'])]) == {}
     )
 
 
-@given(st.dictionaries(st.sampled_from("ABCDEF"), st.lists(st.sampled_from([*"ABCDEF()-1", '"s"']), max_size=5)))
+@given(
+    st.dictionaries(st.sampled_from("ABCDEF"), st.lists(st.sampled_from([*"ABCDEF()-1", "enum", '"s"']), max_size=8))
+)
 def test_no_macro_soup_is_too_much(definitions: dict[str, list[str]]):
     assert set(constants(definitions.items())) <= set(definitions)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -45,6 +46,57 @@ def test_what_is_missing_or_wrong(lab: Any, about: Any, old: str, new: str, rule
     if new:
         key = (lab.root / finding.file).read_text().splitlines()[finding.line - 1]
         assert key.startswith(rule)
+
+
+ADDS = b"part : x\n\nBecause.\n\nUpstream-Status: Pending\nRetire-When: file-exists never.c\nAdds-Files: api.h -> src/api.h\n"
+API = b"int api(void);\n"
+
+
+def with_headers(lab: Any, headers: str, **options: Any) -> None:
+    patch = lab.patch({"notes.txt": b"memos\n"}, message=ADDS)
+    lab.stack(patch, files={"api.h": API}, more=f"headers = {headers}\n", **options)
+
+
+def test_a_header_the_stack_adds(lab: Any) -> None:
+    with_headers(lab, '["src/api.h"]')
+    assert lab.rules() == []
+
+
+@pytest.mark.parametrize(
+    ("header", "step"),
+    [
+        ("src/apis.h", "did you mean src/api.h?"),
+        ("api.h", "did you mean src/api.h?"),
+        # There, but upstream's: the recipe names those.
+        ("CMakeLists.txt", "name it in an Adds-Files trailer"),
+        ("nothing/like/it.hpp", "name it in an Adds-Files trailer"),
+    ],
+)
+def test_a_header_the_stack_does_not_add(lab: Any, header: str, step: str) -> None:
+    with_headers(lab, f'["{header}"]')
+    (finding,) = lab.lint().findings
+    assert (finding.rule, finding.level, finding.file) == ("headers", "error", "patches/part/stack.toml")
+    assert finding.what == f"no patch for llama.cpp adds the header {header}"
+    assert finding.next.startswith(step)
+    assert (lab.root / finding.file).read_text().splitlines()[finding.line - 1].startswith("headers")
+
+
+def test_a_header_another_engine_lacks(lab: Any, add_stack: Any) -> None:
+    with_headers(lab, '["src/api.h"]')
+    folder = lab.root / "patches" / "part"
+    (folder / "ik_llama.cpp").mkdir()
+    (folder / "ik_llama.cpp" / "series").write_text("")
+    text = (folder / "stack.toml").read_text()
+    (folder / "stack.toml").write_text(text.replace('["llama.cpp"]', '["llama.cpp", "ik_llama.cpp"]'))
+    (finding,) = lab.found("headers")
+    assert (finding.engine, finding.what) == ("ik_llama.cpp", "no patch for ik_llama.cpp adds the header src/api.h")
+
+
+@pytest.mark.parametrize("header", ["/etc/passwd", "../x.h", "src//api.h", "", 3])
+def test_what_is_no_path_in_the_tree(lab: Any, header: str | int) -> None:
+    with_headers(lab, json.dumps([header]))
+    (finding,) = lab.found("stack-toml")
+    assert "headers" in finding.what
 
 
 def test_one_test_of_a_file_may_be_named(lab: Any, about: Any) -> None:
