@@ -103,6 +103,14 @@ class EngineError(ForkyardLlmError):
 
     exit_code = 7
 
+    def __init__(self, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self._facts = dict(facts or {})
+
+    def details(self) -> Mapping[str, Any]:
+        """What the engine said as data, where it did."""
+        return self._facts
+
 
 class UnsupportedOption(ForkyardLlmError):
     """An option the chosen payload's engine does not have; the message names what does have it."""

@@ -84,9 +84,7 @@ def _load(payload: Payload) -> Engine:
     names = [name for name in _LIBRARY_ORDER if payload.has_library(name)]
     libraries = {name: _open(payload, payload.library(name)) for name in names}
     api = abi.bind(*(libraries[name] for name in _LOOKUP_ORDER if name in libraries))
-    # No header of the engine itself declares these, so no generated module binds them.
-    mirror = NumaMirror.find(libraries.values())
-    return _ENGINES[payload.engine](payload, abi, api, probe, mirror)
+    return _ENGINES[payload.engine](payload, abi, api, probe, NumaMirror.find(abi, api))
 
 
 def _open(payload: Payload, path: Path) -> ctypes.CDLL:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from forkyard_llm import generate, llama
 from forkyard_llm.engines.base import Engine
-from forkyard_llm.engines.numa_mirror import NumaMirror, NumaNode, NumaReport
+from forkyard_llm.engines.numa_mirror import NumaFailure, NumaMirror, NumaNode, NumaReport
 from forkyard_llm.engines.options import ModelOptions
 from forkyard_llm.engines.session import Handle, Session
 from forkyard_llm.errors import EngineError, ModelError, UnsupportedOption, UsageError
@@ -21,6 +21,7 @@ MakePayload = Callable[..., Path]
 WARN, ERROR = 3, 4
 LACKS = "numa-mirror: node 1 lacks 4096 bytes for a copy of 8192 bytes of {kind} (its memory is taken)"
 HINT = "free memory there, mirror less (--numa-mirror weights or kv), use --numa split, or ..."
+REFUSED = "numa-mirror: node 1 lacks 9 bytes for a copy of 9 bytes of kv (mbind: no; a container needs CAP_SYS_NICE)"
 UPSTREAM = ("DISABLED", "DISTRIBUTE", "ISOLATE", "NUMACTL", "MIRROR", "COUNT")
 
 
@@ -29,8 +30,13 @@ class FakeMirror:
         self.api = api
         self.nodes = [NumaNode(0, 2, 700, 0), NumaNode(1, 2, 300, 100)]
 
-    def set(self, bits: int) -> None:
-        self.api.calls.append(("set", bits))
+    def set(self, words: tuple[str, ...]) -> None:
+        self.api.calls.append(("set", words))
+        self.api.failure = None
+
+    def take_failure(self) -> NumaFailure | None:
+        failure, self.api.failure = self.api.failure, None
+        return failure
 
     def counters(self) -> list[NumaNode]:
         return self.nodes if {("numa", 4), ("numa", 5)} & set(self.api.calls) else []
@@ -43,11 +49,13 @@ class FakeMirror:
 
 
 class FakeApi:
-    """The engine's functions; ``fails`` are the log lines of a call that then returns nothing."""
+    """The engine's functions; ``fails`` are the log lines of a call that then returns nothing, ``why`` is its failure."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.fails: dict[str, list[tuple[int, str]]] = {}
+        self.why: NumaFailure | None = None
+        self.failure: NumaFailure | None = None
         self.log: Callable[[int, bytes, None], None] | None = None
 
     def llama_log_set(self, callback: Any, _data: None) -> None:
@@ -88,6 +96,8 @@ class FakeApi:
         for level, line in self.fails.get(what, []):
             assert self.log is not None
             self.log(level, line.encode(), None)
+        if what in self.fails:
+            self.failure = self.why
         return None if what in self.fails else what
 
 
@@ -124,6 +134,7 @@ def make_engine(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch, *, p
     levels = {"GGML_LOG_LEVEL_WARN": WARN, "GGML_LOG_LEVEL_ERROR": ERROR}
     abi = SimpleNamespace(
         ENUMS={"ggml_log_level": levels, "ggml_numa_strategy": known},
+        GGML_NUMA_STRATEGY_SPLIT=5,
         ggml_log_callback=lambda function=None: function,
     )
     api = FakeApi()
@@ -150,7 +161,7 @@ def test_the_strategy_comes_after_the_backends_and_before_the_model(engine: Fake
     with Llama("m.gguf", numa="mirror", numa_mirror="weights") as llm:
         assert llm.numa == "mirror"
     before = engine.api.calls[: engine.api.calls.index("model")]
-    assert before == ["start", "backends", ("set", 1), ("numa", 4), ("set", 1)]
+    assert before == ["start", "backends", ("set", ("weights",)), ("numa", 4), ("set", ("weights",))]
 
 
 @pytest.mark.parametrize(("name", "number"), [("distribute", 1), ("isolate", 2), ("numactl", 3), ("split", 5)])
@@ -210,6 +221,7 @@ def test_weights_that_have_no_room(engine: FakeEngine):
     noise = [(WARN, "this model is odd\n")] * 6
     why = f"llama_model_load: error loading model: {line}; {HINT}\n"
     engine.api.fails["model"] = [*noise, (ERROR, why), (ERROR, "failed to load model\n")]
+    engine.api.why = NumaFailure("no_room", 1, 4096, line)
     with pytest.raises(EngineError) as caught:
         Llama("m.gguf", numa="mirror")
     assert str(caught.value).startswith(f"llama.cpp cannot load m.gguf: {line}; free memory on that node")
@@ -220,6 +232,7 @@ def test_weights_that_have_no_room(engine: FakeEngine):
 def test_a_cache_that_has_no_room(engine: FakeEngine):
     line = LACKS.format(kind="kv")
     engine.api.fails["context"] = [(ERROR, f"failed to initialize the context: {line}; {HINT}\n")]
+    engine.api.why = NumaFailure("no_room", 1, 4096, line)
     with pytest.raises(EngineError) as caught:
         Llama("m.gguf", numa="mirror", n_ctx=4096)
     assert f"cannot make a context of 4096 tokens for m.gguf: {line}" in str(caught.value)
@@ -228,11 +241,24 @@ def test_a_cache_that_has_no_room(engine: FakeEngine):
     Llama("m.gguf", numa="mirror", numa_mirror="weights").close()
 
 
+def test_a_refused_system_call_is_told_whole_and_as_data(engine: FakeEngine):
+    """The reason has a semicolon of its own; what to do is not to free memory."""
+    engine.api.fails["context"] = [(ERROR, "failed to initialize the context\n")]
+    engine.api.why = NumaFailure("refused", 1, 9, REFUSED)
+    with pytest.raises(EngineError) as caught:
+        Llama("m.gguf", numa="mirror")
+    assert f"{REFUSED}; allow it, or go on without (numa_mirror='best-effort')" in str(caught.value)
+    assert "free memory" not in str(caught.value)
+    assert caught.value.details() == {"numa": {"cause": "refused", "node": 1, "lacks_bytes": 9}}
+
+
 def test_other_failures_stay_what_they_are(engine: FakeEngine):
     engine.api.fails["model"] = [(WARN, LACKS.format(kind="weights")), (ERROR, "the file is no model")]
+    engine.api.why = NumaFailure("no_room", 1, 4096, LACKS.format(kind="weights"))
     with pytest.raises(ModelError, match="the file is no model"):
         Llama("m.gguf", numa="mirror", numa_mirror="best-effort")
     engine.api.fails["model"] = [(ERROR, "the file is no model")]
+    engine.api.why = None
     with pytest.raises(ModelError, match="cannot load m.gguf: the file is no model"):
         Llama("m.gguf", numa="mirror")
 

@@ -19,7 +19,7 @@ from .context_memory import available_bytes, least_bytes
 from .forks import check_threads
 from .log import EngineLog
 from .numa import Numa
-from .numa_mirror import CAPABILITY, SPLIT_STRATEGY, NumaMirror
+from .numa_mirror import CAPABILITY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
 from .session import Api, Handle, Params, Session
 
@@ -124,7 +124,7 @@ class Engine(ABC):
         model = self.api.llama_model_load_from_file(os.fsencode(path), model_params)
         if not model:
             what = f"{self.family} cannot load {path}"
-            self._check_copies(what, options)
+            self.numa.check_placed(what, options.numa)
             msg = f"{what}: {self.log.complaints() or 'it gives no reason'}"
             raise ModelError(msg)
         context = None
@@ -140,7 +140,7 @@ class Engine(ABC):
                 self._free_model(model)
                 size = options.n_ctx or "the model maximum of"
                 what = f"{self.family} cannot make a context of {size} tokens for {path}"
-                self._check_copies(what, options)
+                self.numa.check_placed(what, options.numa)
                 msg = f"{what}: {self.log.complaints() or 'it gives no reason'}; try a smaller n_ctx or n_batch"
                 raise EngineError(msg)
         return self._session(model, context, options)
@@ -170,19 +170,10 @@ class Engine(ABC):
         self.api.llama_model_meta_val_str(model, name, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
-    def _check_copies(self, what: str, options: ModelOptions) -> None:
-        """Raise the reason for ``what``, if it is that a copy could not be made."""
-        line = self.numa.failure(self.log.lines(), options.numa)
-        if line is not None:
-            msg = (
-                f"{what}: {line}; free memory on that node, copy less (numa_mirror='weights' or 'kv'), take"
-                " numa='split', or go on without that copy (numa_mirror='best-effort')"
-            )
-            raise EngineError(msg)
-
     def _set_numa_strategy(self, name: str) -> None:
         if name == "split":
-            number = SPLIT_STRATEGY
+            # A macro of the stack's header, not a member of upstream's enum.
+            number = self.abi.GGML_NUMA_STRATEGY_SPLIT
         else:
             number = self._enum("ggml_numa_strategy", f"GGML_NUMA_STRATEGY_{name.upper()}", "numa")
         self.api.llama_numa_init(number)

@@ -63,10 +63,6 @@ class EngineLog:
         """Drop the kept complaints, before an operation whose own are wanted."""
         self._complaints.clear()
 
-    def lines(self) -> tuple[str, ...]:
-        """The kept warnings and errors, oldest first."""
-        return tuple(self._complaints)
-
     def complaints(self) -> str:
         """The kept warnings and errors on one line, or an empty string."""
         return "; ".join(self._complaints)

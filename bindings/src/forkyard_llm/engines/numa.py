@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from ..errors import UnsupportedOption, UsageError
+from ..errors import EngineError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
-from .numa_mirror import CAPABILITY, NumaMirror, NumaNode, NumaReport
+from .numa_mirror import CAPABILITY, NumaFailure, NumaMirror, NumaNode, NumaReport
 
 __all__ = ["STRATEGIES", "WORDS", "Numa", "NumaChoice", "numa_choice"]
 
 STRATEGIES = ("distribute", "isolate", "numactl", "mirror", "split")
 """Those of upstream, then those of the stack `numa-mirror`."""
 
-# enum ggml_numa_mirror_what
-_WEIGHTS, _KV, _BEST_EFFORT = 1, 2, 4
-_ALL = _WEIGHTS | _KV
-WORDS = {"weights": _WEIGHTS, "kv": _KV, "all": _ALL, "none": 0, "best-effort": _BEST_EFFORT}
-"""What `numa_mirror` may say, and the engine's bits for it."""
+WORDS = ("weights", "kv", "all", "none", "best-effort")
+"""What `numa_mirror` may say. The engine's own parser reads the words; here is only what can be refused before."""
 
 _OURS = ("mirror", "split")
-_DEFAULTS = {"mirror": _ALL, "split": _WEIGHTS}
+_DEFAULTS = {"mirror": ("all",), "split": ("weights",)}
 _OFF = "off"
-# How the engine begins the line that says why there is no copy; after a semicolon it names its own tools' options.
-_FAILURE = re.compile(
-    r"numa-mirror: (?:node \d+ lacks \d+ bytes|\d+ of \d+ pages of \w+ could not be moved|no memory for)[^;]*"
-)
+_BEST_EFFORT = "best-effort"
+_GO_ON = f"go on without (numa_mirror={_BEST_EFFORT!r})"
+_LESS = f"free memory on that node, copy less (numa_mirror='weights' or 'kv'), take numa='split', or {_GO_ON}"
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +36,9 @@ class NumaChoice:
 
     strategy: str | None = None
     """One of :data:`STRATEGIES`, ``off``, or None for whatever the process has."""
-    bits: int | None = None
-    """What is mirrored; None for the strategy's default: weights and KV with mirror, weights with split."""
+    words: tuple[str, ...] | None = None
+    """Those of :data:`WORDS` that say what is mirrored; None for the strategy's default: all with mirror, the weights
+    with split."""
 
 
 def numa_choice(numa: str | bool | None, words: str | Sequence[str] | None = None) -> NumaChoice:
@@ -57,7 +53,7 @@ def numa_choice(numa: str | bool | None, words: str | Sequence[str] | None = Non
     if strategy not in _OURS:
         msg = f"numa_mirror={words!r} says what to copy and needs numa='mirror' or numa='split'; numa is {numa!r}"
         raise UsageError(msg)
-    return NumaChoice(strategy, _bits(words))
+    return NumaChoice(strategy, _checked(words))
 
 
 def _strategy(numa: str | bool | None) -> str | None:
@@ -72,23 +68,17 @@ def _strategy(numa: str | bool | None) -> str | None:
     raise UsageError(msg)
 
 
-def _bits(words: str | Sequence[str]) -> int:
+def _checked(words: str | Sequence[str]) -> tuple[str, ...]:
     given = words.split(",") if isinstance(words, str) else list(words)
     names = [word.strip().lower() if isinstance(word, str) else word for word in given]
     wrong = [word for word in names if word not in WORDS]
     if wrong or not names:
         msg = f"numa_mirror takes {', '.join(WORDS)}; got {words!r}"
         raise UsageError(msg)
-    bits = 0
-    for name in names:
-        bits |= WORDS[name]
-    if "none" in names:
-        if bits & _ALL:
-            msg = f"numa_mirror={words!r}: none and something do not go together"
-            raise UsageError(msg)
-        return bits
-    # As the engines' own options read it.
-    return bits | _ALL if bits == _BEST_EFFORT else bits
+    if "none" in names and set(names) - {"none", _BEST_EFFORT}:
+        msg = f"numa_mirror={words!r}: none and something do not go together"
+        raise UsageError(msg)
+    return tuple(names)
 
 
 class Numa:
@@ -130,6 +120,12 @@ class Numa:
         """
         if choice.strategy not in _OURS or self._mirror is not None:
             return
+        if CAPABILITY in self._payload.capabilities:
+            msg = (
+                f"{self._payload.distribution} has the stack numa-mirror, but its generated module does not describe"
+                f" its functions, so numa={choice.strategy!r} is not possible; build it with a newer forkyard"
+            )
+            raise UnsupportedOption(msg)
         able = [other.distribution for other in discover() if CAPABILITY in other.capabilities]
         if able:
             where = f"installed with it: {', '.join(able)} (engine={able[0]!r})"
@@ -155,8 +151,9 @@ class Numa:
             self._models += 1
         try:
             with self._loading if self._strategy in _OURS else nullcontext():
-                self._set_bits(self._strategy, choice)
+                self._set_words(self._strategy, choice)
                 yield
+                self._warn()
         except BaseException:
             self.leave()
             raise
@@ -185,29 +182,44 @@ class Numa:
             )
             raise UsageError(msg)
         assert wanted is not None
-        self._set_bits(wanted, choice)
+        self._set_words(wanted, choice)
         self._initialise(wanted)
         self._strategy = wanted
         # Also learns the nodes' ids, at no cost while nothing is loaded.
         if self._mirror is not None and wanted in _OURS and not self._mirror.counters():
-            log.warning(
-                "%s has no effect: this process may use the CPUs of one NUMA node only, or the kernel shows no nodes",
-                asked,
-            )
+            failure = self._mirror.take_failure()
+            log.warning("%s has no effect%s", asked, f": {failure.reason}" if failure else "")
 
-    def _set_bits(self, strategy: str, choice: NumaChoice) -> None:
+    def _set_words(self, strategy: str, choice: NumaChoice) -> None:
         if self._mirror is not None and strategy in _OURS:
-            self._mirror.set(_DEFAULTS[strategy] if choice.bits is None else choice.bits)
+            self._mirror.set(_DEFAULTS[strategy] if choice.words is None else choice.words)
 
-    def failure(self, lines: Iterable[str], choice: NumaChoice) -> str | None:
-        """The line among an engine's complaints that says why a copy could not be made, if that ended a load."""
-        if choice.bits is not None and choice.bits & _BEST_EFFORT:
-            return None
-        for line in lines:
-            found = _FAILURE.search(line)
-            if found is not None:
-                return found.group().strip()
-        return None
+    def _warn(self) -> None:
+        """A load that succeeded without what it could not place."""
+        failure = self._take_failure()
+        if failure is not None:
+            log.warning("%s; going on without, as numa_mirror='best-effort' asks for", failure.reason)
+
+    def check_placed(self, what: str, choice: NumaChoice) -> None:
+        """Raise what ended a load, if it is that weights or state could not be placed.
+
+        Args:
+            what: the beginning of the message.
+
+        Raises:
+            EngineError: with the engine's own reason and what to do; ``details()`` has node and bytes.
+        """
+        failure = self._take_failure()
+        if failure is None or _BEST_EFFORT in (choice.words or ()):
+            return
+        advice = f"free memory, or {_GO_ON}" if self._strategy == "split" else _LESS
+        if failure.cause == "refused":
+            advice = f"allow it, or {_GO_ON}"
+        msg = f"{what}: {failure.reason}; {advice}"
+        raise EngineError(msg, {"numa": {"cause": failure.cause, "node": failure.node, "lacks_bytes": failure.lacks}})
+
+    def _take_failure(self) -> NumaFailure | None:
+        return None if self._mirror is None else self._mirror.take_failure()
 
     def counters(self, *, reset: bool = False) -> list[NumaNode]:
         """Bytes each node's threads read, of all models of this engine; ``reset`` sets them to zero afterwards.

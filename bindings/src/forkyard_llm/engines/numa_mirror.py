@@ -1,6 +1,6 @@
-"""The functions the stack `numa-mirror` adds to an engine's base library, and what they report as values.
+"""The functions the stack `numa-mirror` adds to an engine, and what they report as values.
 
-The contract is that stack's ``ggml-numa-mirror.h``.
+The contract is that stack's ``ggml-numa-mirror.h``, which a payload's generated module describes.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import ctypes
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from ..errors import EngineError
 
 __all__ = [
     "CAPABILITY",
-    "SPLIT_STRATEGY",
     "NumaCopy",
+    "NumaFailure",
     "NumaMirror",
     "NumaNode",
     "NumaRange",
@@ -27,11 +28,18 @@ __all__ = [
 CAPABILITY = "numa-mirror"
 """What a payload with these functions can do, by name."""
 
-SPLIT_STRATEGY = 5
-"""``GGML_NUMA_STRATEGY_SPLIT``: a macro of the header, not a member of upstream's enum."""
-
-# Present exactly where the others are.
+# Declared exactly where the others are.
 _MARK = "ggml_numa_mirror_start"
+_USED = (
+    "ggml_numa_mirror_parse",
+    "ggml_numa_mirror_set",
+    "ggml_numa_mirror_take_failure",
+    "ggml_numa_mirror_n_nodes",
+    "ggml_numa_mirror_counters",
+    "ggml_numa_mirror_reset_counters",
+    "ggml_numa_mirror_report",
+)
+_CAUSES = "ggml_numa_mirror_cause"
 _FIRST_BYTES = 16384
 
 
@@ -102,40 +110,79 @@ class NumaReport:
     """Whether the nodes are pretended ones (``GGML_NUMA_FAKE_NODES``)."""
 
 
-class NumaMirror:
-    """The functions of one engine, bound; their state is that of the process."""
+@dataclass(frozen=True)
+class NumaFailure:
+    """Why a strategy has no effect, or why weights or state could not be placed."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        counter = ctypes.POINTER(ctypes.c_uint64)
-        self._set = _function(library, "ggml_numa_mirror_set", None, ctypes.c_int)
-        self._n_nodes = _function(library, "ggml_numa_mirror_n_nodes", ctypes.c_int)
-        self._counters = _function(library, "ggml_numa_mirror_counters", None, ctypes.c_int, counter, counter)
-        self._reset = _function(library, "ggml_numa_mirror_reset_counters", None)
-        self._report = _function(library, "ggml_numa_mirror_report", ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t)
+    cause: str
+    """A name of ``ggml_numa_mirror_cause`` in lower case, without what all begin with: ``no_room``, ``refused``."""
+    node: int | None
+    """The kernel's number of the node; None if it is about no single one."""
+    lacks: int
+    """Bytes that could not be placed, or that have to be freed on the node."""
+    reason: str
+    """The engine's sentence."""
+
+
+class NumaMirror:
+    """The functions of one engine; their state is that of the process, failures are those of the calling thread.
+
+    Args:
+        abi: the payload's generated module.
+        api: its functions, bound.
+    """
+
+    def __init__(self, abi: ModuleType, api: Any) -> None:
+        self._abi, self._api = abi, api
         self._nodes: tuple[NumaNode, ...] = ()
 
     @staticmethod
-    def find(libraries: Iterable[ctypes.CDLL]) -> NumaMirror | None:
-        """The functions, from the first library that exports them; None if none does.
+    def find(abi: ModuleType, api: Any) -> NumaMirror | None:
+        """The functions, None if the headers that the payload was built with do not declare them.
 
         Raises:
-            EngineError: only some of them are there.
+            EngineError: they are declared, but no library has them.
         """
-        for library in libraries:
-            try:
-                library[_MARK]
-            except AttributeError:
-                continue
-            return NumaMirror(library)
-        return None
+        if _MARK not in api.missing and not hasattr(api, _MARK):
+            return None
+        absent = [name for name in (_MARK, *_USED) if name in api.missing or not hasattr(api, name)]
+        if absent:
+            msg = f"the payload's headers declare {_MARK}, but its libraries have no {absent[0]}; reinstall the payload"
+            raise EngineError(msg)
+        return NumaMirror(abi, api)
 
-    def set(self, bits: int) -> None:
-        """What is mirrored of the models loaded from now on, as bits of ``ggml_numa_mirror_what``."""
-        self._set(bits)
+    def set(self, words: Iterable[str]) -> None:
+        """What is mirrored of the models loaded from now on, in the engine's own words; forgets an old failure.
+
+        Raises:
+            EngineError: the engine does not know one of them.
+        """
+        bits = ctypes.c_int()
+        text = ",".join(words)
+        if not self._api.ggml_numa_mirror_parse(text.encode(), ctypes.byref(bits)):
+            msg = (
+                f"this payload's engine does not know the words {text!r} for what to mirror; update it or forkyard-llm"
+            )
+            raise EngineError(msg)
+        self._api.ggml_numa_mirror_set(bits.value)
+        self.take_failure()
+
+    def take_failure(self) -> NumaFailure | None:
+        """The last failure on this thread, told once; None if there was none since."""
+        failure = self._abi.ggml_numa_mirror_failure()
+        if not self._api.ggml_numa_mirror_take_failure(ctypes.byref(failure)):
+            return None
+        names = {number: name for name, number in self._abi.ENUMS[_CAUSES].items()}
+        return NumaFailure(
+            cause=names.get(failure.cause, "").removeprefix("GGML_NUMA_MIRROR_").lower(),
+            node=None if failure.node < 0 else int(failure.node),
+            lacks=int(failure.lacks),
+            reason=failure.reason.decode("utf-8", "replace"),
+        )
 
     def n_nodes(self) -> int:
         """Nodes in use; 0 while mirror and split are off."""
-        return int(self._n_nodes())
+        return int(self._api.ggml_numa_mirror_n_nodes())
 
     def counters(self) -> list[NumaNode]:
         """What each node's threads have read so far; costs next to nothing."""
@@ -146,20 +193,20 @@ class NumaMirror:
         nodes = []
         local, remote = ctypes.c_uint64(), ctypes.c_uint64()
         for index, node in enumerate(self._nodes):
-            self._counters(index, ctypes.byref(local), ctypes.byref(remote))
+            self._api.ggml_numa_mirror_counters(index, ctypes.byref(local), ctypes.byref(remote))
             nodes.append(NumaNode(node.id, node.cpus, local.value, remote.value))
         return nodes
 
     def reset_counters(self) -> None:
         """Set all counters to zero."""
-        self._reset()
+        self._api.ggml_numa_mirror_reset_counters()
 
     def report(self) -> NumaReport:
         """Ask the kernel where every page is and compare all copies: seconds for a large model."""
         size = _FIRST_BYTES
         while True:
             text = ctypes.create_string_buffer(size)
-            length = int(self._report(text, size))
+            length = int(self._api.ggml_numa_mirror_report(text, size))
             if length < size:
                 return read_report(text.value.decode("utf-8", "replace"))
             # Counters may have more digits by the next call.
@@ -201,15 +248,3 @@ def _range(entry: dict[str, Any]) -> NumaRange:
         slice_pages=int(entry.get("slices_pages", 0)),
         slice_pages_here=int(entry.get("slices_here", 0)),
     )
-
-
-def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
-    try:
-        # By name, not as an attribute: types set on this object stay on it.
-        function = library[name]
-    except AttributeError as error:
-        msg = f"{library._name} has {_MARK}, but no {name}; reinstall the payload"
-        raise EngineError(msg) from error
-    function.restype = result
-    function.argtypes = arguments
-    return function

@@ -10,14 +10,15 @@ from typing import Any, cast
 
 import pytest
 from forkyard_llm.engines.numa import STRATEGIES, Numa, NumaChoice, numa_choice
-from forkyard_llm.engines.numa_mirror import NumaMirror, NumaNode
-from forkyard_llm.errors import UnsupportedOption, UsageError
+from forkyard_llm.engines.numa_mirror import NumaFailure, NumaMirror, NumaNode
+from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
 from forkyard_llm.payloads import Payload, read_payload
 
 MakePayload = Callable[..., Path]
 LACKS = "numa-mirror: node 1 lacks 4096 bytes for a copy of 8192 bytes of kv (its memory is taken)"
-UNMOVED = "numa-mirror: 12 of 20 pages of weights could not be moved to their node (0 calls failed)"
-NO_LIST = "numa-mirror: no memory for a list of 12 pages"
+FORBIDDEN = "numa-mirror: node 1 lacks 7 bytes for a copy of 7 bytes of kv (mbind: no; a container needs CAP_SYS_NICE)"
+UNMOVED = "numa-mirror: 12 of 20 pages of weights are not on their node (the kernel placed them elsewhere)"
+ONE_NODE = "this process may use the CPUs of 1 NUMA node(s): there is nothing to mirror"
 
 
 class FakeMirror:
@@ -26,9 +27,15 @@ class FakeMirror:
     def __init__(self, events: list[Any], nodes: int = 2) -> None:
         self.events, self.nodes, self.on = events, nodes, False
         self.counts = [NumaNode(node, 1, 10, 0) for node in range(nodes)]
+        self.failure: NumaFailure | None = None
 
-    def set(self, bits: int) -> None:
-        self.events.append(bits)
+    def set(self, words: tuple[str, ...]) -> None:
+        self.events.append(words)
+        self.failure = None
+
+    def take_failure(self) -> NumaFailure | None:
+        failure, self.failure = self.failure, None
+        return failure
 
     def counters(self) -> list[NumaNode]:
         return list(self.counts) if self.on else []
@@ -49,6 +56,8 @@ class Engine:
         self.events.append(name)
         if self.mirror is not None:
             self.mirror.on = self.mirror.nodes > 1
+            if not self.mirror.on:
+                self.mirror.failure = NumaFailure("few_nodes", None, 0, ONE_NODE)
 
     def load(self, numa: str | bool | None = None, words: Any = None) -> None:
         with self.numa.admit(numa_choice(numa, words)):
@@ -70,23 +79,23 @@ def engine(payload: Payload) -> Engine:
 
 
 @pytest.mark.parametrize(
-    ("words", "bits"),
+    ("words", "told"),
     [
-        ("weights", 1),
-        ("kv", 2),
-        ("all", 3),
-        ("none", 0),
-        ("weights,kv", 3),
-        (" Weights , KV ", 3),
-        (["kv", "best-effort"], 6),
-        (("weights",), 1),
-        ("best-effort", 7),
-        ("none,best-effort", 4),
+        ("weights", ("weights",)),
+        ("kv", ("kv",)),
+        ("all", ("all",)),
+        ("none", ("none",)),
+        ("weights,kv", ("weights", "kv")),
+        (" Weights , KV ", ("weights", "kv")),
+        (["kv", "best-effort"], ("kv", "best-effort")),
+        (("weights",), ("weights",)),
+        ("best-effort", ("best-effort",)),
+        ("none,best-effort", ("none", "best-effort")),
     ],
 )
-def test_words(words: Any, bits: int):
-    assert numa_choice("mirror", words) == NumaChoice("mirror", bits)
-    assert numa_choice("SPLIT", words) == NumaChoice("split", bits)
+def test_words(words: Any, told: tuple[str, ...]):
+    assert numa_choice("mirror", words) == NumaChoice("mirror", told)
+    assert numa_choice("SPLIT", words) == NumaChoice("split", told)
 
 
 @pytest.mark.parametrize("words", ["", "weight", "weights,", "weights;kv", [], [3], "none,kv", ["all", "none"]])
@@ -126,15 +135,16 @@ def test_a_strategy_is_set_once_before_the_first_model(engine: Engine, name: str
     assert engine.numa.strategy == name
 
 
-@pytest.mark.parametrize(("name", "default"), [("mirror", 3), ("split", 1)])
-def test_each_model_says_what_is_mirrored(engine: Engine, name: str, default: int):
+@pytest.mark.parametrize(("name", "default"), [("mirror", ("all",)), ("split", ("weights",))])
+def test_each_model_says_what_is_mirrored(engine: Engine, name: str, default: tuple[str, ...]):
     engine.load(name, "kv")
     engine.load(name)
     engine.load(None)
     engine.load(name, "none")
     told = [event for event in engine.events if event != name]
-    assert told == [2, 2, "load", default, "load", default, "load", 0, "load"]
-    assert engine.events[:2] == [2, name], "the words stand before the strategy is set"
+    kv = ("kv",)
+    assert told == [kv, kv, "load", default, "load", default, "load", ("none",), "load"]
+    assert engine.events[:2] == [kv, name], "the words stand before the strategy is set"
 
 
 def test_strategies_of_upstream_set_no_words(engine: Engine):
@@ -188,7 +198,7 @@ def test_two_threads_do_not_load_with_each_other_s_words(engine: Engine):
     go_on.set()
     first.join(10)
     second.join(10)
-    assert engine.events[-3:] == ["slow done", 2, "load"]
+    assert engine.events[-3:] == ["slow done", ("kv",), "load"]
 
 
 def test_one_node_is_a_warning(payload: Payload, caplog: pytest.LogCaptureFixture):
@@ -196,9 +206,7 @@ def test_one_node_is_a_warning(payload: Payload, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING, logger="forkyard_llm"):
         engine.load("mirror")
         engine.load("mirror")
-    assert [record.getMessage() for record in caplog.records] == [
-        "numa='mirror' has no effect: this process may use the CPUs of one NUMA node only, or the kernel shows no nodes"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"numa='mirror' has no effect: {ONE_NODE}"]
     assert engine.numa.counters() == []
 
 
@@ -229,6 +237,12 @@ def test_it_names_the_payloads_that_have_it(payload: Payload, make_payload: Make
         Engine(payload, nodes=None).load("mirror")
 
 
+def test_a_payload_whose_module_does_not_describe_the_stack_has_to_be_built_again(make_payload: MakePayload):
+    old = read_payload(make_payload(capabilities=["numa-mirror"]))
+    with pytest.raises(UnsupportedOption, match="module does not describe its functions.*build it with a newer"):
+        Engine(old, nodes=None).load("mirror")
+
+
 def test_no_counters_without_the_stack(payload: Payload):
     numa = Engine(payload, nodes=None).numa
     assert not numa.available
@@ -250,16 +264,50 @@ def test_counters_are_read_before_they_are_reset(engine: Engine):
     assert engine.events == ["reset"]
 
 
-@pytest.mark.parametrize("line", [LACKS, UNMOVED, NO_LIST])
-def test_the_line_about_a_copy_is_found(engine: Engine, line: str):
-    lines = ["something else", f"error loading model: {line}; use --numa split, or ...", "failed to load model"]
-    assert engine.numa.failure(lines, NumaChoice("mirror")) == line
-    assert engine.numa.failure(lines, NumaChoice("mirror", 3)) == line
+def load_that_fails(engine: Engine, failure: NumaFailure | None, name: str, words: Any = None) -> None:
+    """As an engine that cannot load a model, and may know that a copy was the reason."""
+    choice = numa_choice(name, words)
+    with engine.numa.admit(choice):
+        assert engine.mirror is not None
+        engine.mirror.failure = failure
+        engine.numa.check_placed("no model", choice)
+        raise ZeroDivisionError
 
 
-def test_with_best_effort_it_is_not_why_a_load_failed(engine: Engine):
-    assert engine.numa.failure([LACKS], numa_choice("mirror", "best-effort")) is None
+@pytest.mark.parametrize(
+    ("name", "failure", "advice"),
+    [
+        ("mirror", NumaFailure("no_room", 1, 4096, LACKS), "free memory on that node, copy less"),
+        ("mirror", NumaFailure("refused", 1, 7, FORBIDDEN), "allow it, or go on without (numa_mirror='best-effort')"),
+        ("split", NumaFailure("misplaced", None, 9, UNMOVED), "free memory, or go on without"),
+    ],
+)
+def test_why_there_is_no_copy_is_the_engine_s_whole_sentence(
+    engine: Engine, name: str, failure: NumaFailure, advice: str
+):
+    with pytest.raises(EngineError) as caught:
+        load_that_fails(engine, failure, name)
+    assert str(caught.value).startswith(f"no model: {failure.reason}; {advice}")
+    assert caught.value.as_json()["error"]["numa"] == {
+        "cause": failure.cause,
+        "node": failure.node,
+        "lacks_bytes": failure.lacks,
+    }
 
 
-def test_other_lines_are_not_about_copies(engine: Engine):
-    assert engine.numa.failure(["numa-mirror: 3.00 MiB of kv on each of 2 nodes", "no"], NumaChoice("mirror")) is None
+def test_another_reason_stays_what_it_is(engine: Engine):
+    with pytest.raises(ZeroDivisionError):
+        load_that_fails(engine, None, "mirror")
+    with pytest.raises(ZeroDivisionError):
+        load_that_fails(engine, NumaFailure("no_room", 1, 4096, LACKS), "mirror", "all,best-effort")
+
+
+def test_a_copy_left_out_is_a_warning(engine: Engine, caplog: pytest.LogCaptureFixture):
+    assert engine.mirror is not None
+    with caplog.at_level(logging.WARNING, logger="forkyard_llm"):
+        with engine.numa.admit(numa_choice("mirror", "best-effort")):
+            engine.mirror.failure = NumaFailure("no_room", 1, 4096, LACKS)
+        engine.load("mirror")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{LACKS}; going on without, as numa_mirror='best-effort' asks for"
+    ]

@@ -45,19 +45,45 @@ enum ggml_numa_mirror_what {
     GGML_NUMA_MIRROR_BEST_EFFORT = 4,  // a copy that can not be made is a warning, not an error
 };
 
-// bits of ggml_numa_mirror_what for words separated by commas: weights, kv, all, none, best-effort
-// false (and nothing written) if there is another word
+// bits of ggml_numa_mirror_what for words separated by commas: weights, kv, all, none, best-effort; "best-effort" alone
+// means "all,best-effort"
+// false (and nothing written) if there is another word, or "none" beside something
 GGML_API bool ggml_numa_mirror_parse(const char * words, int * what);
 
-// what to mirror from now on; ALL if never called.  BEST_EFFORT alone means ALL | BEST_EFFORT
+// what to mirror from now on, as ggml_numa_mirror_parse() gives it; ALL if never called
 GGML_API void ggml_numa_mirror_set(int what);
+
+//
+// Failures
+//
+
+enum ggml_numa_mirror_cause {
+    GGML_NUMA_MIRROR_FEW_NODES = 1,  // the process may use fewer than two nodes
+    GGML_NUMA_MIRROR_NO_ROOM   = 2,  // the memory of a node is taken
+    GGML_NUMA_MIRROR_NO_ACCESS = 3,  // the process may not use the memory of a node (cpuset)
+    GGML_NUMA_MIRROR_REFUSED   = 4,  // a system call that places pages or tells where they are is refused (container)
+    GGML_NUMA_MIRROR_MISPLACED = 5,  // the kernel placed pages elsewhere
+    GGML_NUMA_MIRROR_SYSTEM    = 6,  // another error of the system
+};
+
+struct ggml_numa_mirror_failure {
+    enum ggml_numa_mirror_cause cause;
+    int                         node;         // of the kernel; -1 if it is about no single one
+    uint64_t                    lacks;        // bytes that could not be placed, or that have to be freed
+    char                        reason[384];  // one line for people: what failed and why, not what to do
+};
+
+// The last failure on the calling thread, which is the one that called ggml_numa_mirror_start() or ..._buffer(), also if
+// BEST_EFFORT made it a warning.  It is copied to `failure` and forgotten, so each is told once; another thread's is never
+// seen.  false (and nothing written) if there is none
+GGML_API bool ggml_numa_mirror_take_failure(struct ggml_numa_mirror_failure * failure);
 
 //
 // Nodes
 //
 
 // find the nodes this process may run on; called by ggml_numa_init()
-// true if there are two or more and the mode is on from here on; the reason is logged otherwise
+// true if there are two or more and the mode is on from here on; otherwise the reason is logged, and a failure
 GGML_API bool ggml_numa_mirror_start(bool split);
 
 // number of nodes in use; 0 if the mode is off
@@ -89,9 +115,10 @@ GGML_API void ggml_numa_mirror_hint(void * data, size_t size);
 // `ctx` holds the tensors of the buffer; only split needs it, where weights are sliced by rows.
 // Must be called when the content is there, and before any graph uses the buffer.  Freeing the buffer ends it.
 // true if nothing is to be done (mode off, kind not asked for, buffer of a device) or all copies stand and lie where they
-// should; otherwise the node and the missing bytes are a warning with BEST_EFFORT, or false is returned without
+// should; otherwise it is a failure: a warning with BEST_EFFORT, or false is returned without
 GGML_API bool         ggml_numa_mirror_buffer(ggml_backend_buffer_t buffer, int kind, struct ggml_context * ctx);
-// why this thread's last call of it returned false, and what to do; "" if none did
+// why this thread's last call of it returned false, and which options help; "" if it returned true.  The text is the
+// library's and stays until the thread's next call
 GGML_API const char * ggml_numa_mirror_error(void);
 
 //

@@ -11,6 +11,40 @@
 #include <stdio.h>
 #include <string.h>
 
+//
+// Failures
+//
+
+static _Thread_local struct ggml_numa_mirror_failure tls_failure;  // none while its reason is empty
+static _Thread_local char                            tls_error[768];
+
+static void numa_fail(enum ggml_numa_mirror_cause cause, int node, size_t lacks, const char * format, ...) {
+    tls_failure.cause = cause;
+    tls_failure.node  = node;
+    tls_failure.lacks = lacks;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(tls_failure.reason, sizeof(tls_failure.reason), format, args);
+    va_end(args);
+}
+
+bool ggml_numa_mirror_take_failure(struct ggml_numa_mirror_failure * failure) {
+    if (tls_failure.reason[0] == '\0') {
+        return false;
+    }
+    *failure              = tls_failure;
+    tls_failure.reason[0] = '\0';
+    return true;
+}
+
+const char * ggml_numa_mirror_error(void) {
+    return tls_error;
+}
+
+//
+// What is mirrored
+//
+
 bool ggml_numa_mirror_parse(const char * words, int * what) {
     static const struct {
         const char * word;
@@ -159,20 +193,39 @@ static struct {
     struct numa_counter          counters[GGML_NUMA_MIRROR_MAX_NODES];
 } g_numa = { .mutex = PTHREAD_MUTEX_INITIALIZER, .what = GGML_NUMA_MIRROR_ALL };
 
-static _Thread_local int  tls_ith    = 0;
-static _Thread_local int  tls_pinned = -1;
-static _Thread_local char tls_error[512];
+static _Thread_local int tls_ith    = 0;
+static _Thread_local int tls_pinned = -1;
 
-static void numa_fail(const char * format, ...) {
-    const size_t n = snprintf(tls_error, sizeof(tls_error), "numa-mirror: ");
-    va_list      args;
+// why something could not be done, for people and for programs; the text is empty if it could
+struct numa_why {
+    enum ggml_numa_mirror_cause cause;
+    char                        text[192];
+};
+
+static struct numa_why numa_because(enum ggml_numa_mirror_cause cause, const char * format, ...) {
+    struct numa_why why = { .cause = cause };
+    va_list         args;
     va_start(args, format);
-    vsnprintf(tls_error + n, sizeof(tls_error) - n, format, args);
+    vsnprintf(why.text, sizeof(why.text), format, args);
     va_end(args);
+    return why;
 }
 
-const char * ggml_numa_mirror_error(void) {
-    return tls_error;
+// why mbind or move_pages failed
+static struct numa_why numa_refusal(const char * call, int error) {
+    switch (error) {
+        case EPERM:   // to its own memory a process may do all that is asked for here: a filter has answered
+        case ENOSYS:  // another filter, or something that is no Linux
+            return numa_because(GGML_NUMA_MIRROR_REFUSED,
+                                "%s: %s; a container needs CAP_SYS_NICE and a seccomp profile that allows mbind and "
+                                "move_pages",
+                                call, strerror(error));
+        case EINVAL:  // mbind, of nodes none of which is allowed
+        case EACCES:  // move_pages
+            return numa_because(GGML_NUMA_MIRROR_NO_ACCESS, "the process may not use its memory (cpuset)");
+        default:
+            return numa_because(GGML_NUMA_MIRROR_SYSTEM, "%s: %s", call, strerror(error));
+    }
 }
 
 //
@@ -344,8 +397,10 @@ bool ggml_numa_mirror_start(bool split) {
     }
 
     if (n < 2) {
-        NUMA_WARN("%s: this process may use the CPUs of %d NUMA node(s): there is nothing to %s\n", __func__, n,
+        numa_fail(GGML_NUMA_MIRROR_FEW_NODES, -1, 0,
+                  "this process may use the CPUs of %d NUMA node(s): there is nothing to %s", n,
                   split ? "split" : "mirror");
+        NUMA_WARN("%s: %s\n", __func__, tls_failure.reason);
     } else {
         for (int i = 0; i < n; ++i) {
             NUMA_INFO("%s: node %d: %d CPUs%s\n", __func__, nodes[i].id, nodes[i].n_cpus, g_numa.fake ? " (fake)" : "");
@@ -375,27 +430,27 @@ static size_t numa_n_pages(uintptr_t base, size_t size) {
 }
 
 // where the kernel says the pages of [base, base + size) are: calls back with the index of each page and its node, or a
-// negative errno; false if the kernel would not say
-static bool numa_ask(uintptr_t base, size_t size, void (*told)(void * data, size_t i, int node), void * data) {
+// negative errno; 0, or an errno if the kernel would not say
+static int numa_ask(uintptr_t base, size_t size, void (*told)(void * data, size_t i, int node), void * data) {
     const size_t page   = numa_page_size();
     const size_t n      = numa_n_pages(base, size);
     void **      pages  = malloc(NUMA_PAGES_AT_ONCE * sizeof(void *));
     int *        status = malloc(NUMA_PAGES_AT_ONCE * sizeof(int));
-    bool         ok     = pages != NULL && status != NULL;
-    for (size_t first = 0; ok && first < n; first += NUMA_PAGES_AT_ONCE) {
+    int          failed = pages != NULL && status != NULL ? 0 : ENOMEM;
+    for (size_t first = 0; !failed && first < n; first += NUMA_PAGES_AT_ONCE) {
         const size_t count = n - first < NUMA_PAGES_AT_ONCE ? n - first : NUMA_PAGES_AT_ONCE;
         for (size_t i = 0; i < count; ++i) {
             pages[i]  = (void *) ((base / page + first + i) * page);
             status[i] = -ENOENT;
         }
-        ok = syscall(SYS_move_pages, 0, count, pages, NULL, status, 0) == 0;
-        for (size_t i = 0; ok && i < count; ++i) {
+        failed = syscall(SYS_move_pages, 0, count, pages, NULL, status, 0) == 0 ? 0 : errno;
+        for (size_t i = 0; !failed && i < count; ++i) {
             told(data, first + i, status[i]);
         }
     }
     free(pages);
     free(status);
-    return ok;
+    return failed;
 }
 
 // the policy for memory at `at`, which begins a page: one node of ours, or all of them for node -1; 0 or an errno
@@ -411,7 +466,7 @@ static int numa_set_policy(void * at, size_t len, int mode, int node) {
 }
 
 struct numa_census {
-    bool   told;  // whether the kernel said anything
+    int    failed;  // an errno if the kernel would not say
     size_t here[GGML_NUMA_MIRROR_MAX_NODES];
 };
 
@@ -429,8 +484,8 @@ static struct numa_census numa_take_census(uintptr_t base, size_t size) {
     for (uintptr_t at = base; at < base + size && !g_numa.fake; at = (at / numa_page_size() + 1) * numa_page_size()) {
         (void) *(volatile const char *) at;
     }
-    census.told = numa_ask(base, size, numa_count_page, &census);
-    if (!census.told && g_numa.fake) {
+    census.failed = numa_ask(base, size, numa_count_page, &census);
+    if (census.failed && g_numa.fake) {
         // without NUMA in the kernel there is one node and everything is on it
         for (int k = 0; k < g_numa.n_nodes; ++k) {
             census.here[k] = numa_n_pages(base, size);
@@ -480,35 +535,32 @@ static void * numa_map(struct numa_record * rec,
                        uintptr_t            base,
                        size_t               size,
                        size_t *             lacks,
-                       const char **        why) {
+                       struct numa_why *    why) {
     const size_t page = numa_page_size();
     const size_t len  = numa_n_pages(base, size) * page;
     const int    id   = g_numa.nodes[k].id;
     *lacks            = 0;
-    *why              = "";
     if (!g_numa.fake) {
         size_t       total;
         const size_t have = numa_available(id, &total);
         const size_t need = len + NUMA_SPARE_BYTES + total / 64;
         if (have < need) {
             *lacks = need - have;
-            *why   = "its memory is taken";
+            *why   = numa_because(GGML_NUMA_MIRROR_NO_ROOM, "its memory is taken");
             return NULL;
         }
     }
     void * at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) {
         *lacks = len;
-        *why   = strerror(errno);
+        *why   = numa_because(GGML_NUMA_MIRROR_SYSTEM, "mmap: %s", strerror(errno));
         return NULL;
     }
     if (!g_numa.fake) {
         const int failed = numa_set_policy(at, len, NUMA_MPOL_BIND, k);
         if (failed) {
             *lacks = len;
-            *why   = failed == EINVAL ? "the process may not use its memory (cpuset)" :
-                     failed == EPERM  ? "mbind is forbidden; a container needs CAP_SYS_NICE" :
-                                        strerror(failed);
+            *why   = numa_refusal("mbind", failed);
             munmap(at, len);
             return NULL;
         }
@@ -568,11 +620,11 @@ static int numa_find_alias(const struct numa_range * range) {
 
 // make a copy for every node that needs one; false if one can not be, and nothing is left of the others
 static bool numa_make_copies(struct numa_range * range, struct numa_record * rec) {
-    const int    n       = g_numa.n_nodes;
-    const size_t n_pages = numa_n_pages(range->base, range->size);
-    int          lacking = -1;
-    size_t       lacks   = 0;
-    const char * why     = "";
+    const int       n       = g_numa.n_nodes;
+    const size_t    n_pages = numa_n_pages(range->base, range->size);
+    int             lacking = -1;
+    size_t          lacks   = 0;
+    struct numa_why why     = { 0 };
 
     // the primary serves a node that it lies on wholly; memory that is not the buffer's own is a mapped file, whose small
     // pages would make the other nodes wait at every barrier, and which the kernel takes back when it needs the memory
@@ -627,8 +679,8 @@ static bool numa_make_copies(struct numa_range * range, struct numa_record * rec
             if (census.here[k] != n_pages) {
                 lacking = k;
                 lacks   = (n_pages - census.here[k]) * numa_page_size();
-                why     = census.told ? "the kernel placed them elsewhere" :
-                                        "move_pages is forbidden, so nobody can say where they are";
+                why     = census.failed ? numa_refusal("move_pages", census.failed) :
+                                          numa_because(GGML_NUMA_MIRROR_MISPLACED, "the kernel placed them elsewhere");
             }
         }
     }
@@ -636,10 +688,9 @@ static bool numa_make_copies(struct numa_range * range, struct numa_record * rec
     if (lacking >= 0) {
         numa_unmap(rec);
         memset(range->delta, 0, sizeof(range->delta));
-        numa_fail(
-            "node %d lacks %zu bytes for a copy of %zu bytes of %s (%s); free memory there, mirror less "
-            "(--numa-mirror weights or kv), use --numa split, or go on without (--numa-mirror best-effort)",
-            g_numa.nodes[lacking].id, lacks, range->size, numa_kind_name(range->kind), why);
+        numa_fail(why.cause, g_numa.nodes[lacking].id, lacks,
+                  "numa-mirror: node %d lacks %zu bytes for a copy of %zu bytes of %s (%s)", g_numa.nodes[lacking].id,
+                  lacks, range->size, numa_kind_name(range->kind), why.text);
         return false;
     }
     range->mirrored = true;
@@ -669,23 +720,25 @@ static void numa_check_slice(void * data, size_t i, int node) {
     job->placed += node == g_numa.nodes[job->want[i]].id;
 }
 
-// put pages of the same content, each on its node, in the place of `n` pages; "" or what failed
+// put pages of the same content, each on its node, in the place of `n` pages
 //
 // Moving the old ones is not enough: the kernel moves huge pages whole, leaves alone pages that it marked in order to see
 // who uses them, and moves pages without a policy of their own back together (numa_balancing).
-static const char * numa_replace(uintptr_t base, size_t n, const int * want) {
+static struct numa_why numa_replace(uintptr_t base, size_t n, const int * want) {
     const size_t len = n * numa_page_size();
     char *       at  = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) {
-        return strerror(errno);
+        return numa_because(GGML_NUMA_MIRROR_SYSTEM, "mmap: %s", strerror(errno));
     }
     madvise(at, len, MADV_NOHUGEPAGE);
-    int          failed = numa_set_policy(at, len, NUMA_MPOL_INTERLEAVE, -1);
-    const char * why    = failed ? strerror(failed) : "";
-    void *       pages[512];
-    int          ids[512];
-    int          status[512];
-    if (!failed) {
+    int             failed = numa_set_policy(at, len, NUMA_MPOL_INTERLEAVE, -1);
+    struct numa_why why    = { 0 };
+    void *          pages[512];
+    int             ids[512];
+    int             status[512];
+    if (failed) {
+        why = numa_refusal("mbind", failed);
+    } else {
         memcpy(at, (const void *) base, len);
     }
     for (size_t first = 0; first < n && !failed; first += 512) {
@@ -694,12 +747,14 @@ static const char * numa_replace(uintptr_t base, size_t n, const int * want) {
             pages[i] = at + (first + i) * numa_page_size();
             ids[i]   = g_numa.nodes[want[first + i]].id;
         }
-        failed = syscall(SYS_move_pages, 0, count, pages, ids, status, NUMA_MPOL_MF_MOVE) < 0;
-        why    = failed ? strerror(errno) : why;
+        failed = syscall(SYS_move_pages, 0, count, pages, ids, status, NUMA_MPOL_MF_MOVE) < 0 ? errno : 0;
+        if (failed) {
+            why = numa_refusal("move_pages", failed);
+        }
     }
     if (!failed && mremap(at, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, (void *) base) == MAP_FAILED) {
-        failed = 1;
-        why    = strerror(errno);
+        failed = errno;
+        why    = numa_because(GGML_NUMA_MIRROR_SYSTEM, "mremap: %s", strerror(failed));
     }
     if (failed) {
         munmap(at, len);
@@ -714,7 +769,8 @@ static bool numa_place_slices(struct numa_range * range, struct numa_record * re
     struct numa_slice_job job = { .n_pages = numa_n_pages(range->base, range->size), .first_page = range->base / page };
     job.want                  = calloc(job.n_pages, sizeof(int));
     if (job.want == NULL) {
-        numa_fail("no memory for a list of %zu pages", job.n_pages);
+        numa_fail(GGML_NUMA_MIRROR_SYSTEM, -1, job.n_pages * sizeof(int),
+                  "numa-mirror: no memory for a list of %zu pages", job.n_pages);
         return false;
     }
     for (struct ggml_tensor * t = ggml_get_first_tensor(ctx); t != NULL; t = ggml_get_next_tensor(ctx, t)) {
@@ -737,7 +793,7 @@ static bool numa_place_slices(struct numa_range * range, struct numa_record * re
             }
         }
     }
-    const char * why = "";
+    struct numa_why why = { 0 };
     if (g_numa.fake) {
         job.placed = job.n_pages;
     } else {
@@ -745,7 +801,7 @@ static bool numa_place_slices(struct numa_range * range, struct numa_record * re
         const size_t first = (range->base + page - 1) / page - job.first_page;
         const size_t last  = (range->base + range->size) / page - job.first_page;
         const size_t step  = NUMA_SPLIT_CHUNK / page;
-        for (size_t i = first; i < last && why[0] == '\0'; i += step) {
+        for (size_t i = first; i < last && why.text[0] == '\0'; i += step) {
             why = numa_replace((job.first_page + i) * page, last - i < step ? last - i : step, job.want + i);
         }
         numa_ask(range->base, range->size, numa_check_slice, &job);
@@ -759,10 +815,13 @@ static bool numa_place_slices(struct numa_range * range, struct numa_record * re
     }
     // the ends of a buffer may lie on pages of others; more than that means that the kernel could not place them
     if (share < 0.99f && rec->n_slices - rec->n_placed > 2) {
-        numa_fail(
-            "%zu of %zu pages of weights are not on their node (%s); free memory, or go on with --numa-mirror "
-            "best-effort",
-            rec->n_slices - rec->n_placed, rec->n_slices, why[0] ? why : "the kernel placed them elsewhere");
+        if (why.text[0] == '\0') {
+            why = numa_because(GGML_NUMA_MIRROR_MISPLACED, "the kernel placed them elsewhere");
+        }
+        const size_t n_missing = rec->n_slices - rec->n_placed;
+        numa_fail(why.cause, -1, n_missing * page,
+                  "numa-mirror: %zu of %zu pages of weights are not on their node (%s)", n_missing, rec->n_slices,
+                  why.text);
         return false;
     }
     NUMA_INFO("numa-mirror: %.2f MiB of weights split over %d nodes, %.1f %% of the pages on their node\n",
@@ -988,6 +1047,21 @@ static NUMA_CALL void numa_free_buffer(ggml_backend_buffer_t buffer) {
     }
 }
 
+// the last failure and which of the tools' options help against it
+static void numa_advise(bool slices) {
+    const char * advice;
+    if (tls_failure.cause == GGML_NUMA_MIRROR_REFUSED) {
+        advice = "allow it, or go on without (--numa-mirror best-effort)";
+    } else if (slices) {
+        advice = "free memory, or go on without (--numa-mirror best-effort)";
+    } else {
+        advice =
+            "free memory there, mirror less (--numa-mirror weights or kv), use --numa split, or go on without "
+            "(--numa-mirror best-effort)";
+    }
+    snprintf(tls_error, sizeof(tls_error), "%s; %s", tls_failure.reason, advice);
+}
+
 // whether threads of this machine's CPU read the buffer directly
 static bool numa_is_of_cpu(ggml_backend_buffer_t buffer) {
     if (buffer->iface.get_base == NULL || ggml_backend_buffer_get_size(buffer) == 0) {
@@ -1006,6 +1080,7 @@ static bool numa_is_of_cpu(ggml_backend_buffer_t buffer) {
 
 bool ggml_numa_mirror_buffer(ggml_backend_buffer_t buffer, int kind, struct ggml_context * ctx) {
     GGML_ASSERT(kind == GGML_NUMA_MIRROR_WEIGHTS || kind == GGML_NUMA_MIRROR_KV);
+    tls_error[0] = '\0';
     if (ggml_numa_mirror_n_nodes() < 2 || buffer == NULL || !numa_is_of_cpu(buffer)) {
         return true;
     }
@@ -1036,8 +1111,10 @@ bool ggml_numa_mirror_buffer(ggml_backend_buffer_t buffer, int kind, struct ggml
     if (wanted && !(slices && ctx == NULL)) {
         ok = slices ? numa_place_slices(&range, rec, ctx) : numa_make_copies(&range, rec);
         if (!ok && (g_numa.what & GGML_NUMA_MIRROR_BEST_EFFORT)) {
-            NUMA_WARN("%s\n", tls_error);
+            NUMA_WARN("%s; going on without (best-effort)\n", tls_failure.reason);
             ok = true;
+        } else if (!ok) {
+            numa_advise(slices);
         }
     }
     if (!range.mirrored && rec->n_slices == 0) {
@@ -1509,10 +1586,6 @@ size_t ggml_numa_mirror_report(char * at, size_t size) {
 
 #else  // no implementation here
 
-const char * ggml_numa_mirror_error(void) {
-    return "";
-}
-
 void ggml_numa_mirror_set(int what) {
     GGML_UNUSED(what);
 }
@@ -1526,7 +1599,8 @@ bool ggml_numa_mirror_is_split(void) {
 }
 
 bool ggml_numa_mirror_start(bool split) {
-    fprintf(stderr, "%s: --numa %s needs Linux\n", __func__, split ? "split" : "mirror");
+    numa_fail(GGML_NUMA_MIRROR_FEW_NODES, -1, 0, "--numa %s needs Linux", split ? "split" : "mirror");
+    fprintf(stderr, "%s: %s\n", __func__, tls_failure.reason);
     return false;
 }
 
