@@ -6,8 +6,10 @@ was copied and read, and tell why a copy could not be made.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +64,38 @@ resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 print(json.dumps(said))
 """
 
+# Loads as in a container; argv: as before, nodes and CPUs, answers of system calls, an empty folder's name.
+CONTAINED = """
+import json, logging, pathlib, sys
+import container
+model, engine, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+nodes, answers = json.loads(sys.argv[4]), json.loads(sys.argv[5])
+try:
+    container.show_nodes(pathlib.Path(sys.argv[6]), {int(node): cpus for node, cpus in nodes.items()})
+    container.refuse(answers)
+except OSError as error:
+    print(json.dumps({"skip": str(error)}))
+    sys.exit()
+from forkyard_llm import Llama
+from forkyard_llm.errors import ForkyardLlmError
+warnings = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        warnings.append(record.getMessage())
+logging.getLogger("forkyard_llm").addHandler(Keep())
+said = {"error": None}
+try:
+    with Llama(model, engine=engine, n_threads=2, n_ctx=64, use_mmap=False, **options) as llm:
+        said["text"] = llm("The capital of France is", max_tokens=1, temperature=0)["choices"][0]["text"]
+except ForkyardLlmError as error:
+    said = error.as_json()
+print(json.dumps({**said, "warnings": warnings}))
+"""
+# No machine has so many nodes that it has this one.
+NO_NODE = 63
+NEEDS = "a container needs CAP_SYS_NICE and a seccomp profile that allows mbind and move_pages"
+ALL_REFUSED = dict.fromkeys(("mbind", "set_mempolicy", "get_mempolicy", "move_pages"), errno.EPERM)
+
 Child = Callable[..., Any]
 
 
@@ -81,10 +115,10 @@ def child(engine: str, engine_payload: Callable[[str], Path], smollm2: Path, tmp
             **{name: value for name, value in os.environ.items() if not name.startswith("GGML_NUMA")},
             "FORKYARD_LLM_PAYLOAD": str(root),
             "FORKYARD_LLM_CACHE": str(tmp_path / "cache"),
-            "GGML_NUMA_FAKE_NODES": str(nodes),
+            **({"GGML_NUMA_FAKE_NODES": str(nodes)} if nodes else {}),
             # A thread that gets an arena of its own reserves 64 MiB of the room that some tests count.
             "MALLOC_ARENA_MAX": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
         }
         command = [sys.executable, "-c", script, str(smollm2), engine, json.dumps(options), *more]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -155,3 +189,68 @@ def test_a_copy_that_does_not_fit_names_node_and_bytes(child: Child, options: di
     assert "numa-mirror: node 0 lacks " in message
     assert f"bytes of {what} (" in message
     assert "numa_mirror='best-effort'" in message
+
+
+@pytest.fixture
+def contained(child: Child, tmp_path: Path) -> Callable[..., Any]:
+    """Load a model in a process that sees two nodes and whose system calls are answered as one says."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the filter has the numbers of x86-64")
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("two nodes need two CPUs")
+
+    def run(options: dict[str, Any], answers: dict[str, int]) -> Any:
+        nodes = json.dumps({0: cpus[:1], NO_NODE: cpus[1:]})
+        said = child(CONTAINED, options, nodes, json.dumps(answers), str(tmp_path / "nodes"), nodes=0)
+        if "skip" in said:
+            pytest.skip(f"no container can be imitated here: {said['skip']}")
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "answers", "node", "reason"),
+    [
+        ({"numa": "mirror"}, ALL_REFUSED, 0, "of weights (mbind: Operation not permitted; "),
+        ({"numa": "mirror", "numa_mirror": "kv"}, ALL_REFUSED, 0, "of kv (mbind: Operation not permitted; "),
+        ({"numa": "split"}, ALL_REFUSED, None, "of weights are not on their node (mbind: Operation not permitted; "),
+        # Docker with CAP_SYS_NICE; the copies are made, and nobody can say where they are.
+        (
+            {"numa": "mirror"},
+            {"mbind": 0, "move_pages": errno.EPERM},
+            0,
+            "of weights (move_pages: Operation not permitted; ",
+        ),
+        ({"numa": "split"}, {"mbind": 0, "move_pages": errno.EPERM}, None, "(move_pages: Operation not permitted; "),
+        # Profiles that know a call not at all, and kernels that are none.
+        ({"numa": "mirror"}, {"mbind": errno.ENOSYS}, 0, "(mbind: Function not implemented; "),
+    ],
+)
+def test_a_container_s_refusal_is_told_whole(
+    contained: Callable[..., Any], options: dict[str, Any], answers: dict[str, int], node: int | None, reason: str
+):
+    error = contained(options, answers)["error"]
+    assert error["type"] == "EngineError"
+    assert f"{reason}{NEEDS}); allow it, or go on without (numa_mirror='best-effort')" in error["message"]
+    assert "free memory" not in error["message"]
+    assert (error["numa"]["cause"], error["numa"]["node"]) == ("refused", node)
+    assert error["numa"]["lacks_bytes"] > 0
+
+
+def test_memory_that_a_cpuset_forbids_is_no_refusal(contained: Callable[..., Any]):
+    error = contained({"numa": "mirror"}, {})["error"]
+    assert f"node {NO_NODE} lacks " in error["message"]
+    assert "(the process may not use its memory (cpuset))" in error["message"]
+    assert (error["numa"]["cause"], error["numa"]["node"]) == ("no_access", NO_NODE)
+
+
+def test_best_effort_warns_in_python_s_log_and_works(contained: Callable[..., Any]):
+    said = contained({"numa": "mirror", "numa_mirror": "best-effort"}, ALL_REFUSED)
+    assert said["error"] is None
+    assert said["text"] == " Paris"
+    assert [" of weights (" in warning for warning in said["warnings"]] == [True, False]
+    assert [" of kv (" in warning for warning in said["warnings"]] == [False, True]
+    for warning in said["warnings"]:
+        assert f"{NEEDS}); going on without, as numa_mirror='best-effort' asks for" in warning

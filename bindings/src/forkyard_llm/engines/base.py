@@ -127,6 +127,7 @@ class Engine(ABC):
             self.numa.check_placed(what, options.numa)
             msg = f"{what}: {self.log.complaints() or 'it gives no reason'}"
             raise ModelError(msg)
+        self.numa.warn_unplaced()
         context = None
         if not options.vocab_only:
             self.log.forget()
@@ -143,6 +144,7 @@ class Engine(ABC):
                 self.numa.check_placed(what, options.numa)
                 msg = f"{what}: {self.log.complaints() or 'it gives no reason'}; try a smaller n_ctx or n_batch"
                 raise EngineError(msg)
+            self.numa.warn_unplaced()
         return self._session(model, context, options)
 
     def _check_context(self, path: Path, model: Handle, options: ModelOptions, params: Params) -> None:

@@ -153,7 +153,6 @@ class Numa:
             with self._loading if self._strategy in _OURS else nullcontext():
                 self._set_words(self._strategy, choice)
                 yield
-                self._warn()
         except BaseException:
             self.leave()
             raise
@@ -194,8 +193,8 @@ class Numa:
         if self._mirror is not None and strategy in _OURS:
             self._mirror.set(_DEFAULTS[strategy] if choice.words is None else choice.words)
 
-    def _warn(self) -> None:
-        """A load that succeeded without what it could not place."""
+    def warn_unplaced(self) -> None:
+        """Say what a load that succeeded went on without."""
         failure = self._take_failure()
         if failure is not None:
             log.warning("%s; going on without, as numa_mirror='best-effort' asks for", failure.reason)

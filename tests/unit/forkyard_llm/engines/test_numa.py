@@ -304,10 +304,10 @@ def test_another_reason_stays_what_it_is(engine: Engine):
 
 def test_a_copy_left_out_is_a_warning(engine: Engine, caplog: pytest.LogCaptureFixture):
     assert engine.mirror is not None
-    with caplog.at_level(logging.WARNING, logger="forkyard_llm"):
-        with engine.numa.admit(numa_choice("mirror", "best-effort")):
-            engine.mirror.failure = NumaFailure("no_room", 1, 4096, LACKS)
-        engine.load("mirror")
+    with engine.numa.admit(numa_choice("mirror", "best-effort")):
+        engine.mirror.failure = NumaFailure("no_room", 1, 4096, LACKS)
+        engine.numa.warn_unplaced()
+        engine.numa.warn_unplaced()
     assert [record.getMessage() for record in caplog.records] == [
         f"{LACKS}; going on without, as numa_mirror='best-effort' asks for"
     ]
