@@ -203,6 +203,8 @@ class Toy:
         test: Sequence[str] = (),
         requires: Sequence[str] = (),
         conflicts: Sequence[str] = (),
+        headers: Sequence[str] = (),
+        adds: Mapping[str, Sequence[str]] | None = None,
         in_recipe: bool = True,
     ) -> None:
         """Write a stack whose patches follow each other, and put it into the recipe.
@@ -210,6 +212,7 @@ class Toy:
         Args:
             patches: name without ``.patch`` -> what it changes.
             on: the stack it is made on, or a commit.
+            adds: of the files a patch makes, those that are whole files of ours.
         """
         folder = self.root / "patches" / name / "llama.cpp"
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,16 +225,24 @@ class Toy:
         try:
             for patch, changes in patches.items():
                 for path, old_text, new in changes:
+                    (with_worktree / path).parent.mkdir(parents=True, exist_ok=True)
                     (with_worktree / path).touch()
                     _edit(with_worktree / path, old_text, new)
+                whole = (adds or {}).get(patch, ())
+                for path in whole:
+                    source = folder.parent / "src" / path
+                    source.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(with_worktree / path, source)
+                message = "\n".join([f"{patch}\n\n{_STATUS}", *(f"Adds-Files: {path}" for path in whole)])
                 git(with_worktree, "add", "--all")
-                git(with_worktree, "commit", "--quiet", "--allow-empty", "--message", f"{patch}\n\n{_STATUS}")
-                (folder / f"{patch}.patch").write_text(self._export(with_worktree))
+                git(with_worktree, "commit", "--quiet", "--allow-empty", "--message", message)
+                (folder / f"{patch}.patch").write_text(self._export(with_worktree, whole))
             git(self.engine, "update-ref", f"refs/stacks/{name}", git(with_worktree, "rev-parse", "HEAD").strip())
         finally:
             git(self.engine, "worktree", "remove", "--force", str(with_worktree))
         (folder / "series").write_text("".join(f"{patch}.patch\n" for patch in patches))
         about = {"order": order, "test": list(test), "requires": list(requires), "conflicts": list(conflicts)}
+        about["headers"] = list(headers)
         lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in about.items())
         (folder.parent / "stack.toml").write_text(_STACK + lines)
         text = self.recipe.read_text()
@@ -248,9 +259,10 @@ class Toy:
         shutil.copy(REPOSITORY / "tests" / "conftest.py", self.root / "tests" / "conftest.py")
 
     @staticmethod
-    def _export(work_tree: Path) -> str:
+    def _export(work_tree: Path, whole: Sequence[str] = ()) -> str:
         config = [word for key, value in EXPORT_CONFIG.items() for word in ("-c", f"{key}={value}")]
-        return git(work_tree, *config, "format-patch", "-1", "--stdout", *EXPORT_OPTIONS, "HEAD")
+        paths = [".", *(f":(exclude,literal){path}" for path in whole)]
+        return git(work_tree, *config, "format-patch", "-1", "--stdout", *EXPORT_OPTIONS, "HEAD", "--", *paths)
 
     def patch(self, *changes: tuple[str, str, str], name: str = "0001-change.patch", onto: str = "HEAD") -> Path:
         """Write a one-patch series that makes ``changes`` (path, old, new) to the pinned engine; use it in the recipe.
