@@ -35,42 +35,37 @@ def engine(payload: Path) -> Engine:
 class Mirror:
     """The functions of ggml-numa-mirror.h, if the engine has them."""
 
-    def __init__(self, libraries: Sequence[ctypes.CDLL]) -> None:
-        self._libraries = libraries
-        self.there = self._find("ggml_numa_mirror_report") is not None
-
-    def _find(self, name: str, restype: Any = None, *argtypes: Any) -> Any:
-        return _find(self._libraries, name, restype, *argtypes)
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self.there = hasattr(api, "ggml_numa_mirror_report")
 
     def set(self, what: int) -> None:
         """Choose what to mirror: the bits of ggml_numa_mirror_what."""
-        self._find("ggml_numa_mirror_set", None, ctypes.c_int)(what)
+        self._api.ggml_numa_mirror_set(what)
 
     def reset_counters(self) -> None:
-        self._find("ggml_numa_mirror_reset_counters")()
+        self._api.ggml_numa_mirror_reset_counters()
 
     def parse(self, words: str) -> int | None:
         """The bits of a list of words, None if one of them is unknown."""
         what = ctypes.c_int(-1)
-        function = self._find("ggml_numa_mirror_parse", ctypes.c_bool, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
-        return what.value if function(words.encode(), ctypes.byref(what)) else None
+        return what.value if self._api.ggml_numa_mirror_parse(words.encode(), ctypes.byref(what)) else None
 
     def report(self) -> dict[str, Any] | None:
         """What ggml_numa_mirror_report says, with the answers of its sisters; None from an engine without."""
         if not self.there:
             return None
-        function = self._find("ggml_numa_mirror_report", ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t)
-        size = function(None, 0) + 1
+        size = self._api.ggml_numa_mirror_report(None, 0) + 1
         text = ctypes.create_string_buffer(size)
-        assert function(text, size) == size - 1, "two reports of the same thing differ in length"
+        written = self._api.ggml_numa_mirror_report(text, size)
+        assert written == size - 1, "two reports of the same thing differ in length"
         report: dict[str, Any] = json.loads(text.value)
-        report["n_nodes"] = self._find("ggml_numa_mirror_n_nodes", ctypes.c_int)()
-        report["is_split"] = self._find("ggml_numa_mirror_is_split", ctypes.c_bool)()
-        read = self._find("ggml_numa_mirror_counters", None, ctypes.c_int, *[ctypes.POINTER(ctypes.c_uint64)] * 2)
+        report["n_nodes"] = self._api.ggml_numa_mirror_n_nodes()
+        report["is_split"] = self._api.ggml_numa_mirror_is_split()
         report["counters"] = []
         for node in range(report["n_nodes"]):
             local, remote = ctypes.c_uint64(), ctypes.c_uint64()
-            read(node, ctypes.byref(local), ctypes.byref(remote))
+            self._api.ggml_numa_mirror_counters(node, ctypes.byref(local), ctypes.byref(remote))
             report["counters"].append([local.value, remote.value])
         return report
 
@@ -82,7 +77,7 @@ class Engine:
         self.abi = _load_abi(payload)
         loaded = [ctypes.CDLL(str(payload / libraries[name])) for name in self._libraries if name in libraries]
         self.api: Any = self.abi.bind(*loaded)
-        self.mirror = Mirror(loaded)
+        self.mirror = Mirror(self.api)
         self._loaded = loaded
         self._device = ""
 

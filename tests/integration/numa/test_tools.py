@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import platform
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from ..bindings import container
 from . import arch_models, cases
 from .driver import Mode, environment, real_nodes
 
 WORDS = ("weights", "kv", "all", "none", "best-effort")
 TOOLS = ("llama-server", "llama-cli", "llama-perplexity", "llama-bench")
 TIMEOUT = 120.0
+
+
+# Becomes a program in a process that sees two nodes and may neither place memory nor ask where it is; argv: an empty
+# folder's name, answers of system calls, the program and its arguments.
+CONTAINED = """
+import json, os, pathlib, sys
+import container
+try:
+    first, *others = sorted(os.sched_getaffinity(0))
+    container.show_nodes(pathlib.Path(sys.argv[1]), {0: [first], 1: others})
+    container.refuse(json.loads(sys.argv[2]))
+except OSError as error:
+    sys.exit(f"cannot be imitated: {error}")
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +107,30 @@ def bench(tool: Callable[[str, str], Path], engine: str, tiny: Path, mode: Mode,
     done = run([tool(engine, "llama-bench"), "-m", model, *flags], mode)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+@pytest.mark.patch("numa-weights")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter has the numbers of x86-64")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two nodes need two CPUs")
+@pytest.mark.parametrize("engine", cases.ENGINES)
+@pytest.mark.parametrize("mode", ["mirror", "split"])
+def test_a_container_s_refusal_is_told_with_what_helps(
+    tool: Callable[[str, str], Path], tiny: Path, tmp_path: Path, engine: str, mode: str
+) -> None:
+    model = arch_models.write_model("dense-q4_0", tiny)
+    answers = json.dumps(dict.fromkeys(("mbind", "move_pages"), errno.EPERM))
+    program = [tool(engine, "llama-bench"), "-m", model, "-p", "16", "-n", "4", "-r", "1", "-t", "2", "--numa", mode]
+    folder = str(Path(container.__file__).parent)
+    done = run(
+        [sys.executable, "-c", CONTAINED, tmp_path / "nodes", answers, *program],
+        Mode(environment=(("PYTHONPATH", folder),)),
+    )
+    said = done.stdout + done.stderr
+    if "cannot be imitated" in said:
+        pytest.skip(said.strip())
+    assert done.returncode > 0
+    assert "(mbind: Operation not permitted; a container needs CAP_SYS_NICE and a seccomp profile that allows" in said
+    assert "mbind and move_pages); allow it, or go on without (--numa-mirror best-effort)" in said
 
 
 @pytest.mark.patch("numa-state")
