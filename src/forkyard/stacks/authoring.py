@@ -54,6 +54,8 @@ class NewStack:
             "conflicts = []",
             "# To finish: what the bindings report of a payload with the stack; leave out if nobody would ask.",
             '# capability = "..."',
+            "# To finish: headers that declare its own C API, by path in the tree; leave out if it has none.",
+            "# headers = []",
             "# To finish: tests that fail without the stack and pass with it.",
             "test = []",
             "# To finish: how its effect is measured.",
