@@ -242,7 +242,7 @@ def test_a_container_s_refusal_is_told_whole(
 def test_memory_that_a_cpuset_forbids_is_no_refusal(contained: Callable[..., Any]):
     error = contained({"numa": "mirror"}, {})["error"]
     assert f"node {NO_NODE} lacks " in error["message"]
-    assert "(the process may not use its memory (cpuset))" in error["message"]
+    assert "(the process may not use its memory (cpuset)); allow it, or go on without" in error["message"]
     assert (error["numa"]["cause"], error["numa"]["node"]) == ("no_access", NO_NODE)
 
 

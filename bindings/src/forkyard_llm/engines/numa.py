@@ -212,7 +212,7 @@ class Numa:
         if failure is None or _BEST_EFFORT in (choice.words or ()):
             return
         advice = f"free memory, or {_GO_ON}" if self._strategy == "split" else _LESS
-        if failure.cause == "refused":
+        if failure.cause in ("refused", "no_access"):
             advice = f"allow it, or {_GO_ON}"
         msg = f"{what}: {failure.reason}; {advice}"
         raise EngineError(msg, {"numa": {"cause": failure.cause, "node": failure.node, "lacks_bytes": failure.lacks}})

@@ -174,7 +174,7 @@ class NumaMirror:
             return None
         names = {number: name for name, number in self._abi.ENUMS[_CAUSES].items()}
         return NumaFailure(
-            cause=names.get(failure.cause, "").removeprefix("GGML_NUMA_MIRROR_").lower(),
+            cause=names.get(failure.cause, "").removeprefix("GGML_NUMA_CAUSE_").lower(),
             node=None if failure.node < 0 else int(failure.node),
             lacks=int(failure.lacks),
             reason=failure.reason.decode("utf-8", "replace"),

@@ -279,6 +279,7 @@ def load_that_fails(engine: Engine, failure: NumaFailure | None, name: str, word
     [
         ("mirror", NumaFailure("no_room", 1, 4096, LACKS), "free memory on that node, copy less"),
         ("mirror", NumaFailure("refused", 1, 7, FORBIDDEN), "allow it, or go on without (numa_mirror='best-effort')"),
+        ("mirror", NumaFailure("no_access", 1, 7, FORBIDDEN), "allow it, or go on without (numa_mirror='best-effort')"),
         ("split", NumaFailure("misplaced", None, 9, UNMOVED), "free memory, or go on without"),
     ],
 )

@@ -178,15 +178,15 @@ def fail(library: ctypes.CDLL, cause: int, node: int, lacks: int, reason: str = 
 
 def test_a_failure_is_told_once_and_whole(mirror: NumaMirror, engine: Bound):
     assert mirror.take_failure() is None
-    fail(engine.library, engine.abi.GGML_NUMA_MIRROR_REFUSED, 3, 2**40)
+    fail(engine.library, engine.abi.GGML_NUMA_CAUSE_REFUSED, 3, 2**40)
     assert mirror.take_failure() == NumaFailure("refused", 3, 2**40, LACKS)
     assert mirror.take_failure() is None
-    fail(engine.library, engine.abi.GGML_NUMA_MIRROR_NO_ROOM, -1, 0, "split")
+    fail(engine.library, engine.abi.GGML_NUMA_CAUSE_NO_ROOM, -1, 0, "split")
     assert mirror.take_failure() == NumaFailure("no_room", None, 0, "split")
 
 
 def test_a_failure_of_an_earlier_load_is_forgotten(mirror: NumaMirror, engine: Bound):
-    fail(engine.library, engine.abi.GGML_NUMA_MIRROR_NO_ROOM, 3, 7)
+    fail(engine.library, engine.abi.GGML_NUMA_CAUSE_NO_ROOM, 3, 7)
     mirror.set(["all"])
     assert mirror.take_failure() is None
 

@@ -58,12 +58,12 @@ GGML_API void ggml_numa_mirror_set(int what);
 //
 
 enum ggml_numa_mirror_cause {
-    GGML_NUMA_MIRROR_FEW_NODES = 1,  // the process may use fewer than two nodes
-    GGML_NUMA_MIRROR_NO_ROOM   = 2,  // the memory of a node is taken
-    GGML_NUMA_MIRROR_NO_ACCESS = 3,  // the process may not use the memory of a node (cpuset)
-    GGML_NUMA_MIRROR_REFUSED   = 4,  // a system call that places pages or tells where they are is refused (container)
-    GGML_NUMA_MIRROR_MISPLACED = 5,  // the kernel placed pages elsewhere
-    GGML_NUMA_MIRROR_SYSTEM    = 6,  // another error of the system
+    GGML_NUMA_CAUSE_FEW_NODES = 1,  // the process may use fewer than two nodes
+    GGML_NUMA_CAUSE_NO_ROOM   = 2,  // the memory of a node is taken
+    GGML_NUMA_CAUSE_NO_ACCESS = 3,  // the process may not use the memory of a node (cpuset)
+    GGML_NUMA_CAUSE_REFUSED   = 4,  // a system call that places pages or tells where they are is refused (container)
+    GGML_NUMA_CAUSE_MISPLACED = 5,  // the kernel placed pages elsewhere
+    GGML_NUMA_CAUSE_SYSTEM    = 6,  // another error of the system
 };
 
 struct ggml_numa_mirror_failure {

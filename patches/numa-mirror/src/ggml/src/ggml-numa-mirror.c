@@ -216,15 +216,15 @@ static struct numa_why numa_refusal(const char * call, int error) {
     switch (error) {
         case EPERM:   // to its own memory a process may do all that is asked for here: a filter has answered
         case ENOSYS:  // another filter, or something that is no Linux
-            return numa_because(GGML_NUMA_MIRROR_REFUSED,
+            return numa_because(GGML_NUMA_CAUSE_REFUSED,
                                 "%s: %s; a container needs CAP_SYS_NICE and a seccomp profile that allows mbind and "
                                 "move_pages",
                                 call, strerror(error));
         case EINVAL:  // mbind, of nodes none of which is allowed
         case EACCES:  // move_pages
-            return numa_because(GGML_NUMA_MIRROR_NO_ACCESS, "the process may not use its memory (cpuset)");
+            return numa_because(GGML_NUMA_CAUSE_NO_ACCESS, "the process may not use its memory (cpuset)");
         default:
-            return numa_because(GGML_NUMA_MIRROR_SYSTEM, "%s: %s", call, strerror(error));
+            return numa_because(GGML_NUMA_CAUSE_SYSTEM, "%s: %s", call, strerror(error));
     }
 }
 
@@ -397,7 +397,7 @@ bool ggml_numa_mirror_start(bool split) {
     }
 
     if (n < 2) {
-        numa_fail(GGML_NUMA_MIRROR_FEW_NODES, -1, 0,
+        numa_fail(GGML_NUMA_CAUSE_FEW_NODES, -1, 0,
                   "this process may use the CPUs of %d NUMA node(s): there is nothing to %s", n,
                   split ? "split" : "mirror");
         NUMA_WARN("%s: %s\n", __func__, tls_failure.reason);
@@ -546,14 +546,14 @@ static void * numa_map(struct numa_record * rec,
         const size_t need = len + NUMA_SPARE_BYTES + total / 64;
         if (have < need) {
             *lacks = need - have;
-            *why   = numa_because(GGML_NUMA_MIRROR_NO_ROOM, "its memory is taken");
+            *why   = numa_because(GGML_NUMA_CAUSE_NO_ROOM, "its memory is taken");
             return NULL;
         }
     }
     void * at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) {
         *lacks = len;
-        *why   = numa_because(GGML_NUMA_MIRROR_SYSTEM, "mmap: %s", strerror(errno));
+        *why   = numa_because(GGML_NUMA_CAUSE_SYSTEM, "mmap: %s", strerror(errno));
         return NULL;
     }
     if (!g_numa.fake) {
@@ -680,7 +680,7 @@ static bool numa_make_copies(struct numa_range * range, struct numa_record * rec
                 lacking = k;
                 lacks   = (n_pages - census.here[k]) * numa_page_size();
                 why     = census.failed ? numa_refusal("move_pages", census.failed) :
-                                          numa_because(GGML_NUMA_MIRROR_MISPLACED, "the kernel placed them elsewhere");
+                                          numa_because(GGML_NUMA_CAUSE_MISPLACED, "the kernel placed them elsewhere");
             }
         }
     }
@@ -728,7 +728,7 @@ static struct numa_why numa_replace(uintptr_t base, size_t n, const int * want) 
     const size_t len = n * numa_page_size();
     char *       at  = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) {
-        return numa_because(GGML_NUMA_MIRROR_SYSTEM, "mmap: %s", strerror(errno));
+        return numa_because(GGML_NUMA_CAUSE_SYSTEM, "mmap: %s", strerror(errno));
     }
     madvise(at, len, MADV_NOHUGEPAGE);
     int             failed = numa_set_policy(at, len, NUMA_MPOL_INTERLEAVE, -1);
@@ -754,7 +754,7 @@ static struct numa_why numa_replace(uintptr_t base, size_t n, const int * want) 
     }
     if (!failed && mremap(at, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, (void *) base) == MAP_FAILED) {
         failed = errno;
-        why    = numa_because(GGML_NUMA_MIRROR_SYSTEM, "mremap: %s", strerror(failed));
+        why    = numa_because(GGML_NUMA_CAUSE_SYSTEM, "mremap: %s", strerror(failed));
     }
     if (failed) {
         munmap(at, len);
@@ -769,7 +769,7 @@ static bool numa_place_slices(struct numa_range * range, struct numa_record * re
     struct numa_slice_job job = { .n_pages = numa_n_pages(range->base, range->size), .first_page = range->base / page };
     job.want                  = calloc(job.n_pages, sizeof(int));
     if (job.want == NULL) {
-        numa_fail(GGML_NUMA_MIRROR_SYSTEM, -1, job.n_pages * sizeof(int),
+        numa_fail(GGML_NUMA_CAUSE_SYSTEM, -1, job.n_pages * sizeof(int),
                   "numa-mirror: no memory for a list of %zu pages", job.n_pages);
         return false;
     }
@@ -816,7 +816,7 @@ static bool numa_place_slices(struct numa_range * range, struct numa_record * re
     // the ends of a buffer may lie on pages of others; more than that means that the kernel could not place them
     if (share < 0.99f && rec->n_slices - rec->n_placed > 2) {
         if (why.text[0] == '\0') {
-            why = numa_because(GGML_NUMA_MIRROR_MISPLACED, "the kernel placed them elsewhere");
+            why = numa_because(GGML_NUMA_CAUSE_MISPLACED, "the kernel placed them elsewhere");
         }
         const size_t n_missing = rec->n_slices - rec->n_placed;
         numa_fail(why.cause, -1, n_missing * page,
@@ -1050,7 +1050,7 @@ static NUMA_CALL void numa_free_buffer(ggml_backend_buffer_t buffer) {
 // the last failure and which of the tools' options help against it
 static void numa_advise(bool slices) {
     const char * advice;
-    if (tls_failure.cause == GGML_NUMA_MIRROR_REFUSED) {
+    if (tls_failure.cause == GGML_NUMA_CAUSE_REFUSED || tls_failure.cause == GGML_NUMA_CAUSE_NO_ACCESS) {
         advice = "allow it, or go on without (--numa-mirror best-effort)";
     } else if (slices) {
         advice = "free memory, or go on without (--numa-mirror best-effort)";
@@ -1599,7 +1599,7 @@ bool ggml_numa_mirror_is_split(void) {
 }
 
 bool ggml_numa_mirror_start(bool split) {
-    numa_fail(GGML_NUMA_MIRROR_FEW_NODES, -1, 0, "--numa %s needs Linux", split ? "split" : "mirror");
+    numa_fail(GGML_NUMA_CAUSE_FEW_NODES, -1, 0, "--numa %s needs Linux", split ? "split" : "mirror");
     fprintf(stderr, "%s: %s\n", __func__, tls_failure.reason);
     return false;
 }
