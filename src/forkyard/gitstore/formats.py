@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import re
 from dataclasses import dataclass
@@ -58,6 +59,22 @@ class Author:
     name: str
     email: str
     date: str
+
+
+def iso_date(raw: str) -> str:
+    """A date as git keeps it, seconds since 1970 and a time zone as ``+0130``, in the one form we write: ISO 8601.
+
+    UTC is ``+00:00``. A date that no calendar has, say of a time zone of 99 hours, stays in a form that git reads.
+    """
+    seconds, _, zone = raw.partition(" ")
+    try:
+        hours, minutes = int(zone[:3]), int(zone[:1] + zone[3:])
+        if abs(minutes) > 59:
+            return f"@{raw}"
+        offset = datetime.timedelta(hours=hours, minutes=minutes)
+        return datetime.datetime.fromtimestamp(int(seconds), datetime.timezone(offset)).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return f"@{raw}" if raw else raw
 
 
 def blob_id(data: bytes) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from forkyard.gitstore.formats import Author
+from forkyard.gitstore.formats import Author, iso_date
 from forkyard.gitstore.running import GitFailure, Repository
 
-_FORMAT = "%H%x00%T%x00%P%x00%an%x00%ae%x00%aI%x00%B%x00%x01%x00"
+# Dates as numbers: how git writes UTC as text changed between its versions.
+_FORMAT = "%H%x00%T%x00%P%x00%an%x00%ae%x00%ad%x00%B%x00%x01%x00"
 # A change is the same whatever the machine's diff settings are.
 _PLAIN_DIFF = {"diff.noprefix": "false", "diff.mnemonicPrefix": "false", "diff.algorithm": "myers"}
 
@@ -35,13 +36,13 @@ def commits(repository: Repository, *words: str) -> list[CommitFacts]:
     Raises:
         GitFailure: a commit or its history is not there.
     """
-    output = repository._git("log", "--reverse", "--topo-order", f"--format={_FORMAT}", *words)
+    output = repository._git("log", "--reverse", "--topo-order", "--date=raw", f"--format={_FORMAT}", *words)
     found = []
     for record in output.decode("utf-8", "surrogateescape").split("\0\x01\0\n"):
         if not record.strip("\n"):
             continue
         commit, tree, parents, name, email, date, message = record.split("\0")
-        found.append(CommitFacts(commit, tree, tuple(parents.split()), Author(name, email, date), message))
+        found.append(CommitFacts(commit, tree, tuple(parents.split()), Author(name, email, iso_date(date)), message))
     return found
 
 

@@ -34,6 +34,27 @@ def test_commits_in_order_with_all_their_facts(store: Store, chain: list[str]) -
 
 
 @pytest.mark.parametrize(
+    ("raw", "written"),
+    [
+        ("1767348000 +0000", "2026-01-02T10:00:00+00:00"),
+        ("1767348000 -0000", "2026-01-02T10:00:00+00:00"),
+        ("1767348000 +0530", "2026-01-02T15:30:00+05:30"),
+        ("1767348000 -0330", "2026-01-02T06:30:00-03:30"),
+        ("0 +0000", "1970-01-01T00:00:00+00:00"),
+        ("1767348000 +9900", "@1767348000 +9900"),
+        ("1767348000 +0075", "@1767348000 +0075"),
+        ("99999999999999 +0000", "@99999999999999 +0000"),
+    ],
+)
+def test_a_date_is_read_as_numbers_and_written_in_one_form(store: Store, forge: Any, raw: str, written: str) -> None:
+    # git 2.39 writes UTC as +00:00, 2.47 as Z.
+    tree = forge.tree({})
+    text = f"tree {tree}\nauthor a <a@b> {raw}\ncommitter a <a@b> 1 +0000\n\nm\n"
+    commit = store._line("hash-object", "-t", "commit", "-w", "--stdin", stdin=text.encode())
+    assert [one.author.date for one in commits(store, commit)] == [written]
+
+
+@pytest.mark.parametrize(
     "message", ["one line", "two\nlines\n\n\nbody\n", "control \x02 \u2028 here\n\n\x1f", "\u6f22\n"]
 )
 def test_any_message_is_read_whole(store: Store, forge: Any, message: str) -> None:
