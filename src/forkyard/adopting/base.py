@@ -294,8 +294,7 @@ def _ask_sources(search: _Search, recipe: Recipe, reporter: Reporter, *, remote:
                 try:
                     found = fetch_refs(store, place, {ours: theirs}, progress=step.update)
                 except GitFailure as error:
-                    last = (error.text.strip().splitlines() or ["no reason given"])[-1]
-                    search.tried.append(f"{what}: {last}")
+                    search.tried.append(f"{what}: {error.complaint.brief}")
                 else:
                     search.know(found.get(ours), what, f"{what}: its history is cut off")
 

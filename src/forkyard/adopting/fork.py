@@ -221,37 +221,18 @@ def _no_branch(location: Location, branch: str, refs: Mapping[str, str]) -> Usag
 
 def unreadable(location: Location, error: GitFailure) -> NoReturn:
     """Say what kept git from reading a repository, in words that help."""
-    text = error.text.strip()
-    last = text.splitlines()[-1] if text else None
-    made: ForkyardError
-    if "dubious ownership" in text:
-        made = SourceError(
-            "git does not read a repository that belongs to somebody else",
-            where=location.shown,
-            why=next(line for line in text.splitlines() if "dubious ownership" in line),
-            next_step=f"if you trust it: git config --global --add safe.directory {location.shown}",
-        )
-    elif "lazy fetching disabled" in text or "promisor" in text or "filter" in text:
-        made = SourceError(
-            "the fork is a partial clone: files of its history are missing",
-            where=location.shown,
-            why=last,
-            next_step="run `git fetch --refetch --no-filter` in it, or give the URL it was cloned from",
-        )
-    elif "does not appear to be a git repository" in text or "not a git repository" in text:
-        made = UsageError("this is no git repository", where=location.shown, next_step="give the folder it is in")
-    elif location.remote:
-        made = NetworkError(
-            "the fork could not be fetched",
-            where=location.shown,
-            why=last,
-            next_step="check the URL, the network and your credentials, or give a clone on this disk",
-        )
-    else:
-        made = SourceError(
-            "the fork could not be fetched",
-            where=location.shown,
-            why=text.replace("\n", "\n         ") or None,
-            next_step="run `git fsck` there",
-        )
-    raise made from error
+    said = error.complaint
+    kind: type[ForkyardError] = NetworkError if location.remote else SourceError
+    what, step = "the fork could not be fetched", said.next_step
+    if said.kind == "ownership":
+        kind, what = SourceError, "git does not read a repository that belongs to somebody else"
+    elif said.kind == "incomplete":
+        kind, what = SourceError, "the fork is a partial clone: files of its history are missing"
+    elif said.kind == "damaged":
+        kind, what = SourceError, "the fork is damaged"
+    elif said.kind == "no-repository" and not location.remote:
+        kind, what = UsageError, "this is no git repository"
+    if step is None:
+        step = "check the address and the network, or give a clone on this disk"
+        step = step if location.remote and said.kind != "damaged" else "run `git fsck` there"
+    raise kind(what, where=location.shown, why=said.why or None, next_step=step) from error

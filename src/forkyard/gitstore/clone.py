@@ -29,8 +29,11 @@ class Clone(Repository):
         try:
             self._git("rev-parse", "--git-dir")
         except GitFailure as error:
-            msg = "this is no git repository"
-            raise UsageError(msg, where=str(self.path), why=error.text.strip(), next_step="give a clone") from None
+            said = error.complaint
+            msg = "git cannot use this folder" if said.kind != "no-repository" else "this is no git repository"
+            raise UsageError(
+                msg, where=str(self.path), why=said.why, next_step=said.next_step or "give a clone"
+            ) from None
 
     def has_commit(self, commit: str) -> bool:
         """Whether a commit is there."""

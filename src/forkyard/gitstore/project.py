@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from forkyard.cache import explained
 from forkyard.errors import SourceError, UsageError
+from forkyard.gitstore.complaints import read_complaint
 from forkyard.gitstore.running import GitFailure
 from forkyard.gitstore.work import WorkRepository
 
@@ -62,22 +63,16 @@ class ProjectRepository(WorkRepository):
             inside, _, prefix = output.decode("utf-8", "surrogateescape").partition("\n")
             if inside == "true":
                 return prefix.removesuffix("\n")
-        text = problem.strip()
-        if "dubious ownership" in text or "safe.directory" in text:
+        said = read_complaint(problem)
+        if said.kind == "ownership":
             msg = "git does not trust the project's repository: it belongs to somebody else"
-            raise UsageError(
-                msg,
-                where=str(self.path),
-                why=text.splitlines()[0],
-                next_step="if you trust it, run the `git config --global --add safe.directory` line that"
-                " `git status` prints there",
-            )
-        if status == 0 or "not a git repository" in text:
+            raise UsageError(msg, where=str(self.path), why=said.lines[0], next_step=said.next_step)
+        if status == 0 or said.kind == "no-repository":
             msg = "the project is not in a git work tree, so it has no revisions"
             raise UsageError(
                 msg,
                 where=str(self.path),
-                why=text.splitlines()[0] if text else None,
+                why=said.lines[0] if said.lines else None,
                 next_step="keep the project in git; without it only `worktree` can be named",
             )
         raise GitFailure(command, status, problem)

@@ -19,6 +19,7 @@ import git
 
 from forkyard.cache import explained
 from forkyard.errors import SourceError, ToolchainError
+from forkyard.gitstore.complaints import read_complaint
 from forkyard.locks import held_locks
 
 SHORT_S = 120.0
@@ -40,34 +41,23 @@ RESHAPING = (
 class GitFailure(SourceError):
     """git ended with an error; ``text`` is what it said. Callers turn it into what it means."""
 
-    _CORRUPT = (
-        "corrupt",
-        "inflate:",
-        "bad object",
-        "hash mismatch",
-        "missing blob",
-        "missing tree",
-        "did not send all",
-        "packfile",
-        "unable to read",
-        "invalid",
-    )
-
     def __init__(self, command: Sequence[str], status: int, text: str) -> None:
         self.command = tuple(command)
         self.status = status
         self.text = text
+        self.complaint = read_complaint(text)
         super().__init__(
             "git could not do its part",
             where=f"git {' '.join(command[:3])}",
-            why=text.strip(),
-            next_step="if this stays so, the object store is damaged: run `forkyard clean sources`, then again",
+            why=self.complaint.why,
+            next_step=self.complaint.next_step
+            or "if this stays so, the object store is damaged: run `forkyard clean sources`, then again",
         )
 
     @property
     def corrupt(self) -> bool:
-        """Whether git complained about damaged objects, not about reaching or finding them."""
-        return any(word in self.text for word in self._CORRUPT)
+        """Whether git complained about damaged or missing objects, not about reaching or finding them."""
+        return self.complaint.kind in ("damaged", "incomplete")
 
 
 class Repository:

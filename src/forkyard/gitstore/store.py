@@ -157,9 +157,10 @@ class Store(Repository):
             process.wait()
         except git.GitCommandError as error:
             text = "\n".join(said) or str(error)
-            if "No space left on device" in text:
+            failure = GitFailure(["fetch"], error.status if isinstance(error.status, int) else 1, text)
+            if failure.complaint.kind == "disk-full":
                 raise _disk_full(self.path) from error
-            raise GitFailure(["fetch"], error.status if isinstance(error.status, int) else 1, text) from error
+            raise failure from error
         finally:
             timer.cancel()
 
@@ -169,7 +170,9 @@ class Store(Repository):
         Raises:
             GitFailure: it is not there.
         """
-        self._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options", str(location), commit)
+        command = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--end-of-options", str(location), commit)
+        # Whether a repository of somebody else may be read is the user's to say (safe.directory).
+        self._git(*command, users_config=True)
 
     def allow_any_fetch(self) -> None:
         """Let :meth:`fetch` from another store take any object of this one."""
@@ -410,7 +413,7 @@ class Store(Repository):
             try:
                 self._git("read-tree", "--reset", "-u", tree, index=index, work_tree=folder)
             except GitFailure as error:
-                if "No space left on device" in error.text:
+                if error.complaint.kind == "disk-full":
                     raise
                 # An index torn by a kill is worth nothing; start from an empty one.
                 index.unlink(missing_ok=True)
@@ -419,11 +422,11 @@ class Store(Repository):
             kept = [word for path in keep for word in ("-e", "/" + path)]
             self._git("clean", "-ffdxq", *kept, index=index, work_tree=folder)
         except GitFailure as error:
-            if "No space left on device" in error.text:
+            if error.complaint.kind == "disk-full":
                 raise _disk_full(folder) from error
             msg = "the patched tree could not be checked out"
             raise SourceError(
-                msg, where=str(folder), why=error.text.strip(), next_step="run `forkyard clean sources`, then again"
+                msg, where=str(folder), why=error.complaint.why, next_step="run `forkyard clean sources`, then again"
             ) from error
 
     def verify_checkout(self, tree: str, folder: Path, *, keep: Sequence[str] = ()) -> int:

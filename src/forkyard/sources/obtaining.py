@@ -115,6 +115,7 @@ def _none_left(recipe: Recipe, failures: Sequence[tuple[str, ForkyardError]], *,
     why = "\n         ".join(
         f"{shown}: {error.what}{f' ({error.why})' if error.why else ''}" for shown, error in failures
     )
+    steps = list(dict.fromkeys(error.next_step for _, error in failures if error.next_step))
     wrong = next((error for _, error in failures if isinstance(error, SourceError)), None)
     kind = SourceError if wrong is not None else NetworkError
     return kind(
@@ -123,7 +124,7 @@ def _none_left(recipe: Recipe, failures: Sequence[tuple[str, ForkyardError]], *,
         why=why,
         next_step="run again without --offline"
         if offline
-        else "check the network, or give a clone or archive with --source PATH",
+        else "\n         ".join([*steps, "check the network, or give a clone or archive with --source PATH"]),
     )
 
 
@@ -206,20 +207,15 @@ def _from_git(recipe: Recipe, location: str, store: Store, reporter: Reporter, *
         try:
             store.fetch(location, pin.commit, progress=lambda done, total: step.update(done, total))
         except GitFailure as error:
-            if error.corrupt:
+            said = error.complaint
+            why, next_step = said.why or None, said.next_step
+            if said.kind == "damaged":
                 msg = f"{shown} delivered damaged objects"
-                raise SourceError(
-                    msg,
-                    where=without_secrets(location),
-                    why=error.text.strip(),
-                    next_step="repair or replace that repository",
-                ) from error
+                next_step = "repair it (`git fsck` there names what is damaged) or replace it by another clone"
+                raise SourceError(msg, where=without_secrets(location), why=why, next_step=next_step) from error
             msg = f"{shown} did not deliver {pin.commit}"
-            raise NetworkError(
-                msg,
-                where=without_secrets(location),
-                why=error.text.strip().splitlines()[-1] if error.text.strip() else None,
-            ) from error
+            kind_of_error = SourceError if said.kind == "incomplete" else NetworkError
+            raise kind_of_error(msg, where=without_secrets(location), why=why, next_step=next_step) from error
     tree = store.tree_of(pin.commit)
     if pin.tree is not None and tree != pin.tree:
         msg = f"commit {pin.commit} has another tree than the recipe says"

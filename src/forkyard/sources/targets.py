@@ -120,8 +120,7 @@ def connect_history(
                         progress=lambda done, total: step.update(done, total),
                     )
                 except GitFailure as error:
-                    last = (error.text.strip().splitlines() or ["no reason given"])[-1]
-                    reporter.note(f"no history from {without_secrets(location)}: {last}")
+                    reporter.note(f"no history from {without_secrets(location)}: {error.complaint.brief}")
                     continue
             if _connected(store, old.pin.commit, new.pin.commit):
                 return True
@@ -165,12 +164,14 @@ def _latest(
     offline: bool,
 ) -> str:
     store = _store(recipe, cache)
-    problems = []
+    problems: list[str] = []
+    steps: list[str] = []
     for location in _locations(recipe, source, offline=offline):
         try:
             commit = named_commit(store, location)
         except GitFailure as error:
-            problems.append(f"{without_secrets(location)}: {(error.text.strip().splitlines() or ['?'])[-1]}")
+            problems.append(f"{without_secrets(location)}: {error.complaint.brief}")
+            steps += [error.complaint.next_step] if error.complaint.next_step else []
             continue
         if commit is not None:
             return commit
@@ -189,7 +190,7 @@ def _latest(
         msg,
         where=recipe.location_of("sources"),
         why="; ".join(problems) or "no source is a repository",
-        next_step="give a clone with --source, or a commit with --to",
+        next_step="\n         ".join([*dict.fromkeys(steps), "give a clone with --source, or a commit with --to"]),
     )
 
 
@@ -211,14 +212,17 @@ def _named(
             msg = f"{to} is the beginning of several commits"
             raise RecipeError(msg, why=", ".join(found), next_step="give more digits")
     store = _store(recipe, cache)
+    problems: list[str] = []
+    steps: list[str] = []
     for location in _locations(recipe, source, offline=offline):
         try:
             commit = named_commit(store, location, to)
-        except GitFailure:
+        except GitFailure as error:
+            problems.append(f"{without_secrets(location)}: {error.complaint.brief}")
+            steps += [error.complaint.next_step] if error.complaint.next_step else []
             continue
         if commit is not None:
             return commit
-    looked = []
     # Only history tells; it is kept where whole histories are, for the next time.
     whole = Store(cache.store(recipe.family).with_name(f"{recipe.family}.forks.git"))
     for location in _locations(recipe, source, offline=offline) if _worth_history(to) else ():
@@ -230,7 +234,8 @@ def _named(
             try:
                 commit = commit_elsewhere(whole, location, to, progress=lambda done, total: step.update(done, total))
             except GitFailure as error:
-                looked.append(f"{shown} could not be read: {(error.text.strip().splitlines() or ['?'])[-1]}")
+                problems.append(f"{shown}: {error.complaint.brief}")
+                steps += [error.complaint.next_step] if error.complaint.next_step else []
                 continue
             except SeveralCommits as error:
                 msg = f"{to} is the beginning of several commits"
@@ -239,13 +244,17 @@ def _named(
                 ) from None
         if commit is not None:
             return commit
-        looked.append(f"{shown} has no such branch, tag or commit")
+        problems.append(f"{shown} has no such branch, tag or commit")
     msg = f"{to!r} names no commit of {recipe.name}"
     listed = ", ".join(f"{pin.commit[:12]} ({pin.date})" for pin in known)
     raise RecipeError(
         msg,
-        why="\n         ".join([*looked, *([f"known: {listed}"] if listed else [])]) or None,
-        next_step="give all 40 digits, a name of the repository given with --source, or `latest`",
+        why="
+         ".join([*dict.fromkeys(problems), *([f"known: {listed}"] if listed else [])]) or None,
+        next_step="
+         ".join(
+            [*dict.fromkeys(steps), "give all 40 digits, a name of the repository given with --source, or `latest`"]
+        ),
     )
 
 

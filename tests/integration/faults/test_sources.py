@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import socket
 import subprocess
 import tarfile
@@ -218,6 +219,31 @@ def test_a_repository_without_the_commit(toy: Toy) -> None:
     assert_failed(toy.build(), 5, "5678" * 10)
 
 
+def test_ssh_says_no(toy: Toy) -> None:
+    """What ssh said is the reason, and not the sentence git adds to every failure."""
+    ssh = toy.home / "ssh"
+    ssh.write_text("#!/bin/sh\necho 'git@example.org: Permission denied (publickey).' >&2\nexit 255\n")
+    ssh.chmod(0o755)
+    toy.environment |= {"GIT_SSH_COMMAND": f"'{ssh}'", "GIT_SSH_VARIANT": "simple"}
+    toy.write_recipe(sources=git_source("ssh://git@example.org/a/b.git"))
+    answer = toy.build()
+    assert_failed(answer, 5, "Permission denied (publickey)", "the server accepts none of your ssh keys")
+    assert "ssh-add" in answer.json["next"]
+    assert "and the repository exists" not in answer.json["why"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_advice_for_a_source_of_somebody_else_helps(toy: Toy) -> None:
+    for path in [toy.engine, *toy.engine.rglob("*")]:
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    answer = toy.build()
+    assert_failed(answer, 5, "belongs to somebody else")
+    command = answer.json["next"].partition("run: ")[2].splitlines()[0]
+    environment = {**os.environ, **toy.environment, "HOME": str(toy.home)}
+    subprocess.run(command, shell=True, check=True, timeout=60, env=environment)
+    assert toy.build().built
+
+
 def test_a_repository_with_a_flipped_byte(toy: Toy) -> None:
     """Loose objects of the clone are damaged: git sees it, and so does the user."""
     for path in (toy.engine / ".git" / "objects").glob("??/*"):
@@ -226,6 +252,8 @@ def test_a_repository_with_a_flipped_byte(toy: Toy) -> None:
         path.write_bytes(data[:-3] + bytes([data[-3] ^ 0x10]) + data[-2:])
     answer = toy.build()
     assert answer.status in (4, 5), answer.stdout
+    assert len(answer.json["why"].splitlines()) < 15, "progress is no reason"
+    assert "objects: " not in answer.json["why"]
     assert not toy.wheels()
 
 
