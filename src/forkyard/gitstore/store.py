@@ -313,7 +313,7 @@ class Store(Repository):
                 facts = self._git("mailinfo", subject, "--encoding=UTF-8", str(message), str(diff), stdin=patch)
             except GitFailure as error:
                 msg = "not a patch as `git format-patch` writes it"
-                raise PatchError(msg, why=error.text.strip()) from error
+                raise PatchError(msg, why=error.complaint.why.replace(f"{folder}/", "its ")) from error
             # Only a line feed ends a line here: names and subjects may hold other characters that Python splits at.
             fields = dict(line.split(": ", 1) for line in facts.decode("utf-8", "replace").split("\n") if ": " in line)
             missing = [name for name in ("Author", "Email", "Subject", "Date") if not fields.get(name)]

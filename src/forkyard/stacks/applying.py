@@ -18,7 +18,7 @@ from pathlib import Path
 from forkyard.errors import PatchError
 from forkyard.gitstore import Author, GitFailure, Store
 from forkyard.stacks.model import Patch, Stack, WholeFile
-from forkyard.stacks.patchfile import AddedFile, Trailers, check_hunks, parse_trailers
+from forkyard.stacks.patchfile import AddedFile, Trailers, check_form, check_hunks, parse_trailers
 
 _BASE_AUTHOR = "Forkyard"
 _BASE_EMAIL = "forkyard@users.noreply.invalid"
@@ -77,6 +77,21 @@ def apply_stacks(store: Store, family: str, pin: str, date: str, tree: str, stac
             files[stack.name] = tuple(added)
         chain.check_exports()
         return PatchedTree(base, chain.commit, chain.tree, tuple(applied), files)
+
+
+def read_mail(store: Store, data: bytes, label: str, where: str) -> tuple[Author, bytes, bytes]:
+    """Author, message and diff of a patch of a series.
+
+    Raises:
+        PatchError: it is none; names the file.
+    """
+    check_form(data, where)
+    try:
+        return store.mail_info(data)
+    except PatchError as error:
+        msg = f"{label} is {error.what}"
+        step = "put it back from git, or export it again: `forkyard stack export`"
+        raise PatchError(msg, where=where, why=error.why, next_step=step) from error
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ class Chain:
             PatchError: it is malformed or does not apply.
         """
         store, parent = self._store, self.commit
-        author, message, diff = store.mail_info(data)
+        author, message, diff = read_mail(store, data, label, where)
         text = message.decode("utf-8", "replace")
         trailers = parse_trailers(text, where)
         check_hunks(diff, where)

@@ -22,6 +22,8 @@ from forkyard.stacks.model import StackFile, stack_names
 
 NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 LONGEST_NAME = 40
+ATTRIBUTES = "patches/.gitattributes"
+"""Keeps git from converting what lies beside it, whatever ``core.autocrlf`` says."""
 # Words that mean something else where a stack may be named.
 _RESERVED = ("all", "latest", "none", "worktree")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -118,6 +120,8 @@ def new_stack(
         first = problems(error, data, StackFile.model_json_schema())[0]
         raise UsageError(first.message, where=".".join(map(str, first.key)), next_step=first.hint) from None
     changes = Changes()
+    if not (root / ATTRIBUTES).exists() and not _keeps_bytes(root / ".gitattributes"):
+        changes.write(ATTRIBUTES, b"# Every byte of a patch counts: git must not convert line ends here.\n* -text\n")
     changes.write(f"patches/{new.name}/stack.toml", text.encode())
     for engine in new.engines:
         changes.write(f"patches/{new.name}/{engine}/series", b"")
@@ -126,6 +130,10 @@ def new_stack(
         for path, written in _recipes_with(root, new, chosen).items():
             changes.write(path, written)
     return changes
+
+
+def _keeps_bytes(attributes: Path) -> bool:
+    return attributes.is_file() and "* -text" in attributes.read_text("utf-8", "replace").splitlines()
 
 
 def _recipes_with(root: Path, new: NewStack, recipes: Sequence[Recipe]) -> dict[str, bytes]:

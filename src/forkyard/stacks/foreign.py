@@ -10,6 +10,7 @@ from pathlib import Path
 from forkyard.errors import PatchError, UsageError
 from forkyard.gitstore import Author, GitFailure, Store
 from forkyard.gitstore.patching import Mail, read_foreign_mail, split_mails
+from forkyard.stacks.patchfile import as_git_wrote, check_form
 
 _MAIL = re.compile(rb"\A\s*(From |(From|Date|Subject|Message-ID|MIME-Version|Received|Return-Path): )", re.IGNORECASE)
 _COVER = re.compile(rb"^Subject: [^\n]*\[[^\]\n]*\b0+/\d+\]", re.MULTILINE)
@@ -54,6 +55,10 @@ def read_patches(
         except OSError as error:
             msg = f"{path.name} cannot be read"
             raise UsageError(msg, where=str(path), why=error.strerror) from error
+        data, undone = as_git_wrote(data)
+        if undone is not None:
+            notes.append(f"{path.name}: {undone} was undone")
+        check_form(data, str(path), ours=False)
         if not _MAIL.match(data):
             found.append((path.name, str(path), _plain(store, path, data, author)))
             continue

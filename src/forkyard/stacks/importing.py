@@ -13,7 +13,7 @@ from forkyard.gitstore.patching import Mail, apply_onto, refuse_conflict
 from forkyard.nextsteps import command
 from forkyard.recipes import Recipe, load_recipe, recipe_names
 from forkyard.sources import Obtained
-from forkyard.stacks.applying import AppliedPatch, PatchedTree, apply_stacks
+from forkyard.stacks.applying import AppliedPatch, PatchedTree, apply_stacks, read_mail
 from forkyard.stacks.combining import home_of
 from forkyard.stacks.model import Patch, Stack, load_stack, load_stacks, stack_names
 from forkyard.stacks.patchfile import check_hunks, parse_trailers
@@ -185,7 +185,7 @@ class _Loose:
     def add_patch(self, stack: Stack, patch: Patch) -> None:
         """Add a patch of ours with the whole files it declares."""
         label, where = f"{stack.name}/{patch.name}", str(patch.path)
-        author, message, diff = self._store.mail_info(patch.data)
+        author, message, diff = read_mail(self._store, patch.data, label, where)
         files = parse_trailers(message.decode("utf-8", "replace"), where).adds_files
         tree = self._apply(label, where, diff, "rebase the stack, or put back what its patches were made on")
         with self._store.index(tree) as index:

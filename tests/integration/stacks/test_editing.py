@@ -757,6 +757,7 @@ def test_from_a_new_stack_to_a_patch(toy: Toy) -> None:
     words = ("--title", "A thing", "--intent", "So that there is one.")
     document = ok(toy.run("stack", "new", "thing", *ENGINE, *words, "--add-to-recipe"))
     assert sorted(document["written"]) == [
+        "patches/.gitattributes",
         "patches/thing/llama.cpp/series",
         "patches/thing/stack.toml",
         "recipes/toy.toml",

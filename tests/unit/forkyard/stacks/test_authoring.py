@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ def make(root: Path, name: str = "thing", to_recipe: bool = False, **facts: Any)
 
 def test_a_new_stack_is_valid_and_says_what_is_to_finish(project_root: Path) -> None:
     assert make(project_root, engines=("llama.cpp", "ik_llama.cpp"), order=7, answers=("https://x.example/1",)) == [
+        "patches/.gitattributes",
         "patches/thing/ik_llama.cpp/series",
         "patches/thing/llama.cpp/series",
         "patches/thing/stack.toml",
@@ -33,6 +35,36 @@ def test_a_new_stack_is_valid_and_says_what_is_to_finish(project_root: Path) -> 
     assert (about.since, about.answers) == ("2026-01-02", ("https://x.example/1",))
     assert stack.series("llama.cpp").patches == stack.series("ik_llama.cpp").patches == ()
     assert (stack.folder / "stack.toml").read_text().count("# To finish:") == 6
+
+
+def test_git_converts_no_patch_of_a_stack_in_a_foreign_project(project_root: Path) -> None:
+    """Whatever the person's configuration and the project's own attributes say."""
+    make(project_root)
+
+    def git(folder: Path, *words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=true", "-c", "core.safecrlf=false")
+        subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    patch = project_root / "patches" / "thing" / "llama.cpp" / "x.patch"
+    patch.write_bytes(b"one\ntwo\n")
+    (project_root / ".gitattributes").write_text("* text=auto eol=crlf\n")
+    (project_root / "other.txt").write_bytes(b"one\ntwo\n")
+    git(project_root, "init", "--quiet")
+    git(project_root, "add", "--all")
+    git(project_root, "commit", "--quiet", "--message", "all")
+    git(project_root.parent, "clone", "--quiet", str(project_root), "clone")
+    clone = project_root.parent / "clone"
+    assert (clone / patch.relative_to(project_root)).read_bytes() == b"one\ntwo\n"
+    assert b"\r\n" in (clone / "other.txt").read_bytes(), "the rest stays the project's own to say"
+
+
+def test_attributes_that_are_there_are_left_alone(project_root: Path) -> None:
+    (project_root / "patches").mkdir(exist_ok=True)
+    (project_root / "patches" / ".gitattributes").write_text("* -text diff\n")
+    assert "patches/.gitattributes" not in make(project_root)
+    (project_root / "patches" / ".gitattributes").unlink()
+    (project_root / ".gitattributes").write_text("* -text\n")
+    assert "patches/.gitattributes" not in make(project_root, name="other")
 
 
 lines = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=30)
