@@ -16,9 +16,10 @@ from forkyard.commands.answering import answers, answers_anyway, choices, source
 from forkyard.commands.lazy import LazyGroup
 from forkyard.console import Console
 from forkyard.errors import UsageError
-from forkyard.locking import lock_recipe
+from forkyard.locking import lock_recipe, warn_changed
 from forkyard.plan import Plan
 from forkyard.recipes import BEST, Choice, load_variants, recipe_names
+from forkyard.recipes.lock import changed_since_lock
 from forkyard.recipes.schema import SCHEMAS, schema_text
 from forkyard.recipes.schema import schema as schema_document
 from forkyard.workshop import Workshop, clean, find_root
@@ -84,6 +85,7 @@ def plan(
     shop = Workshop.open(out=out, variants_file=variants_file)
     plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
     chosen = _chosen(console, shop, variant, plans, left_out)
+    warn_changed([item.recipe for item in plans], shop.root, console)
     document = [item.as_json(shop.cache) for item in plans]
     console.result(
         {"plans": document, "chosen": chosen, "left_out": left_out},
@@ -194,7 +196,9 @@ def build(
 @answers
 def status(console: Console) -> None:
     """Show which payloads are built, which are out of date, and which pins are in the cache."""
-    facts = Workshop.open().status()
+    shop = Workshop.open()
+    warn_changed([shop.recipe(name) for name in recipe_names(shop.root)], shop.root, console)
+    facts = shop.status()
     lines = [f"{row['recipe']:<14} {row['variant']:<14} {row['state']}" for row in facts["payloads"]]
     lines += [
         "",
@@ -240,12 +244,18 @@ def clean_command(console: Console, parts: tuple[str, ...], dry_run: bool) -> No
 def lock_command(console: Console, recipes: tuple[str, ...], check: bool, offline: bool) -> None:
     """Write the lock of each recipe: ids before and after patching, digests of every patch and source."""
     shop = Workshop.open()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for ref in recipes or recipe_names(shop.root):
         recipe = shop.recipe(ref)
+        files = [one.path for one in changed_since_lock(recipe, shop.root)]
         changed = lock_recipe(recipe, shop.root, shop.cache, console, check_only=check, offline=offline)
-        rows.append({"recipe": recipe.name, "lock": str(recipe.lock_path()), "changed": changed})
-    lines = [f"{row['lock']}: {'written' if row['changed'] else 'as it was'}" for row in rows]
+        rows.append(
+            {"recipe": recipe.name, "lock": str(recipe.lock_path()), "changed": changed, "changed_files": files}
+        )
+    lines = []
+    for row in rows:
+        lines.append(f"{row['lock']}: {'written' if row['changed'] else 'as it was'}")
+        lines += [f"  locked anew: {path}" for path in row["changed_files"]]
     console.result({"locks": rows}, "\n".join(lines))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from forkyard.cache import Cache
@@ -10,7 +11,7 @@ from forkyard.console import Reporter
 from forkyard.errors import PatchError, RecipeError
 from forkyard.nextsteps import command
 from forkyard.recipes import LocalSource, Lock, Recipe, RegistrySource, Source, read_lock, write_lock
-from forkyard.recipes.lock import LockedFile, LockedSource, LockedStack, verify
+from forkyard.recipes.lock import Changed, LockedFile, LockedSource, LockedStack, changed_since_lock, verify
 from forkyard.sources import Obtained, obtain
 from forkyard.stacks import PatchedTree, Stack, load_stacks
 from forkyard.trees import patch
@@ -106,6 +107,39 @@ def check(
         f"{recipe.name} is not as it was locked\n         {why}\n"
         f"  next:  run `{command('lock', recipe.word)}` if the change is meant"
     )
+
+
+def refuse_changed(recipe: Recipe, root: Path) -> None:
+    """See that the patches are those of the lock, before something is made of them that renews it.
+
+    Raises:
+        RecipeError: one differs; names it.
+    """
+    changed = changed_since_lock(recipe, root)
+    if changed:
+        msg = f"{_named(changed)} not what the lock of {recipe.name} says"
+        raise RecipeError(msg, where=changed[0].path, why=changed[0].why, next_step=changed[0].next_step)
+
+
+def warn_changed(recipes: Iterable[Recipe], root: Path, reporter: Reporter) -> None:
+    """Tell of patches that are not those of the locks, before anything that is made of them fails.
+
+    Raises:
+        RecipeError: a lock cannot be read.
+    """
+    for recipe in recipes:
+        changed = changed_since_lock(recipe, root)
+        if changed:
+            first = changed[0]
+            reporter.warn(
+                f"{_named(changed)} not what the lock of {recipe.name} says\n"
+                f"  why:   {first.why}\n  next:  {first.next_step}"
+            )
+
+
+def _named(changed: Sequence[Changed]) -> str:
+    more = f" and {len(changed) - 1} more are" if len(changed) > 1 else " is"
+    return changed[0].path + more
 
 
 def lock_recipe(

@@ -15,6 +15,7 @@ from forkyard.errors import PatchError, SourceError
 from forkyard.gitstore import Store
 from forkyard.locks import hold
 from forkyard.recipes import Recipe, RegistrySource, load_absent
+from forkyard.recipes.lock import changed_since_lock
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree, Stack, apply_stacks
 from forkyard.stacks.combining import at_home, combine_stacks
@@ -56,12 +57,22 @@ def patch(
     with hold(cache.locks / f"store-{recipe.family}.lock"):
         try:
             patched = apply_stacks(*facts, stacks)
-        except PatchError:
+        except PatchError as error:
             if usual is None or at_home(usual, stacks):
-                raise
+                raise _with_lock(error, recipe, stacks) from error
             patched = combine_stacks(*facts, usual, stacks)
         store.pin_object(patched.commit, f"patched/{patched.commit}")
     return patched
+
+
+def _with_lock(error: PatchError, recipe: Recipe, stacks: Sequence[Stack]) -> PatchError:
+    """The error, with the patches that are not the lock's: where one was cut, another is the one that fails."""
+    changed = [one for stack in stacks[:1] for one in changed_since_lock(recipe, stack.folder.parents[1])]
+    if not changed:
+        return error
+    said = "\n         ".join(f"{one.path} is not what the lock says: {one.why}" for one in changed)
+    why = f"{said}\n         {error.why}" if error.why else said
+    return PatchError(error.what, where=error.where, why=why, next_step=changed[0].next_step)
 
 
 @contextlib.contextmanager

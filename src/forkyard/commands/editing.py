@@ -16,7 +16,7 @@ from forkyard.console import Console, Reporter
 from forkyard.errors import EXIT_FINDINGS, UsageError
 from forkyard.gitstore import Store
 from forkyard.journal import commit_changes, finish_changes, project_lock
-from forkyard.locking import lock_recipe
+from forkyard.locking import lock_recipe, warn_changed
 from forkyard.locks import hold
 from forkyard.nextsteps import command
 from forkyard.places import expanded
@@ -67,6 +67,7 @@ def _ground(
     """A stack at its home, nobody else at the object store for the length of the block."""
     cache = Cache.default()
     place = home(root, recipe_for(root, engine, recipe), name)
+    warn_changed([place.recipe], root, reporter)
     obtained = obtain(place.recipe, cache, reporter, source=source, offline=offline)
     with hold(
         cache.locks / f"store-{engine}.lock",

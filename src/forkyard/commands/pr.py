@@ -8,10 +8,12 @@ import click
 
 from forkyard.commands.answering import answers, sources
 from forkyard.console import Console
+from forkyard.locking import warn_changed
 from forkyard.pullrequest.preparing import Wish, prepare
 from forkyard.pullrequest.report import summary
 from forkyard.pullrequest.states import DEFAULT_API
 from forkyard.pullrequest.statuses import read_statuses, status_text
+from forkyard.recipes import load_recipe, recipe_names
 from forkyard.workshop import Workshop, find_root
 
 
@@ -93,6 +95,8 @@ def pr_status(console: Console, stack: str | None, write: bool, api: str) -> int
     Reads only. A token in FORKYARD_GITHUB_TOKEN or GITHUB_TOKEN raises the number of requests allowed; it is sent to
     the API alone and never shown. Exit code 12: a state could not be read.
     """
-    document, status = read_statuses(find_root(), stack, api, console, write=write)
+    root = find_root()
+    warn_changed([load_recipe(name, root) for name in recipe_names(root)], root, console)
+    document, status = read_statuses(root, stack, api, console, write=write)
     console.result(document, status_text(document))
     return status

@@ -11,10 +11,11 @@ from forkyard.commands.answering import answers, sources
 from forkyard.console import Console
 from forkyard.errors import EXIT_FINDINGS, UsageError
 from forkyard.gitstore.comparing import CREATION_FACTOR
+from forkyard.locking import warn_changed
 from forkyard.rangediff.compare import Choices, compare_revisions
 from forkyard.rangediff.render import as_html, as_text
 from forkyard.rangediff.revisions import WORKTREE
-from forkyard.recipes import FAMILIES
+from forkyard.recipes import FAMILIES, load_recipe, recipe_names
 from forkyard.workshop import find_root
 
 
@@ -62,7 +63,10 @@ def range_diff(
         msg = f"{html} is a folder"
         raise UsageError(msg, next_step="give --html the name of a file")
     choices = Choices(engine, recipe, creation_factor, source, offline)
-    found = compare_revisions(find_root(), Cache.default(), console, stack, rev1, rev2, choices)
+    root = find_root()
+    if {WORKTREE, ""} & {rev.partition("@")[0] for rev in (rev1, rev2)}:
+        warn_changed([load_recipe(name, root) for name in recipe_names(root)], root, console)
+    found = compare_revisions(root, Cache.default(), console, stack, rev1, rev2, choices)
     differs = any(one.differs for one in found)
     if html is not None:
         write_atomic(html, as_html(found).encode())

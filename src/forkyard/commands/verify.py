@@ -7,6 +7,7 @@ import click
 from forkyard.commands.answering import answers, sources
 from forkyard.console import Console
 from forkyard.errors import EXIT_FINDINGS, UsageError
+from forkyard.locking import warn_changed
 from forkyard.recipes import FAMILIES, Recipe, recipe_names
 from forkyard.stacks.model import load_stack
 from forkyard.verifying import Level, Options, as_json, as_text
@@ -72,6 +73,7 @@ def verify(
         use_ccache=not no_ccache,
     )
     chosen = [shop.recipe(name) for name in ([ref] if ref else recipe_names(shop.root))]
+    warn_changed(chosen, shop.root, console)
     verification = verify_recipes(shop, _meant(shop, chosen, engine, stacks), options, console)
     console.result(as_json(verification), as_text(verification))
     return 0 if verification.ok else EXIT_FINDINGS

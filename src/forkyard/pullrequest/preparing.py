@@ -13,6 +13,7 @@ from forkyard.cache import Cache, explained, write_atomic
 from forkyard.console import Reporter
 from forkyard.errors import EXIT_FINDINGS
 from forkyard.gitstore import Store
+from forkyard.locking import warn_changed
 from forkyard.locks import hold
 from forkyard.plan import origin_of
 from forkyard.pullrequest.branch import Prepared, exported_series, prepare_branch
@@ -93,6 +94,7 @@ def prepare(wish: Wish, shop: Workshop, reporter: Reporter) -> tuple[dict[str, A
     """
     root, cache = shop.root, shop.cache
     recipe = shop.recipe(wish.engine)
+    warn_changed([recipe], root, reporter)
     if wish.describe:
         refuse_prose(recipe.family)
     stack = load_stack(root, wish.stack)

@@ -17,6 +17,7 @@ from forkyard.errors import PatchError, RecipeError, UsageError
 from forkyard.gitstore import Store
 from forkyard.gitstore.project import uncommitted
 from forkyard.journal import STATE, finish_changes, project_lock, recover
+from forkyard.locking import refuse_changed
 from forkyard.locks import hold
 from forkyard.nextsteps import command
 from forkyard.rebasing.conflicttree import ConflictTree
@@ -125,6 +126,8 @@ class Session:
         with self._alone():
             if not dry_run:
                 self._refuse_second()
+            # A patch that was cut would be carried as it is, and the lock renewed over it.
+            refuse_changed(self._recipe, self._root)
             place = (self._root, self._cache, self._reporter)
             target = target_recipe(self._recipe, to, *place, source=source, offline=offline)
             chosen = self._stacks(stacks)

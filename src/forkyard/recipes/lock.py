@@ -6,8 +6,11 @@ everything that went in. It is written beside the recipe in one canonical form: 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from forkyard.errors import RecipeError, StorageError
 from forkyard.recipes.load import read_table
-from forkyard.recipes.model import CommitId, Family, Line, Name, RelativePath, Sha256, Table, to_tuple
+from forkyard.recipes.model import CommitId, Family, Line, Name, Recipe, RelativePath, Sha256, Table, to_tuple
 
 
 def _distinct_sources(sources: tuple[LockedSource, ...]) -> tuple[LockedSource, ...]:
@@ -153,6 +156,55 @@ def verify(lock: Lock, resolved: Lock) -> list[Difference]:
         for key in dict.fromkeys([*locked, *found])
         if locked.get(key) != found.get(key)
     ]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A file of a stack that is not what the lock says."""
+
+    stack: str
+    path: str
+    """Below the project's folder."""
+    recipe: str
+    """As commands are told it: a name, or a path for a recipe of somebody's own."""
+    line_ends: bool
+    """Whether only its line ends differ."""
+
+    @property
+    def why(self) -> str:
+        """What is known of it."""
+        if self.line_ends:
+            return "only its line ends differ: git (core.autocrlf) or an editor converted them"
+        return "its sha256 is another: it was changed, damaged or cut off since the lock was written"
+
+    @property
+    def next_step(self) -> str:
+        """How to go on, whichever is right."""
+        file = shlex.quote(self.path)
+        back = f"put it back: rm {file} && git checkout -- {file}"
+        return back if self.line_ends else f"if it was meant: forkyard lock {shlex.quote(self.recipe)}; else {back}"
+
+
+def changed_since_lock(recipe: Recipe, root: Path) -> tuple[Changed, ...]:
+    """Patches and whole files that are there and are not what the recipe's lock says; none without a lock.
+
+    Raises:
+        RecipeError: the lock cannot be read.
+    """
+    path = recipe.lock_path()
+    if not path.is_file():
+        return ()
+    ref = recipe.name if recipe.path.parent.resolve() == (root / "recipes").resolve() else str(recipe.path)
+    found = []
+    for stack in read_lock(path).stacks:
+        for file in (*stack.patches, *stack.files):
+            place = f"patches/{stack.name}/{file.path}"
+            with contextlib.suppress(OSError):
+                data = (root / place).read_bytes()
+                if hashlib.sha256(data).hexdigest() != file.sha256:
+                    plain = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()
+                    found.append(Changed(stack.name, place, ref, plain == file.sha256))
+    return tuple(found)
 
 
 def _facts(lock: Lock) -> dict[str, str]:

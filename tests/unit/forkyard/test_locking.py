@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from forkyard.cache import Cache
 from forkyard.console import Silent
 from forkyard.errors import PatchError, RecipeError
 from forkyard.gitstore import Author, Store
-from forkyard.locking import check, lock_recipe, make_lock
+from forkyard.locking import check, lock_recipe, make_lock, refuse_changed, warn_changed
 from forkyard.recipes import load_recipe, read_lock
 from forkyard.sources import obtain
 from forkyard.stacks import load_stacks
@@ -128,3 +129,47 @@ def test_make_lock_describes_every_stack_in_order(root: Path, cache: Cache, add_
     stacks = load_stacks(root, ["part", "empty"], recipe.family)
     found = make_lock(recipe, obtained, stacks, patch(recipe, obtained, stacks, cache))
     assert [stack.name for stack in found.stacks] == ["empty", "part"]
+
+
+def test_a_patch_that_is_not_the_locks_is_named_before_anything_is_made_of_it(root: Path, cache: Cache) -> None:
+    recipe = load_recipe("mine", root)
+    refuse_changed(recipe, root)
+    lock(root, cache)
+    warned = Warned()
+    warn_changed([recipe], root, warned)
+    refuse_changed(recipe, root)
+    assert warned.warnings == []
+    path = root / "patches" / "part" / "llama.cpp" / "a.patch"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"+two", b"+TWO"))
+    with pytest.raises(
+        RecipeError, match=r"patches/part/llama.cpp/a.patch is not what the lock of mine says"
+    ) as caught:
+        refuse_changed(recipe, root)
+    assert "forkyard lock mine" in str(caught.value.next_step)
+    warn_changed([recipe], root, warned)
+    assert "patches/part/llama.cpp/a.patch" in warned.warnings[0]
+    # One more, and a file that only git converted.
+    path.write_bytes(whole.replace(b"\n", b"\r\n"))
+    (root / "patches" / "part" / "src" / "ours.c").write_text("int other;\n")
+    with pytest.raises(RecipeError, match="and 1 more are") as caught:
+        refuse_changed(recipe, root)
+    assert "line ends" in str(caught.value.why)
+
+
+def test_the_patch_that_was_cut_is_to_blame_and_not_the_one_that_fails(
+    root: Path, cache: Cache, forge_of: Any, add_stack: Any
+) -> None:
+    forge = forge_of(Store(root / "recipes" / "clone"))
+    message = b"part : x\n\nUpstream-Status: Pending\n"
+    between = {**FILES, "a.c": b"1\ntwo\n3\n", "include/llama.h": b"int y;\n"}
+    first = forge.patch(FILES, between, message)
+    second = forge.patch(between, {**between, "include/llama.h": b"int z;\n"}, message)
+    shutil.rmtree(root / "patches" / "part")
+    folder = add_stack(root, "part", patches={"a.patch": first, "b.patch": second})
+    lock(root, cache)
+    (folder / "llama.cpp" / "a.patch").write_bytes(first[: first.rindex(b"diff --git")])
+    with pytest.raises(PatchError, match="b.patch does not apply") as caught:
+        lock(root, cache)
+    assert "a.patch is not what the lock says" in str(caught.value.why).splitlines()[0]
+    assert "git checkout" in str(caught.value.next_step)
