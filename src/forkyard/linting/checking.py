@@ -21,6 +21,7 @@ from forkyard.linting.remembering import Memory
 from forkyard.linting.subject import Case, is_c, shown, with_owners
 from forkyard.linting.upstream_style import UpstreamStyle
 from forkyard.recipes import Recipe, load_recipe, recipe_names
+from forkyard.recipes.lock import changed_since_lock
 from forkyard.sources import obtain
 from forkyard.stacks import PatchedTree
 
@@ -58,7 +59,7 @@ def lint(
         pin, problem = _obtained(recipe, root, cache, reporter, fetch=fetch)
         pins.append(Pin(recipe.name, recipe.family, recipe.pin.commit, pin is not None))
         found, faults = combinations(project, recipe)
-        findings += [*problem, *faults]
+        findings += [*problem, *faults, *_changed_since_lock(project, recipe)]
         memory = Memory(cache.root / "lint" / f"{recipe.family}.json")
         with UpstreamStyle.of(pin) as style:
             for combination in found:
@@ -77,7 +78,7 @@ def lint(
         if finding.stack in (None, *project.chosen) and engine in (None, finding.engine or engine)
     ]
     return Report(
-        tuple(sorted(kept, key=_order)),
+        tuple(sorted(_without_consequences(kept), key=_order)),
         tuple(measured[case.stack.name, case.engine] for case in cases),
         tuple(pins),
         project.chosen,
@@ -86,9 +87,22 @@ def lint(
     )
 
 
+# What makes other findings comes before them; the rest stands in the order of files.
+_CAUSES = ("stack-toml", "series", "patch-file", "lock", "hunk-counts", "combination", "apply")
+
+
 def _order(finding: Finding) -> tuple[str | int, ...]:
-    place = (finding.stack or "", finding.engine or "", finding.file, finding.line or 0)
-    return (finding.level, *place, finding.rule, finding.what)
+    rank = _CAUSES.index(finding.rule) if finding.rule in _CAUSES else len(_CAUSES)
+    # Patches that do not apply stay in the order in which they were tried: the first may be the reason of the others.
+    tried = finding.rule == "apply"
+    place = () if tried else (finding.stack or "", finding.engine or "", finding.file, finding.line or 0, finding.rule)
+    return (finding.level, rank, *place, *(() if tried else (finding.what,)))
+
+
+def _without_consequences(findings: Sequence[Finding]) -> list[Finding]:
+    """Of a patch file that is no patch only that: what the other rules say of it follows from it."""
+    broken = {finding.file for finding in findings if finding.rule == "patch-file"}
+    return [finding for finding in findings if finding.file not in broken or finding.rule == "patch-file"]
 
 
 def _of_stacks(project: Project, cases: Sequence[Case]) -> Iterator[Finding]:
@@ -105,7 +119,18 @@ def _of_stacks(project: Project, cases: Sequence[Case]) -> Iterator[Finding]:
     for case in cases:
         yield from about.check_headers(case)
         yield from about.check_series(case)
-        yield from applying.check_counts(case)
+        yield from applying.check_files(case)
+
+
+def _changed_since_lock(project: Project, recipe: Recipe) -> Iterator[Finding]:
+    for changed in changed_since_lock(recipe, project.root):
+        case = project.cases.get((changed.stack, recipe.family))
+        patch = next((one for one in case.patches if one.file == changed.path), None) if case is not None else None
+        name = patch.patch.name if patch is not None else None
+        yield Finding(
+            "lock", "error", changed.stack, recipe.family, name, changed.path, None,
+            f"it is not what the lock of {recipe.name} says", changed.why, changed.next_step,
+        )  # fmt: skip
 
 
 def _obtained(

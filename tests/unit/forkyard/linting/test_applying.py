@@ -2,6 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from forkyard.console import Silent
+from forkyard.locking import lock_recipe
+from forkyard.recipes import load_recipe
+
+MESSAGE = b"part : change it\n\nBecause.\n\nUpstream-Status: Pending\nRetire-When: file-exists never.c\n"
+
 
 def test_an_offset_is_found(lab: Any) -> None:
     patch = lab.edit("src/a.cpp", b"return  2", b"return 3")
@@ -88,3 +94,76 @@ def test_stacks_that_conflict(lab: Any) -> None:
     (finding,) = lab.lint().findings
     assert finding.rule == "combination"
     assert finding.file == "patches/second/stack.toml"
+
+
+def test_a_broken_file_is_the_first_finding_and_the_only_one_of_its_file(lab: Any) -> None:
+    """Also where its name comes last, and where all that is made on it fails because of it."""
+    first = lab.edit("src/a.h", b"int one", b"long one")
+    after = dict(lab.files) | {"src/a.h": lab.files["src/a.h"].replace(b"int one", b"long one")}
+    second = lab.forge.patch(after, {**after, "src/a.h": b"double one();\nint two();\n"}, MESSAGE)
+    folder = lab.stack(first, second)
+    series = folder / "llama.cpp"
+    (series / "a.patch").rename(series / "z.patch")
+    (series / "series").write_text("z.patch\nb.patch\n")
+    (series / "z.patch").write_bytes(b"hello \x80 \r\n\tx \n")
+    report = lab.lint()
+    errors = [finding for finding in report.findings if finding.level == "error"]
+    assert [(finding.rule, finding.patch) for finding in errors] == [
+        ("patch-file", "z.patch"),
+        ("apply", "b.patch"),
+    ]
+    assert errors[0].where == "patches/part/llama.cpp/z.patch:1"
+    assert "line ends" in errors[0].what
+    assert "part/z.patch, which comes before it, was left out" in errors[1].why
+    assert errors[1].next == "mend part/z.patch first"
+
+
+def test_those_that_fail_stand_in_the_order_they_apply(lab: Any) -> None:
+    one = lab.edit("src/a.h", b"int one", b"long one")
+    two = lab.edit("notes.txt", b"notes", b"memos")
+    lab.files["src/a.h"] = b"float one();\n"
+    lab.files["notes.txt"] = b"x\n"
+    folder = lab.stack(one, two)
+    series = folder / "llama.cpp"
+    (series / "a.patch").rename(series / "z.patch")
+    (series / "series").write_text("z.patch\nb.patch\n")
+    assert [finding.patch for finding in lab.found("apply")] == ["z.patch", "b.patch"]
+    assert lab.lint().findings[0].patch == "z.patch"
+
+
+def cut(data: bytes) -> bytes:
+    """The patch without its last file: whole by all its own signs."""
+    return data[: data.rindex(b"diff --git")]
+
+
+def test_a_patch_that_lost_a_file_is_not_the_locks(lab: Any) -> None:
+    changes = {"notes.txt": b"memos\n", "src/a.h": b"long one();\nint two();\n"}
+    whole = lab.patch(changes)
+    on = {**lab.files, **changes}
+    later = lab.forge.patch(on, {**on, "src/a.h": b"double one();\nint two();\n"}, MESSAGE)
+    folder = lab.stack(whole, later)
+    file = folder / "llama.cpp" / "a.patch"
+    lab.pin()
+    lock_recipe(load_recipe("mine", lab.root), lab.root, lab.cache, Silent(), check_only=False)
+    assert not lab.found("lock")
+    file.write_bytes(cut(whole))
+    first, second = lab.lint().findings[:2]
+    assert (first.rule, first.level, first.where) == ("lock", "error", "patches/part/llama.cpp/a.patch")
+    assert "forkyard lock mine" in first.next
+    assert (second.rule, second.patch) == ("apply", "b.patch")
+    # Of a patch that git converted it is known better, and it is said once.
+    file.write_bytes(whole.replace(b"\n", b"\r\n"))
+    first = lab.lint().findings[0]
+    assert (first.rule, first.patch) == ("patch-file", "a.patch")
+    assert not lab.found("lock")
+
+
+def test_an_edit_that_was_meant_is_locked_and_clean(lab: Any) -> None:
+    lab.stack(lab.edit("notes.txt", b"notes", b"memos"))
+    recipe = load_recipe("mine", lab.root)
+    lock_recipe(recipe, lab.root, lab.cache, Silent(), check_only=False)
+    file = lab.root / "patches" / "part" / "llama.cpp" / "a.patch"
+    file.write_bytes(lab.edit("notes.txt", b"notes", b"lists"))
+    assert lab.found("lock")
+    assert lock_recipe(recipe, lab.root, lab.cache, Silent(), check_only=False)
+    assert lab.lint().errors == 0
