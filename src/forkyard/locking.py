@@ -11,7 +11,7 @@ from forkyard.console import Reporter
 from forkyard.errors import PatchError, RecipeError
 from forkyard.nextsteps import command
 from forkyard.recipes import LocalSource, Lock, Recipe, RegistrySource, Source, read_lock, write_lock
-from forkyard.recipes.lock import Changed, LockedFile, LockedSource, LockedStack, changed_since_lock, verify
+from forkyard.recipes.lock import Changed, LockedFile, LockedSource, LockedStack, changed_since_lock, verify, way_on
 from forkyard.sources import Obtained, obtain
 from forkyard.stacks import PatchedTree, Stack, load_stacks
 from forkyard.trees import patch
@@ -118,7 +118,7 @@ def refuse_changed(recipe: Recipe, root: Path) -> None:
     changed = changed_since_lock(recipe, root)
     if changed:
         msg = f"{_named(changed)} not what the lock of {recipe.name} says"
-        raise RecipeError(msg, where=changed[0].path, why=changed[0].why, next_step=changed[0].next_step)
+        raise RecipeError(msg, where=changed[0].path, why=changed[0].why, next_step=way_on(changed))
 
 
 def warn_changed(recipes: Iterable[Recipe], root: Path, reporter: Reporter) -> None:
@@ -130,10 +130,9 @@ def warn_changed(recipes: Iterable[Recipe], root: Path, reporter: Reporter) -> N
     for recipe in recipes:
         changed = changed_since_lock(recipe, root)
         if changed:
-            first = changed[0]
             reporter.warn(
                 f"{_named(changed)} not what the lock of {recipe.name} says\n"
-                f"  why:   {first.why}\n  next:  {first.next_step}"
+                f"  why:   {changed[0].why}\n  next:  {way_on(changed)}"
             )
 
 

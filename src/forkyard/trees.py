@@ -15,7 +15,7 @@ from forkyard.errors import PatchError, SourceError
 from forkyard.gitstore import Store
 from forkyard.locks import hold
 from forkyard.recipes import Recipe, RegistrySource, load_absent
-from forkyard.recipes.lock import changed_since_lock
+from forkyard.recipes.lock import changed_since_lock, way_on
 from forkyard.sources import Obtained
 from forkyard.stacks import PatchedTree, Stack, apply_stacks
 from forkyard.stacks.combining import at_home, combine_stacks
@@ -72,7 +72,7 @@ def _with_lock(error: PatchError, recipe: Recipe, stacks: Sequence[Stack]) -> Pa
         return error
     said = "\n         ".join(f"{one.path} is not what the lock says: {one.why}" for one in changed)
     why = f"{said}\n         {error.why}" if error.why else said
-    return PatchError(error.what, where=error.where, why=why, next_step=changed[0].next_step)
+    return PatchError(error.what, where=error.where, why=why, next_step=way_on(changed))
 
 
 @contextlib.contextmanager

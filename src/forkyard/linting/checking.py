@@ -21,7 +21,7 @@ from forkyard.linting.remembering import Memory
 from forkyard.linting.subject import Case, is_c, shown, with_owners
 from forkyard.linting.upstream_style import UpstreamStyle
 from forkyard.recipes import Recipe, load_recipe, recipe_names
-from forkyard.recipes.lock import changed_since_lock
+from forkyard.recipes.lock import changed_since_lock, way_on
 from forkyard.sources import obtain
 from forkyard.stacks import PatchedTree
 
@@ -129,7 +129,7 @@ def _changed_since_lock(project: Project, recipe: Recipe) -> Iterator[Finding]:
         name = patch.patch.name if patch is not None else None
         yield Finding(
             "lock", "error", changed.stack, recipe.family, name, changed.path, None,
-            f"it is not what the lock of {recipe.name} says", changed.why, changed.next_step,
+            f"it is not what the lock of {recipe.name} says", changed.why, way_on([changed]),
         )  # fmt: skip
 
 

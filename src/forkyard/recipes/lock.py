@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -177,12 +178,14 @@ class Changed:
             return "only its line ends differ: git (core.autocrlf) or an editor converted them"
         return "its sha256 is another: it was changed, damaged or cut off since the lock was written"
 
-    @property
-    def next_step(self) -> str:
-        """How to go on, whichever is right."""
-        file = shlex.quote(self.path)
-        back = f"put it back: rm {file} && git checkout -- {file}"
-        return back if self.line_ends else f"if it was meant: forkyard lock {shlex.quote(self.recipe)}; else {back}"
+
+def way_on(changed: Sequence[Changed]) -> str:
+    """How to go on with files of one recipe that are not what its lock says, whichever is right."""
+    files = " ".join(shlex.quote(one.path) for one in changed)
+    back = f"put {'it' if len(changed) == 1 else 'them'} back: rm {files} && git checkout -- {files}"
+    if all(one.line_ends for one in changed):
+        return back
+    return f"if it was meant: forkyard lock {shlex.quote(changed[0].recipe)}; else {back}"
 
 
 def changed_since_lock(recipe: Recipe, root: Path) -> tuple[Changed, ...]:

@@ -155,6 +155,7 @@ def test_a_patch_that_is_not_the_locks_is_named_before_anything_is_made_of_it(ro
     with pytest.raises(RecipeError, match="and 1 more are") as caught:
         refuse_changed(recipe, root)
     assert "line ends" in str(caught.value.why)
+    assert "git checkout -- patches/part/llama.cpp/a.patch patches/part/src/ours.c" in str(caught.value.next_step)
 
 
 def test_the_patch_that_was_cut_is_to_blame_and_not_the_one_that_fails(
