@@ -11,54 +11,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from forkyard_llm import gguf_check
+from forkyard_llm import gguf_reader
 from forkyard_llm.errors import ModelError
-from forkyard_llm.gguf_check import MAX_STRINGS, check
+from forkyard_llm.gguf_check import check
+from forkyard_llm.gguf_reader import MAX_STRINGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-U32, STRING, ARRAY, F32, I32, U8 = 4, 8, 9, 6, 5, 0
+from .gguf_bytes import ARRAY, F32, I32, STRING, U8, array, gguf, string, strings, tensor, text, u32, write
+
 FILE_SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-
-
-def text(value: bytes) -> bytes:
-    return struct.pack("<Q", len(value)) + value
-
-
-def u32(key: bytes, value: int) -> bytes:
-    return text(key) + struct.pack("<II", U32, value)
-
-
-def string(key: bytes, value: bytes) -> bytes:
-    return text(key) + struct.pack("<I", STRING) + text(value)
-
-
-def array(key: bytes, kind: int, count: int, data: bytes) -> bytes:
-    return text(key) + struct.pack("<IIQ", ARRAY, kind, count) + data
-
-
-def strings(key: bytes, values: Sequence[bytes]) -> bytes:
-    return array(key, STRING, len(values), b"".join(map(text, values)))
-
-
-def tensor(name: bytes, shape: Sequence[int], kind: int, offset: int) -> bytes:
-    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-
-
-def gguf(
-    values: Sequence[bytes] = (),
-    tensors: Sequence[bytes] = (),
-    data: bytes = b"",
-    *,
-    version: int = 3,
-    magic: bytes = b"GGUF",
-    alignment: int = 32,
-) -> bytes:
-    head = magic + struct.pack("<IQQ", version, len(tensors), len(values)) + b"".join(values) + b"".join(tensors)
-    if tensors:
-        head += b"\0" * (-len(head) % alignment)
-    return head + data
-
 
 TOKENS = [b"<s>", b"</s>", b"hello", b"\xff\xfe"]
 GOOD = gguf(
@@ -77,12 +39,6 @@ GOOD = gguf(
     b"\0" * (64 + 12),
     alignment=64,
 )
-
-
-def write(folder: Path, content: bytes) -> Path:
-    path = folder / "model.gguf"
-    path.write_bytes(content)
-    return path
 
 
 def failure(folder: Path, content: bytes, engine: str | None = None) -> ModelError:
@@ -285,7 +241,7 @@ def test_tokens_across_windows_are_read_whole(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_larger_than_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_check, "MAX_VOCABULARY_BYTES", 100)
+    monkeypatch.setattr(gguf_reader, "MAX_VOCABULARY_BYTES", 100)
     said = str(failure(tmp_path, gguf([strings(b"tokenizer.ggml.tokens", [b"a" * 60, b"b" * 60])])))
     assert "larger than any vocabulary" in said
 
