@@ -1,19 +1,21 @@
-"""Check a model file before an engine sees it: engines abort the process on some damage."""
+"""Check a model before an engine sees it: engines abort the process on some damage."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from .gguf_reader import GgufSummary, read
+from .gguf_parts import read_parts
+from .gguf_reader import GgufSummary
 
 __all__ = ["GgufSummary", "check"]
 
 
 def check(path: str | os.PathLike[str], *, engine: str | None = None) -> GgufSummary:
-    """Check the structure of the GGUF file at `path`.
+    """Check the structure of the GGUF file at `path`, and of every other part of a split model.
 
     `engine` ("llama.cpp" or "ik_llama.cpp") also refuses tensor types that engine does not have; without it a
-    type is good if either has it. Raises ModelError, with the byte offset where there is one, for a file that
-    is missing, unreadable, truncated, damaged, of another format or of a version this does not know.
+    type is good if either has it. Raises ModelError, naming the file, for one that is missing, unreadable,
+    truncated, damaged, of another format or version, or no part of this model.
     """
-    return read(path, engine=engine)
+    return read_parts(Path(path), engine=engine)[0]
