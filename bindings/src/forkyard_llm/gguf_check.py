@@ -1,21 +1,37 @@
-"""Check a model before an engine sees it: engines abort the process on some damage."""
+"""Check a model before an engine sees it: engines abort the process on some damage, and run some files they cannot use.
+
+Checked are the structure of the file and, if the model is split, of every other part (gguf_reader, gguf_parts), and
+that the file is for what the caller wants of it (gguf_purpose). The cost is one pass over the metadata; tensor data is
+never read.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Set
 from pathlib import Path
 
+from .errors import ModelError
 from .gguf_parts import read_parts
+from .gguf_purpose import DRAFT, EMBEDDINGS, LACKS, RANKING, TEXT, WITH_A_TOKENIZER, purpose_of
 from .gguf_reader import GgufSummary
 
-__all__ = ["GgufSummary", "check"]
+__all__ = ["DRAFT", "EMBEDDINGS", "RANKING", "TEXT", "WITH_A_TOKENIZER", "GgufSummary", "check"]
 
 
-def check(path: str | os.PathLike[str], *, engine: str | None = None) -> GgufSummary:
-    """Check the structure of the GGUF file at `path`, and of every other part of a split model.
+def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: Set[str] | None = None) -> GgufSummary:
+    """Check the GGUF file at `path`, and every other part of a split model.
 
-    `engine` ("llama.cpp" or "ik_llama.cpp") also refuses tensor types that engine does not have; without it a
-    type is good if either has it. Raises ModelError, naming the file, for one that is missing, unreadable,
-    truncated, damaged, of another format or version, or no part of this model.
+    `engine` ("llama.cpp" or "ik_llama.cpp") also refuses what only that engine cannot load; without it the file is
+    good if either can. `purposes`, of those in gguf_purpose, are what the caller can use; None for any. Raises
+    ModelError: the file or a part of it is missing, unreadable, damaged, of another format or version; or it
+    is for something else. The error names the file.
     """
-    return read_parts(Path(path), engine=engine)[0]
+    parts = read_parts(Path(path), engine=engine)
+    first = parts[0]
+    if purposes is not None:
+        purpose = purpose_of(first, tensors=sum(part.tensors for part in parts))
+        if purpose not in purposes:
+            msg = f"{first.path}: {LACKS[purpose]}"
+            raise ModelError(msg)
+    return first

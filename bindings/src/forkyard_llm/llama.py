@@ -134,10 +134,11 @@ class Llama:
         flag("prompt_reuse", prompt_reuse)
         flag("verbose", verbose)
         self.model_path = os.fspath(model_path)
+        purposes = gguf_check.WITH_A_TOKENIZER if vocab_only else {gguf_check.TEXT}
         while True:
             self._payload = select(engine, variant)
             check_engine_options(self._payload.engine, engine_options)
-            gguf_check.check(self.model_path, engine=self._payload.engine)
+            gguf_check.check(self.model_path, engine=self._payload.engine, purposes=purposes)
             try:
                 self._engine = load(self._payload)
                 break

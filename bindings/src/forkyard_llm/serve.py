@@ -26,9 +26,9 @@ from typing import BinaryIO
 from .cache import cache_dir
 from .engines.cores import default_threads
 from .errors import EngineError, UsageError
-from .gguf_check import check
 from .health import Address, Answer, State, api_prefix, ask, listening, option_name, wants_tls
 from .payloads import Payload
+from .server_files import check_files
 from .server_log import ending, explain
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Ready", "ServeOptions", "Supervisor", "is_loopback"]
@@ -100,8 +100,8 @@ class Supervisor:
     def __init__(self, payload: Payload, options: ServeOptions) -> None:
         """Check everything that can be checked before starting.
 
-        Raises UsageError (arguments, a busy port), ModelError (the model file), AbiMismatch (no llama-server
-        in the payload).
+        Raises UsageError (arguments, a busy port), ModelError (a file that the server would open), AbiMismatch (no
+        llama-server in the payload).
         """
         for argument in options.extra:
             own = _OWN_OPTIONS.get(option_name(argument))
@@ -117,7 +117,7 @@ class Supervisor:
         self._options = options
         self._tls = wants_tls(payload.engine, options.extra, self._environment)
         prefix = api_prefix(payload.engine, options.extra, self._environment)
-        check(options.model, engine=payload.engine)
+        check_files(options.model, options.extra, self._environment, engine=payload.engine)
         self._address = Address(options.host, _free_port(options.host, options.port), prefix)
         self._log_start = 0
         self._stop: int | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from forkyard_llm.errors import ModelError
-from forkyard_llm.gguf_check import check
+from forkyard_llm.gguf_check import TEXT, check
 
 from .gguf_bytes import I32, U16, U32, gguf, scalar, string, tensor, u32
 
@@ -44,7 +44,7 @@ def refused(path: Path) -> str:
 
 
 def test_a_sound_split(parts: list[Path]) -> None:
-    assert check(parts[0]).architecture == "llama"
+    assert check(parts[0], purposes={TEXT}).architecture == "llama"
 
 
 def test_a_first_part_without_tensors_is_no_vocabulary(parts: list[Path]) -> None:
@@ -53,7 +53,7 @@ def test_a_first_part_without_tensors_is_no_vocabulary(parts: list[Path]) -> Non
     parts[0].write_bytes(gguf([*values, *split]))
     for number in (1, 2):
         parts[number].write_bytes(part(number, tensors=2))
-    check(parts[0])
+    check(parts[0], purposes={TEXT})
 
 
 def test_a_merged_model_is_not_split(tmp_path: Path) -> None:
