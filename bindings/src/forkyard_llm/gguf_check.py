@@ -1,8 +1,8 @@
 """Check a model before an engine sees it: engines abort the process on some damage, and run some files they cannot use.
 
-Checked are the structure of the file and, if the model is split, of every other part (gguf_reader, gguf_parts), and
-that the file is for what the caller wants of it (gguf_purpose). The cost is one pass over the metadata; tensor data is
-never read.
+Checked are the structure of the file and, if the model is split, of every other part (gguf_reader, gguf_parts), that
+the file is for what the caller wants of it (gguf_purpose), and that its numbers can be true (gguf_values). The cost is
+one pass over the metadata; tensor data is never read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .errors import ModelError
 from .gguf_parts import read_parts
 from .gguf_purpose import DRAFT, EMBEDDINGS, LACKS, RANKING, TEXT, WITH_A_TOKENIZER, purpose_of
 from .gguf_reader import GgufSummary
+from .gguf_values import check_values
 
 __all__ = ["DRAFT", "EMBEDDINGS", "RANKING", "TEXT", "WITH_A_TOKENIZER", "GgufSummary", "check"]
 
@@ -24,8 +25,8 @@ def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: 
 
     `engine` ("llama.cpp" or "ik_llama.cpp") also refuses what only that engine cannot load; without it the file is
     good if either can. `purposes`, of those in gguf_purpose, are what the caller can use; None for any. Raises
-    ModelError: the file or a part of it is missing, unreadable, damaged, of another format or version; or it
-    is for something else. The error names the file.
+    ModelError: the file or a part of it is missing, unreadable, damaged, of another format or version; it is for
+    something else; or a number in it cannot be true. The error names the file, and the key and its byte offset.
     """
     parts = read_parts(Path(path), engine=engine)
     first = parts[0]
@@ -34,4 +35,5 @@ def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: 
         if purpose not in purposes:
             msg = f"{first.path}: {LACKS[purpose]}"
             raise ModelError(msg)
+    check_values(parts, engine=engine)
     return first
