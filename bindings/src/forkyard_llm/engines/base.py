@@ -33,6 +33,12 @@ _NO_GPU_PAYLOAD = (
     "take a payload built for a GPU backend (none is installed; `forkyard-llm doctor` lists what is,"
     " `forkyard variants` what can be built)"
 )
+# What the engines answer for a model that continues a text.
+_OF_A_DECODER = (
+    ("llama_model_has_encoder", False),
+    ("llama_model_has_decoder", True),
+    ("llama_model_is_diffusion", False),
+)
 
 
 class Engine(ABC):
@@ -130,6 +136,10 @@ class Engine(ABC):
         self.numa.warn_unplaced()
         context = None
         if not options.vocab_only:
+            if not self._writes_text(model):
+                self._free_model(model)
+                msg = f"{path}: {self.family} says that this model does not continue a text; take a decoder-only model"
+                raise ModelError(msg)
             self.log.forget()
             try:
                 self._check_context(path, model, options, context_params)
@@ -146,6 +156,15 @@ class Engine(ABC):
                 raise EngineError(msg)
             self.numa.warn_unplaced()
         return self._session(model, context, options)
+
+    def _writes_text(self, model: Handle) -> bool:
+        """What the engine says of its architectures, for those made after the file check's table."""
+        for name, answer in _OF_A_DECODER:
+            # Not every family has all of these functions.
+            function = getattr(self.api, name, None)
+            if function is not None and bool(function(model)) is not answer:
+                return False
+        return True
 
     def _check_context(self, path: Path, model: Handle, options: ModelOptions, params: Params) -> None:
         """Refuse a context that the engine would end the process over instead of refusing it itself."""

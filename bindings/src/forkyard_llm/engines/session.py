@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import EngineError, UsageError
+from ..errors import EngineError, ModelError, UsageError
 from ..sampling import SamplingParams
 from ..text import to_engine
 from .candidates import Candidates
@@ -84,6 +84,8 @@ class Session(ABC):
         self.n_batch = int(engine.api.llama_n_batch(context)) if context else options.n_batch
         self.bos = int(engine.api.llama_vocab_bos(self._vocab))
         self.eos = int(engine.api.llama_vocab_eos(self._vocab))
+        kinds = engine.abi.ENUMS["llama_vocab_type"]
+        self._has_tokenizer = engine.api.llama_vocab_type(self._vocab) != kinds["LLAMA_VOCAB_TYPE_NONE"]
         self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab)
         self.adds_bos = bool(engine.api.llama_vocab_get_add_bos(self._vocab))
         self._threads = max(options.n_threads, options.n_threads_batch)
@@ -96,7 +98,11 @@ class Session(ABC):
         Args:
             add_special: add BOS and EOS where the model is configured to.
             parse_special: take the spelling of a special token for that token instead of for plain text.
+
+        Raises:
+            ModelError: the model has no tokenizer.
         """
+        self._need_tokenizer()
         if len(text) > _MAX_TEXT_BYTES:
             msg = f"the text has {len(text)} bytes, an engine takes at most {_MAX_TEXT_BYTES}"
             raise UsageError(msg)
@@ -115,6 +121,7 @@ class Session(ABC):
         """Text of ``tokens`` as bytes, not always whole UTF-8; special tokens are spelled out if ``special``."""
         if not tokens:
             return b""
+        self._need_tokenizer()
         self.check_tokens(tokens)
         given = (ctypes.c_int32 * len(tokens))(*tokens)
         size = 8 * len(tokens) + 64
@@ -133,6 +140,7 @@ class Session(ABC):
         known = self._pieces.get((token, special))
         if known is not None:
             return known
+        self._need_tokenizer()
         buffer = self._piece_buffer
         count = self._token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         if count < 0:
@@ -141,6 +149,12 @@ class Session(ABC):
         # Pieces never change, and asking again costs more than a dictionary look-up on every token.
         piece = self._pieces[token, special] = buffer.raw[: max(count, 0)]
         return piece
+
+    def _need_tokenizer(self) -> None:
+        # The engines answer with an abort.
+        if not self._has_tokenizer:
+            msg = "this model has no tokenizer (tokenizer.ggml.model says so): it takes and gives token numbers only"
+            raise ModelError(msg)
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
         """Refuse token ids outside the vocabulary: the engines answer those with an abort.
