@@ -1,8 +1,8 @@
 """Check a model before an engine sees it: engines abort the process on some damage, and run some files they cannot use.
 
 Checked are the structure of the file and, if the model is split, of every other part (gguf_reader, gguf_parts), that
-the file is for what the caller wants of it (gguf_purpose), and that its numbers can be true (gguf_values). The cost is
-one pass over the metadata; tensor data is never read.
+the file is for what the caller wants of it (gguf_purpose), and that its numbers can be true, each by itself and
+together (gguf_values, gguf_geometry). The cost is one pass over the metadata; tensor data is never read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from .errors import ModelError
+from .gguf_geometry import check_geometry
 from .gguf_parts import read_parts
 from .gguf_purpose import DRAFT, EMBEDDINGS, LACKS, RANKING, TEXT, WITH_A_TOKENIZER, purpose_of
 from .gguf_reader import GgufSummary
@@ -35,5 +36,6 @@ def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: 
         if purpose not in purposes:
             msg = f"{first.path}: {LACKS[purpose]}"
             raise ModelError(msg)
-    check_values(parts, engine=engine)
+    check_values(first, engine=engine)
+    check_geometry(parts, engine=engine)
     return first

@@ -28,7 +28,9 @@ from .errors import ModelError
 from .gguf_foreign import known_format
 from .gguf_types import TENSOR_TYPES, TensorType
 
-__all__ = ["FLOATS", "INTEGERS", "STRING", "GgufSummary", "Value", "fail", "read", "shown", "type_name"]
+__all__ = [
+    "BOOL", "FLOATS", "INTEGERS", "STRING", "UINT32", "GgufSummary", "Value", "fail", "read", "shown", "type_name",
+]  # fmt: skip
 
 Scalar: TypeAlias = bool | int | float | str
 
@@ -45,6 +47,13 @@ class Value:
     count: int | None
     data: Scalar | Sequence[int | float] | None
     offset: int
+
+    @property
+    def numbers(self) -> Sequence[int | float]:
+        """The number, or the numbers, of it; none if it holds other things. A bool is 0 or 1."""
+        if self.data is None or isinstance(self.data, str):
+            return ()
+        return (self.data,) if isinstance(self.data, (int, float)) else self.data
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ INTEGERS: Final = (0, 1, 2, 3, 4, 5, 10, 11)
 # By GGUF type: the format of struct and of array.
 _NUMBERS: Final = dict(zip((*INTEGERS, *FLOATS, BOOL), "BbHhIiQqfdB", strict=True))
 _SCALARS: Final = {kind: struct.Struct(f"<{code}") for kind, code in _NUMBERS.items()}
-_UINT32: Final = 4
+UINT32: Final = 4
 _FOUR_BYTE_NUMBERS: Final = (4, 5, 6)
 _VALUE_TYPE_NAMES: Final = (
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "bool", "string", "array", "uint64",
@@ -219,7 +228,7 @@ class _Reader:
             what = f"the value of {shown(raw)}"
             offset = self._position
             (kind,) = self._unpack(_U32, f"the type of {shown(raw)}")
-            if raw == b"general.alignment" and kind != _UINT32:
+            if raw == b"general.alignment" and kind != UINT32:
                 self._fail(f"general.alignment is {type_name(kind)}, not uint32", offset)
             if raw == b"general.architecture" and kind != STRING:
                 self._fail(f"general.architecture is {type_name(kind)}, not string", offset)
