@@ -1,0 +1,128 @@
+"""Tiny models with a tokenizer, and a tiny encoder: small enough to be loaded hundreds of times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+SEED = 20261129
+N_EMBD, N_HEAD, N_HEAD_KV, HEAD_DIM, N_FF, N_LAYER = 64, 4, 2, 16, 128, 2
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+class _Writer(gguf.GGUFWriter):  # type: ignore[misc]
+    def __init__(self, path: Path, arch: str) -> None:
+        super().__init__(path, arch)
+        self._rng = np.random.default_rng(SEED)
+        self.add_context_length(256)
+        self.add_embedding_length(N_EMBD)
+        self.add_block_count(N_LAYER)
+        self.add_feed_forward_length(N_FF)
+        self.add_head_count(N_HEAD)
+
+    def matrix(self, name: str, *shape: int) -> None:
+        self.add_tensor(name, self._rng.standard_normal(shape, dtype=np.float32) * np.float32(shape[-1] ** -0.5))
+
+    def vector(self, name: str, size: int, value: float = 1.0) -> None:
+        self.add_tensor(name, np.full(size, value, dtype=np.float32))
+
+    def finish(self) -> None:
+        self.write_header_to_file()
+        self.write_kv_data_to_file()
+        self.write_tensors_to_file()
+        self.close()
+
+
+def write_decoder(path: Path, *, bytes_as_tokens: bool) -> None:
+    """``llama`` with a SentencePiece vocabulary that has a token for each byte, or a byte-level BPE one."""
+    w = _Writer(path, "llama")
+    w.add_head_count_kv([N_HEAD_KV] * N_LAYER)
+    w.add_key_length(HEAD_DIM)
+    w.add_value_length(HEAD_DIM)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_rope_dimension_count(HEAD_DIM)
+    w.add_rope_freq_base(10000.0)
+    w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    w.add_rope_scaling_factor(4.0)
+    w.add_rope_scaling_orig_ctx_len(128)
+    if bytes_as_tokens:
+        tokens = ["<unk>", "<s>", "</s>", *BYTES, "\u2581", "a", "b", "\u2581a", "ab"]
+        w.add_tokenizer_model("llama")
+        w.add_token_scores([-float(token) for token in range(len(tokens))])
+        w.add_token_types([2, 3, 3, *[6] * 256, *[1] * 5])
+        w.add_unk_token_id(0)
+    else:
+        visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        hidden = [byte for byte in range(256) if byte not in visible]
+        spelled = {byte: chr(byte) for byte in visible} | {byte: chr(256 + at) for at, byte in enumerate(hidden)}
+        tokens = [*(spelled[byte] for byte in range(256)), "he", "<s>", "</s>"]
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre("gpt-2")
+        w.add_token_merges(["h e"])
+        w.add_token_types([*[1] * 257, 3, 3])
+    w.add_token_list(tokens)
+    w.add_bos_token_id(tokens.index("<s>"))
+    w.add_eos_token_id(tokens.index("</s>"))
+    w.add_pad_token_id(tokens.index("</s>"))
+    w.add_add_bos_token(True)
+    w.matrix("token_embd.weight", len(tokens), N_EMBD)
+    w.vector("output_norm.weight", N_EMBD)
+    w.matrix("output.weight", len(tokens), N_EMBD)
+    for layer in range(N_LAYER):
+        blk = f"blk.{layer}"
+        w.vector(f"{blk}.attn_norm.weight", N_EMBD)
+        w.vector(f"{blk}.ffn_norm.weight", N_EMBD)
+        for part, heads in (("q", N_HEAD), ("k", N_HEAD_KV), ("v", N_HEAD_KV)):
+            w.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, N_EMBD)
+        w.matrix(f"{blk}.attn_output.weight", N_EMBD, N_HEAD * HEAD_DIM)
+        w.matrix(f"{blk}.ffn_gate.weight", N_FF, N_EMBD)
+        w.matrix(f"{blk}.ffn_up.weight", N_FF, N_EMBD)
+        w.matrix(f"{blk}.ffn_down.weight", N_EMBD, N_FF)
+    w.finish()
+
+
+def write_encoder(path: Path) -> None:
+    """``bert`` with mean pooling, as the converters write an embedding model."""
+    w = _Writer(path, "bert")
+    w.add_layer_norm_eps(1e-12)
+    w.add_causal_attention(False)
+    w.add_pooling_type(gguf.PoolingType.MEAN)
+    w.add_token_type_count(2)
+    letters = [chr(ord("a") + at) for at in range(26)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{letter}" for letter in letters), *letters]
+    w.add_tokenizer_model("bert")
+    w.add_tokenizer_pre("jina-v2-en")
+    w.add_token_list(tokens)
+    w.add_token_types([*[3] * 5, *[1] * (len(tokens) - 5)])
+    for add, token in (
+        (w.add_bos_token_id, "[CLS]"),
+        (w.add_eos_token_id, "[SEP]"),
+        (w.add_unk_token_id, "[UNK]"),
+        (w.add_sep_token_id, "[SEP]"),
+        (w.add_pad_token_id, "[PAD]"),
+        (w.add_mask_token_id, "[MASK]"),
+    ):
+        add(tokens.index(token))
+    w.matrix("token_embd.weight", len(tokens), N_EMBD)
+    w.matrix("token_types.weight", 2, N_EMBD)
+    w.matrix("position_embd.weight", 256, N_EMBD)
+    norms = ["token_embd_norm"]
+    for layer in range(N_LAYER):
+        blk = f"blk.{layer}"
+        norms += [f"{blk}.attn_output_norm", f"{blk}.layer_output_norm"]
+        for part, n_out, n_in in (
+            ("attn_q", N_EMBD, N_EMBD),
+            ("attn_k", N_EMBD, N_EMBD),
+            ("attn_v", N_EMBD, N_EMBD),
+            ("attn_output", N_EMBD, N_EMBD),
+            ("ffn_up", N_FF, N_EMBD),
+            ("ffn_down", N_EMBD, N_FF),
+        ):
+            w.matrix(f"{blk}.{part}.weight", n_out, n_in)
+            w.vector(f"{blk}.{part}.bias", n_out, 0.0)
+    for norm in norms:
+        w.vector(f"{norm}.weight", N_EMBD)
+        w.vector(f"{norm}.bias", N_EMBD, 0.0)
+    w.finish()
