@@ -170,7 +170,11 @@ def reduce_line(
         tip_tree: the branch's files.
     """
     paired = {commit for pair in (*twins.pairs, *twins.claimed) for commit in pair}
-    upstream = {own: theirs for own, theirs in in_base.items() if theirs not in twins.undone and own not in paired}
+    upstream = {
+        own: theirs
+        for own, theirs in in_base.items()
+        if theirs not in twins.undone and own not in paired and lineariser.in_base(own)
+    }
     whole = lineariser.line(upstream)
     if not paired:
         return Reduced(whole, upstream, ())

@@ -15,6 +15,7 @@ from forkyard.errors import SourceError
 from forkyard.gitstore import Entry, GitFailure, Store
 from forkyard.gitstore.forks import cut_off, trees_of
 from forkyard.gitstore.history import CommitFacts, commits
+from forkyard.gitstore.merging import standing
 from forkyard.rebasing.carrying import Carried, carry
 
 
@@ -152,6 +153,11 @@ class Lineariser:
     def __init__(self, store: Store, base_tree: str, own: OwnCommits) -> None:
         self._store, self._base, self._own = store, base_tree, own
         self._known: dict[tuple[str, str, str], Placed] = {}
+
+    def in_base(self, commit: str) -> bool:
+        """Whether the base has what a plain commit did, or went on from there; it may have taken it back."""
+        own = next(one for one in self._own.plain if one.commit == commit)
+        return standing(self._store, self._own.before[commit], own.tree, self._base) in ("whole", "changed")
 
     def line(
         self, left_out: Collection[str] = (), progress: Callable[[int, int | None, str], None] | None = None

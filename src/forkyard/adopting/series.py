@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forkyard.adopting.linearising import Clash, Line, place
 from forkyard.adopting.mailing import Letter, make_letter
@@ -13,6 +13,7 @@ from forkyard.gitstore import Author, Store
 from forkyard.gitstore.forks import changes_of, sizes_of
 from forkyard.gitstore.formats import Entry
 from forkyard.gitstore.history import CommitFacts
+from forkyard.gitstore.merging import standing
 from forkyard.gitstore.patching import steps
 from forkyard.stacks.exporting import Exported, export_commits, match_names, with_trailers
 
@@ -169,15 +170,28 @@ def settle(
     found = []
     for number, draft in enumerate(drafts):
         progress(number, len(drafts))
-        if draft.upstream is not None and at_home(draft.upstream):
-            found.append(Settled(draft, tree, tree, gone=f"the pin has it as {draft.upstream[:12]}"))
+        theirs = draft.upstream if draft.upstream is not None and at_home(draft.upstream) else None
+        if theirs is not None and standing(store, before, draft.tree, tree) in ("whole", "changed"):
+            # What upstream made of its own change since is upstream's decision.
+            found.append(Settled(draft, tree, tree, gone=f"the pin has it as {theirs[:12]}"))
+            before = draft.tree
+            continue
+        placed = place(store, before, tree, draft.tree)
+        if placed.tree == tree and not placed.clashes:
+            found.append(Settled(draft, tree, tree, gone="the pin has all of it"))
         else:
-            placed = place(store, before, tree, draft.tree)
-            empty = placed.tree == tree and not placed.clashes
-            found.append(Settled(draft, tree, placed.tree, placed.clashes, "the pin has all of it" if empty else ""))
-            tree = placed.tree
+            if theirs is not None:
+                draft = replace(draft, letter=_not_there_now(draft.letter, theirs))
+            found.append(Settled(draft, tree, placed.tree, placed.clashes))
+        tree = placed.tree
         before = draft.tree
     return found
+
+
+def _not_there_now(letter: Letter, theirs: str) -> Letter:
+    """The letter of a change that upstream made and that the pin does not have, or not all of it."""
+    note = f"upstream made the same change as {theirs[:12]}, but it is not there now, or not all of it"
+    return replace(letter, notes=(*letter.notes, note))
 
 
 def export_series(store: Store, base: str, items: Sequence[tuple[Letter, str]], *, whole_files: bool) -> Exported:

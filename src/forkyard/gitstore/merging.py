@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from forkyard.errors import ToolchainError
 from forkyard.gitstore.formats import Author, Entry
@@ -131,18 +132,23 @@ class MergedText:
 
 
 def merge_texts(
-    store: Store, before: bytes, upstream: bytes, patch: bytes, *, favour_patch: bool = False
+    store: Store,
+    before: bytes,
+    upstream: bytes,
+    patch: bytes,
+    *,
+    favour: Literal["upstream", "patch"] | None = None,
 ) -> MergedText:
     """Merge one file line by line.
 
     Args:
-        favour_patch: where both sides changed the same lines take the patch's, and leave no conflict.
+        favour: where both sides changed the same lines take this one's, and leave no conflict.
     """
     # git's own test; it says nothing of it when it is told to be quiet about conflicts.
     if any(b"\0" in data[:8000] for data in (before, upstream, patch)):
         if before in (upstream, patch):
             return MergedText(patch if before == upstream else upstream, 0, binary=True)
-        return MergedText(patch if favour_patch else upstream, 0 if favour_patch else 1, binary=True)
+        return MergedText(patch if favour == "patch" else upstream, 0 if favour else 1, binary=True)
     with tempfile.TemporaryDirectory(prefix="merge-", dir=store.path) as folder:
         names = []
         # git merges the first and the third into each other over the second.
@@ -150,12 +156,58 @@ def merge_texts(
             (Path(folder) / name).write_bytes(data)
             names.append(str(Path(folder) / name))
         labels = [word for side in SIDES for word in ("-L", side)]
-        options = ["--theirs"] if favour_patch else ["--diff3"]
+        options = [{"upstream": "--ours", "patch": "--theirs", None: "--diff3"}[favour]]
         command = ["merge-file", "-p", "-q", *options, f"--marker-size={MARKER_SIZE}", *labels, *names]
         status, output, problem = store._attempt(*command)
     if status > 127 or status < 0:
         raise GitFailure(command[:1], status, problem)
-    return MergedText(output, 0 if favour_patch else status)
+    return MergedText(output, 0 if favour else status)
+
+
+Standing = Literal["whole", "part", "none", "changed"]
+
+
+def standing(store: Store, before: str, patch: str, tree: str) -> Standing:
+    """How much of the change from tree ``before`` to tree ``patch`` another tree has: of its content, not by history.
+
+    Returns:
+        ``whole``: carrying the change over leaves nothing to do. ``none``: taking it back leaves nothing to do.
+        ``part``: a piece of it is missing. ``changed``: nothing is plainly missing, but its lines became others.
+
+    Raises:
+        GitFailure: a tree or a file that must be looked into is not in the store.
+    """
+    there = merge_trees(store, before, tree, patch)
+    if not there.conflicts and there.tree == tree:
+        return "whole"
+    back = merge_trees(store, patch, tree, before)
+    if not back.conflicts and back.tree == tree:
+        return "none"
+    # Where both changed the same lines nobody can tell; what is left beside those lines is plainly missing.
+    beside = edit_tree(store, there.tree, [(one.path, _beside(store, one)) for one in there.conflicts])
+    return "changed" if beside == tree else "part"
+
+
+def taken_back(store: Store, commit: str, tree: str) -> bool:
+    """Whether a tree plainly lacks the change of a commit, or a piece of it; not if that cannot be told."""
+    try:
+        return standing(store, store.tree_of(f"{commit}^"), store.tree_of(commit), tree) in ("none", "part")
+    except GitFailure:
+        # A first commit, or one whose files are not here.
+        return False
+
+
+def _beside(store: Store, conflict: Conflict) -> Entry | None:
+    """A conflicting file with what merges of the patch, and upstream's side of what does not."""
+    here = replace(conflict.upstream, path=conflict.path) if conflict.upstream is not None else None
+    if not conflict.textual or here is None:
+        return here
+    before, upstream, patch = (
+        store._git("cat-file", "blob", entry.oid) if entry is not None else b""
+        for entry in (conflict.before, conflict.upstream, conflict.patch)
+    )
+    merged = merge_texts(store, before, upstream, patch, favour="upstream")
+    return replace(here, oid=store.write_blob(merged.data))
 
 
 @dataclass(frozen=True)

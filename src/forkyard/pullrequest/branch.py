@@ -10,7 +10,7 @@ from typing import Any
 from forkyard.errors import PatchError, RecipeError, SourceError, UsageError
 from forkyard.gitstore import Author, Store
 from forkyard.gitstore.history import CommitFacts, is_ancestor
-from forkyard.gitstore.merging import merge_trees
+from forkyard.gitstore.merging import merge_trees, taken_back
 from forkyard.gitstore.running import GitFailure
 from forkyard.pullrequest.policy import branch_message
 from forkyard.sources import Obtained
@@ -272,25 +272,30 @@ def retired(store: Store, target: Obtained, message: str, where: str) -> str | N
         name, _, value = line.partition(": ")
         if name == "Upstream-Status" and value.startswith("Accepted "):
             commit = value.split()[1]
-            if _reachable(store, commit, target.commit):
+            if _reachable(store, commit, target):
                 return f"Upstream-Status says Accepted {commit[:12]}"
         if name == "Retire-When":
             condition = parse_condition(value, where)
             holds = condition.holds(
                 lambda path: store.read_file(target.tree, path),
-                lambda commit: _reachable(store, commit, target.commit),
+                lambda commit: _reachable(store, commit, target),
             )
             if holds:
                 return condition.describe()
     return None
 
 
-def _reachable(store: Store, commit: str, target: str) -> bool | None:
-    """``None`` if it cannot be told: in a shallow store "no" only means that the way there is not known."""
+def _reachable(store: Store, commit: str, target: Obtained) -> bool | None:
+    """Whether upstream made a commit and did not take it back.
+
+    ``None`` if it cannot be told: in a shallow store "no" only means that the way there is not known.
+    """
     try:
-        return is_ancestor(store, commit, target) or None
+        if not is_ancestor(store, commit, target.commit):
+            return None
     except GitFailure:
         return None
+    return not taken_back(store, commit, target.tree)
 
 
 class _Carrier:

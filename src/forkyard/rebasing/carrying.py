@@ -118,7 +118,7 @@ def _look_into(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | 
         return OpenConflict(replace(conflict, kind="binary"), structural_key(conflict), entry), entry
     found = tuple(located(store, marked.data, upstream))
     start = _entry(store, mode, marked.data, conflict.path)
-    favoured = merge_texts(store, before, upstream, patch, favour_patch=True)
+    favoured = merge_texts(store, before, upstream, patch, favour="patch")
     return OpenConflict(conflict, identity(found), start, found), _entry(store, mode, favoured.data, conflict.path)
 
 

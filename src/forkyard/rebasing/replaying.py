@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.history import CommitFacts, changed_paths, commits, is_ancestor, patch_ids, touching
+from forkyard.gitstore.merging import merge_trees, standing, taken_back
+from forkyard.gitstore.patching import steps
 from forkyard.rebasing.carrying import Carried, carry
 from forkyard.rebasing.culprits import Culprit, find_culprit
 from forkyard.rebasing.resolutions import Resolutions
@@ -100,7 +103,7 @@ def replay(
         GitFailure: objects are missing.
     """
     history = _History(store, old_base.commit, new_base.commit)
-    upstreamed = history.same_changes([patch.commit for patch in old.patches])
+    upstreamed = history.same_changes(old, old_base.tree)
     base = base_commit(store, family, new_base.commit, new_base.date, new_base.tree)
     commit, tree, provisional = base, new_base.tree, False
     before = old_base.tree
@@ -110,6 +113,8 @@ def replay(
     for number, patch in enumerate(old.patches):
         progress(number, len(old.patches), patch.name)
         carried = carry(store, before, tree, patch.tree, resolutions(patch.stack))
+        change = (before, patch.tree)
+        same = upstreamed.get(patch.commit)
         verdict = judge(
             store,
             patch.trailers.retire_when,
@@ -117,9 +122,11 @@ def replay(
             new_base.tree,
             empty=carried.empty,
             resolved=bool(carried.conflicts),
-            upstreamed=upstreamed.get(patch.commit),
+            upstreamed=None if same is None else history.as_it_stands(same, change, tree, empty=carried.empty),
             reachable=history.reachable,
             was_reachable=history.was_reachable,
+            taken_back=partial(taken_back, store, tree=new_base.tree),
+            brought=partial(history.brought, change),
         )
         unwanted = verdict.word == MERGED or (retire and verdict.retires)
         goes = carried.empty or unwanted or (patch.stack, patch.name) in dropped
@@ -162,22 +169,59 @@ class _History:
         except GitFailure:
             self.known = False
 
-    def same_changes(self, ours: list[str]) -> Mapping[str, Upstreamed]:
-        """Our commit -> the upstream commit with the same patch id, and one that took it back."""
+    def same_changes(self, old: PatchedTree, tree: str) -> Mapping[str, str]:
+        """Our commit -> the last upstream commit with the same patch id.
+
+        Args:
+            tree: of the base ``old`` stands on.
+        """
+        ours = [patch.commit for patch in old.patches]
         if not self.known or not ours:
             return {}
-        mine, undone = patch_ids(self._store, ours), patch_ids(self._store, ours, reverse=True)
-        paths = sorted({path for commit in ours for path in changed_paths(self._store, f"{commit}^", commit)})
+        mine = patch_ids(self._store, ours)
+        trees = [tree, *(patch.tree for patch in old.patches)]
+        paths = sorted({path for step in steps(self._store, trees) for path in step.changed})
         upstream = touching(self._store, self._old, self._new, paths)
         theirs = patch_ids(self._store, upstream)
-        found: dict[str, Upstreamed] = {}
-        for commit in ours:
-            for other in upstream:
-                if other in theirs and theirs[other] == mine.get(commit):
-                    found[commit] = Upstreamed(other)
-                elif commit in found and other in theirs and theirs[other] == undone.get(commit):
-                    found[commit] = replace(found[commit], reverted=other)
-        return found
+        by_id = {theirs[other]: other for other in upstream if other in theirs}
+        return {commit: by_id[mine[commit]] for commit in ours if mine.get(commit) in by_id}
+
+    def as_it_stands(self, commit: str, change: tuple[str, str], tree: str, *, empty: bool) -> Upstreamed:
+        """What became of a change (trees before and after it) that an upstream commit made as well.
+
+        Args:
+            tree: what it is carried onto.
+            empty: carrying it left nothing.
+        """
+        if empty:
+            return Upstreamed(commit)
+        left = self._first(commit, change, lambda nothing_left: not nothing_left)
+        return Upstreamed(commit, left, standing(self._store, *change, tree))
+
+    def brought(self, change: tuple[str, str]) -> str | None:
+        """The upstream commit since which carrying a change leaves nothing."""
+        return self._first(self._old, change, lambda nothing_left: nothing_left) if self.known else None
+
+    def _first(self, since: str, change: tuple[str, str], wanted: Callable[[bool], bool]) -> str | None:
+        """The first commit after ``since`` from which on nothing, or something, is left of a change."""
+
+        def nothing_left(commit: str) -> bool:
+            tree = self._store.tree_of(commit)
+            merge = merge_trees(self._store, change[0], tree, change[1])
+            return not merge.conflicts and merge.tree == tree
+
+        try:
+            candidates = touching(self._store, since, self._new, changed_paths(self._store, *change))
+            if not candidates or wanted(nothing_left(since)) or not wanted(nothing_left(candidates[-1])):
+                return None
+            low, high = 0, len(candidates) - 1
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if wanted(nothing_left(candidates[middle])) else (middle + 1, high)
+            # History is no line, and a change may come and go.
+            return candidates[low] if not wanted(nothing_left(f"{candidates[low]}^")) else None
+        except GitFailure:
+            return None
 
     def reachable(self, commit: str) -> bool | None:
         """Whether the new base contains a commit."""

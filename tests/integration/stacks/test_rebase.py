@@ -149,7 +149,7 @@ def test_merged_and_retired(toy: Toy) -> None:
         },
     )
     move_on(toy, ("src/part1.cpp", "+ 1;", "+ 11;"), subject="The same, by upstream")
-    new = move_on(toy, ("src/part1.cpp", "+ 11;", "+ 12;"))
+    new = move_on(toy, ("src/part4.cpp", "value + 4", "value + 44"))
     answer = rebase(toy, "--to", new)
     assert answer.status == 0
     merged, kept = answer.json["patches"]
@@ -157,6 +157,19 @@ def test_merged_and_retired(toy: Toy) -> None:
     assert "same patch id" in merged["evidence"][0]
     assert (kept["status"], kept["verdict"]) == ("clean", "unknown")
     assert (toy.root / "patches/changes/llama.cpp/series").read_text() == "kept.patch\n"
+
+
+def test_taken_and_taken_back_inside_a_larger_commit(toy: Toy) -> None:
+    toy.stack("changes", {"fix": [("src/part1.cpp", "+ 1;", "+ 11;")]})
+    taken = move_on(toy, ("src/part1.cpp", "+ 1;", "+ 11;"), subject="The same, by upstream")
+    new = move_on(toy, ("src/part1.cpp", "+ 11;", "+ 1;"), ("src/part4.cpp", "value + 4", "value + 44"))
+    answer = rebase(toy, "--to", new)
+    assert (answer.status, answer.json["state"]) == (0, "written")
+    (fix,) = answer.json["patches"]
+    assert (fix["status"], fix["verdict"]) == ("clean", "unknown")
+    assert f"upstream commit {taken} makes the same change" in fix["evidence"][0]
+    assert f"it is not there now: {new} took it back" in fix["evidence"][0]
+    assert (toy.root / "patches/changes/llama.cpp/series").read_text() == "fix.patch\n"
 
 
 @pytest.mark.parametrize(

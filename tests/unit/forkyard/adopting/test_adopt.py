@@ -197,6 +197,35 @@ def test_a_cherry_pick_of_what_the_pin_has_goes_on_the_way_there(world: Any, edi
     assert applied.read_file(world.applied().tree, "b.c") == edited(n20="theirs, better").encode()
 
 
+def test_a_cherry_pick_stays_where_the_pin_took_it_back_inside_a_larger_commit(world: Any, edited: Edit) -> None:
+    up, fork = world.upstream, world.fork
+    theirs = up.commit("upstream : b", b_c=edited(n20="theirs"))
+    pin = up.commit("upstream : much", b_c=edited(), a_c=edited(n28="more"))
+    world.pull("master")
+    fork.git("update-ref", "refs/remotes/up/master", pin)
+    fork.git("cherry-pick", theirs)
+    world.write_recipe(pin)
+    done = world.adopt(upstream="up/master")
+    assert kept(done) == ["upstream-b.patch"]
+    assert dropped(done) == {}
+    assert any("it is not there now" in line for line in document(done)["to_do"])
+    applied = Store(world.cache.store("llama.cpp"))
+    assert applied.read_file(world.applied().tree, "b.c") == edited(n20="theirs").encode()
+
+
+def test_what_the_base_took_back_inside_a_larger_commit_is_the_branchs_own(world: Any, edited: Edit) -> None:
+    up, fork = world.upstream, world.fork
+    fork.commit("own : a", a_c=edited(n2="mine"))
+    up.commit("upstream : a", a_c=edited(n2="mine"))
+    pin = up.commit("upstream : much", a_c=edited(), b_c=edited(n9="more"))
+    world.pull("master")
+    fork.merge("FETCH_HEAD")
+    world.write_recipe(pin)
+    done = world.adopt()
+    assert kept(done) == ["own-a.patch"]
+    assert world.applied().tree == fork.tree()
+
+
 def test_an_upstream_commit_that_upstream_took_back_stays_when_the_fork_has_it(world: Any, edited: Edit) -> None:
     up, fork = world.upstream, world.fork
     up.commit("upstream : b", b_c=edited(n20="theirs"))

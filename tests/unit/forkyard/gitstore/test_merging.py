@@ -132,14 +132,14 @@ def test_a_text_conflict_shows_all_three(store: Store) -> None:
 
 
 def test_the_patch_may_be_favoured(store: Store) -> None:
-    found = merge_texts(store, LINES, edited((2, "u\n"), (9, "u9\n")), edited((2, "p\n")), favour_patch=True)
+    found = merge_texts(store, LINES, edited((2, "u\n"), (9, "u9\n")), edited((2, "p\n")), favour="patch")
     assert (found.conflicts, found.data) == (0, edited((2, "p\n"), (9, "u9\n")))
 
 
 def test_binary_files_are_not_merged(store: Store) -> None:
     assert merge_texts(store, b"\0a", b"\0b", b"\0c").binary
     assert merge_texts(store, b"\0a", b"\0b", b"\0c").conflicts == 1
-    assert merge_texts(store, b"\0a", b"\0b", b"\0c", favour_patch=True).data == b"\0c"
+    assert merge_texts(store, b"\0a", b"\0b", b"\0c", favour="patch").data == b"\0c"
 
 
 @pytest.mark.parametrize(

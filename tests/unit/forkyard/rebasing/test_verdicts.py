@@ -44,14 +44,14 @@ def test_resolved_to_nothing(lab: Lab) -> None:
 
 
 def test_the_same_change_upstream(lab: Lab) -> None:
-    found = judged(lab, upstreamed=Upstreamed("c" * 40))
+    found = judged(lab, upstreamed=Upstreamed("c" * 40), empty=True)
     assert (found.word, "c" * 40 in found.evidence[0]) == ("merged", True)
 
 
 def test_the_same_change_taken_back(lab: Lab) -> None:
-    found = judged(lab, upstreamed=Upstreamed("c" * 40, "d" * 40))
+    found = judged(lab, upstreamed=Upstreamed("c" * 40, "d" * 40, "none"))
     assert found.word == "unknown"
-    assert f"{'d' * 40} took it back" in found.evidence[0]
+    assert f"it is not there now: {'d' * 40} took it back" in found.evidence[0]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_commit_reachable(lab: Lab, now: bool | None, before: bool | None, word:
 
 
 def test_found_by_patch_id_where_the_lines_were_changed_again(lab: Lab) -> None:
-    """Upstream took the patch as it is and went on from there: merging alone would call it a conflict."""
+    """Upstream took the patch as it is and went on from there: only a person sees whether it still does the same."""
     made = lab.history(
         {"a.c": numbered()},
         {"a.c": numbered(l1="new")},
@@ -99,10 +99,80 @@ def test_found_by_patch_id_where_the_lines_were_changed_again(lab: Lab) -> None:
     )
     lab.series(made[0], ("fix", {"a.c": numbered(l10="mine")}), ("next", {"a.c": numbered(l10="mine", l20="more")}))
     done = lab.replay(made[0], made[3])
-    assert statuses(done) == ["dropped", "clean"]
-    assert verdicts(done) == ["merged", "unknown"]
-    assert done.outcomes[0].verdict.evidence == (f"upstream commit {made[2]} makes the same change (same patch id)",)
-    assert lab.files(done.tree) == {"a.c": numbered(l1="new", l10="mine, better", l20="more")}
+    assert statuses(done) == ["conflict", "clean"]
+    assert verdicts(done) == ["unknown", "unknown"]
+    (said, *_) = done.outcomes[0].verdict.evidence
+    assert said.startswith(f"upstream commit {made[2]} makes the same change (same patch id), but its lines are others")
+    assert lab.files(done.tree) == {"a.c": numbered(l1="new", l10="mine", l20="more")}
+
+
+def test_found_by_patch_id_and_still_there(lab: Lab) -> None:
+    made = lab.history({"a.c": numbered()}, {"a.c": numbered(l10="mine")}, {"a.c": numbered(l10="mine", l1="new")})
+    lab.series(made[0], ("fix", {"a.c": numbered(l10="mine")}))
+    done = lab.replay(made[0], made[2])
+    assert (statuses(done), verdicts(done)) == (["dropped"], ["merged"])
+    assert done.outcomes[0].verdict.evidence[0] == f"upstream commit {made[1]} makes the same change (same patch id)"
+
+
+def test_taken_and_taken_back_inside_a_larger_commit(lab: Lab) -> None:
+    made = lab.history(
+        {"a.c": numbered(), "b.c": numbered()},
+        {"a.c": numbered(l10="mine"), "b.c": numbered()},
+        {"a.c": numbered(l1="new"), "b.c": numbered(l5="much else")},
+        {"a.c": numbered(l1="new"), "b.c": numbered(l5="much else", l9="later")},
+    )
+    lab.series(made[0], ("fix", {"a.c": numbered(l10="mine"), "b.c": numbered()}))
+    done = lab.replay(made[0], made[3])
+    assert (statuses(done), verdicts(done)) == (["clean"], ["unknown"])
+    (said, *_) = done.outcomes[0].verdict.evidence
+    assert said == (
+        f"upstream commit {made[1]} makes the same change (same patch id), but it is not there now: "
+        f"{made[2]} took it back"
+    )
+    assert lab.files(done.tree)["a.c"] == numbered(l1="new", l10="mine")
+
+
+@pytest.mark.parametrize(
+    ("patch", "now", "status", "files"),
+    [
+        # Two places, one of them taken back.
+        (numbered(l3="a", l15="b"), numbered(l15="b"), "clean", numbered(l3="a", l15="b")),
+        # One place, one of its lines taken back.
+        (numbered(l3="a", l4="b"), numbered(l3="a"), "conflict", numbered(l3="a", l4="b")),
+        # Taken back with other words than there were.
+        (numbered(l3="a"), numbered(l3="Line 3"), "conflict", numbered(l3="a")),
+    ],
+)
+def test_taken_back_in_part(lab: Lab, patch: bytes, now: bytes, status: str, files: bytes) -> None:
+    made = lab.history({"a.c": numbered()}, {"a.c": patch}, {"a.c": now})
+    lab.series(made[0], ("fix", {"a.c": patch}))
+    done = lab.replay(made[0], made[2])
+    assert (statuses(done), verdicts(done)) == ([status], ["unknown"])
+    assert f"upstream commit {made[1]} makes the same change" in done.outcomes[0].verdict.evidence[0]
+    assert f"{made[2]} took it back" in done.outcomes[0].verdict.evidence[0]
+    assert lab.files(done.tree)["a.c"] == files
+
+
+def test_a_new_file_taken_and_taken_back(lab: Lab) -> None:
+    made = lab.history({"a.c": b"1\n"}, {"a.c": b"1\n", "ours.c": text("mine")}, {"a.c": b"2\n"})
+    lab.series(made[0], ("fix", {"a.c": b"1\n", "ours.c": text("mine")}), whole_files=True)
+    done = lab.replay(made[0], made[2])
+    assert (statuses(done), verdicts(done)) == (["clean"], ["unknown"])
+    assert f"it is not there now: {made[2]} took it back" in done.outcomes[0].verdict.evidence[0]
+
+
+def test_merged_in_other_commits_names_the_last_of_them(lab: Lab) -> None:
+    """No patch id tells it, but history does."""
+    made = lab.history(
+        {"a.c": numbered()},
+        {"a.c": numbered(l3="a")},
+        {"a.c": numbered(l3="a", l15="b", l18="theirs")},
+        {"a.c": numbered(l3="a", l15="b", l18="theirs", l20="x")},
+    )
+    lab.series(made[0], ("fix", {"a.c": numbered(l3="a", l15="b")}))
+    done = lab.replay(made[0], made[3])
+    assert (statuses(done), verdicts(done)) == (["dropped"], ["merged"])
+    assert done.outcomes[0].verdict.evidence[0].endswith(f"all of it is there since upstream commit {made[2]}")
 
 
 def test_found_by_an_empty_merge_without_history(lab: Lab, tmp_path: Any) -> None:
@@ -145,6 +215,28 @@ def test_reachable_with_history(lab: Lab) -> None:
         if commit in (side, "1234567"):
             # All of history is here, so what is not in it is not in it.
             assert done.outcomes[0].verdict.evidence[0].startswith("not so: ")
+
+
+@pytest.mark.parametrize("form", ["commit-reachable {}", "superseded-by a rewrite when commit-reachable {}"])
+@pytest.mark.parametrize(
+    ("now", "word"),
+    [
+        ({"a.c": numbered()}, "unknown"),
+        ({"a.c": numbered(l3="theirs")}, "unknown"),
+        ({"a.c": numbered(l3="theirs", l5="theirs, better")}, "retires"),
+        ({"a.c": numbered(l3="theirs", l5="theirs", l20="x")}, "retires"),
+    ],
+    ids=["taken back", "taken back in part", "went on", "there"],
+)
+def test_a_commit_that_is_reachable_but_not_there(lab: Lab, form: str, now: dict[str, bytes], word: str) -> None:
+    made = lab.history({"a.c": numbered()}, {"a.c": numbered(l3="theirs", l5="theirs")}, now)
+    lab.series(made[0], ("fix", {"a.c": numbered(l12="mine")}, f"Retire-When: {form.format(made[1])}"))
+    done = lab.replay(made[0], made[2], retire=True)
+    verdict = done.outcomes[0].verdict
+    assert verdict.retires == (word == "retires")
+    assert statuses(done) == ["dropped" if word == "retires" else "clean"]
+    if word == "unknown":
+        assert "what that commit did is not there now, or not all of it" in verdict.evidence[0]
 
 
 def test_retiring(lab: Lab) -> None:
