@@ -14,6 +14,7 @@ from forkyard.building import Built, build, kept_wheel
 from forkyard.cache import Cache, explained, folder_size
 from forkyard.console import Reporter
 from forkyard.errors import RecipeError, UsageError
+from forkyard.gitstore.work import call_in
 from forkyard.journal import recover
 from forkyard.locks import hold_folder
 from forkyard.plan import Plan, make_plan
@@ -259,6 +260,8 @@ def clean(cache: Cache, parts: Sequence[str], *, dry_run: bool, reporter: Report
     with hold_folder(cache.locks, timeout_s=3600, waiting=lambda who: reporter.note(f"waiting for {who}")):
         for path in (Path(folder) for row in rows for folder in row["folders"]):
             with explained(f"delete {path}"):
+                for borrower in [one for store in path.glob("*.git") for one in call_in(store)]:
+                    reporter.note(f"upstream's history is no longer at hand in {borrower}; the work there is complete")
                 if path == cache.scratch:
                     # Not all work that is under way holds a lock; but all of it owns its folder.
                     sweep(path)

@@ -31,12 +31,13 @@ from forkyard.cache import Cache
 from forkyard.console import Reporter
 from forkyard.errors import UsageError
 from forkyard.gitstore import Store
+from forkyard.gitstore.forks import cut_off
 from forkyard.gitstore.history import CommitFacts, commits, is_ancestor
 from forkyard.journal import Changes, commit_changes, finish_changes, project_lock
 from forkyard.locks import hold
 from forkyard.recipes import Recipe
 from forkyard.sources import Obtained, obtain
-from forkyard.stacks import Stack, load_stacks
+from forkyard.stacks import PatchedTree, Stack, load_stacks
 from forkyard.stacks.applying import apply_stacks, base_commit
 from forkyard.stacks.authoring import LONGEST_NAME, NewStack, check_name, new_stack
 from forkyard.stacks.exporting import Exported
@@ -84,6 +85,8 @@ class _Lined:
     start: str
     """The commit the chain starts at."""
     end: str
+    history: Store
+    """Holds the fork's commits, and upstream's as far as the fork has them."""
 
 
 def adopt(root: Path, cache: Cache, reporter: Reporter, wish: Wish) -> Adoption:
@@ -177,7 +180,7 @@ def _into_a_line(work: _Work) -> _Lined:
             same = base_commit(engine_store, work.recipe.family, base.commit, base.date, base.tree)
             engine_store.pin_object(same, f"bases/{same}")
         engine_store.take(store.path, end)
-    return _Lined(tip, fork.shallow, base, own, twins, reduced, tuple(drafts), pin_has, start, end)
+    return _Lined(tip, fork.shallow, base, own, twins, reduced, tuple(drafts), pin_has, start, end, store)
 
 
 def _reduce(
@@ -246,7 +249,7 @@ def _home(work: _Work, obtained: Obtained, lined: _Lined) -> Adoption:
     )  # fmt: skip
     if wish.dry_run or state == NOTHING:
         return done
-    return _write(work, done, exported, mails, lined, home.commit, before)
+    return _write(work, done, exported, mails, lined, home, before)
 
 
 def _write(
@@ -255,7 +258,7 @@ def _write(
     exported: Exported,
     mails: Sequence[tuple[str, bytes]],
     lined: _Lined,
-    home: str,
+    home: PatchedTree,
     before: Sequence[Stack],
 ) -> Adoption:
     root, name = work.root, work.name
@@ -268,7 +271,16 @@ def _write(
         if mails:
             refuse_if_touched(folder, name)
             with work.reporter.step(f"laying the series out in work/{folder.name}"):
-                new = keep(folder, name, work.engine_store, tip=lined.end, base=lined.start, home=home, mails=mails)
+                new = keep(
+                    folder,
+                    name,
+                    [work.engine_store, lined.history],
+                    tip=lined.end,
+                    base=lined.start,
+                    home=home.commit,
+                    mails=mails,
+                    upstream=_upstream(done, lined, home),
+                )
             done = replace(done, folder=folder)
         if exported.patches:
             changes = _changes(root, done, exported, before)
@@ -277,6 +289,13 @@ def _write(
             add_report(new, markdown(done), json.dumps(document(done), indent=2, sort_keys=True) + "\n")
             publish(new, folder)
     return done
+
+
+def _upstream(done: Adoption, lined: _Lined, home: PatchedTree) -> dict[str, str]:
+    """Commits of ours that hold upstream's trees, and upstream's own where the fork's store has all before them."""
+    found = {lined.start: lined.base.commit, home.base: done.pin.commit}
+    whole = not cut_off(lined.history)
+    return {ours: theirs for ours, theirs in found.items() if whole and lined.history.has(theirs, "commit")}
 
 
 def _changes(root: Path, done: Adoption, exported: Exported, before: Sequence[Stack]) -> Changes:

@@ -8,13 +8,13 @@ worked in is never replaced.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from forkyard.cache import explained, write_atomic
 from forkyard.errors import SourceError
 from forkyard.gitstore import GitFailure, Store
-from forkyard.gitstore.work import WorkRepository
+from forkyard.gitstore.work import WorkRepository, lend
 
 FORK_BASE, PIN = "fork-base", "pin"
 """Branches of ``repo``: what the series is made on, and where it is to go."""
@@ -52,15 +52,24 @@ def refuse_if_touched(folder: Path, name: str) -> None:
 
 
 def keep(
-    folder: Path, name: str, store: Store, *, tip: str, base: str, home: str, mails: Sequence[tuple[str, bytes]]
+    folder: Path,
+    name: str,
+    lenders: Sequence[Store],
+    *,
+    tip: str,
+    base: str,
+    home: str,
+    mails: Sequence[tuple[str, bytes]],
+    upstream: Mapping[str, str],
 ) -> Path:
     """Make the folder completely, under a name of its own; :func:`publish` gives it its place.
 
     Args:
-        store: holds the commits.
+        lenders: the store that holds the commits, then others with upstream's history; all objects are borrowed.
         tip, base: last commit of the series, and what its first is made on.
         home: the commit it is to go to.
         mails: name and content of each patch.
+        upstream: see :meth:`WorkRepository.make`.
 
     Raises:
         StorageError: no space or permission.
@@ -72,8 +81,9 @@ def keep(
         width = mail_width(len(mails))
         for number, (file, data) in enumerate(mails, start=1):
             (new / "mails" / f"{number:0{width}}-{file}").write_bytes(data)
-    repository = WorkRepository.make(new / "repo", store, tip, name, {f"refs/heads/{FORK_BASE}": base, MADE: tip})
-    repository.bring(store, f"{home}:refs/heads/{PIN}")
+    lend(lenders, folder / "repo")
+    refs = {f"refs/heads/{FORK_BASE}": base, f"refs/heads/{PIN}": home, MADE: tip}
+    WorkRepository.make(new / "repo", lenders[0], tip, name, refs, lenders=lenders, upstream=upstream)
     return new
 
 

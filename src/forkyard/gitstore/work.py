@@ -1,7 +1,8 @@
 """Ordinary repositories for people: an edit of a stack, a conflict to resolve, a branch to propose upstream.
 
-They hold their own objects and no reference to the store, so that cleaning the cache never costs anybody's work.
-People use them with their own git and configuration; forkyard reads and writes them without either.
+Cleaning the cache never costs anybody's work. Most hold all of their objects. Those that show upstream's history borrow
+it from a store, which knows who borrows: before it is deleted each of them gets what the work in it needs, and loses
+the history. People use them with their own git and configuration; forkyard reads and writes them without either.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from forkyard.cache import explained
+from forkyard.cache import explained, write_atomic
 from forkyard.errors import SourceError
 from forkyard.gitstore.formats import COMMITTER, Entry
 from forkyard.gitstore.running import Repository
@@ -20,6 +21,9 @@ from forkyard.gitstore.store import Store
 
 # A killed git leaves its lock files; those of one that forkyard ran are at most this much younger than its mark.
 _OURS_S = 60.0
+# git's own name for the list of places that objects are borrowed from.
+_LENDERS = "objects/info/alternates"
+_BORROWERS = "forkyard-borrowers"
 _NOBODY = {"NAME": COMMITTER[0], "EMAIL": COMMITTER[1], "DATE": "2000-01-01T00:00:00+00:00"}
 
 
@@ -38,17 +42,39 @@ class WorkRepository(Repository):
 
     @property
     def exists(self) -> bool:
-        """Whether it was made completely."""
-        return (self.path / ".git" / "forkyard-ready").is_file()
+        """Whether it was made completely, and what it borrows is there."""
+        return (self.path / ".git" / "forkyard-ready").is_file() and all(map(Path.is_dir, self._lenders()))
+
+    def _lenders(self) -> list[Path]:
+        """Folders of objects it borrows from."""
+        try:
+            text = (self.path / ".git" / _LENDERS).read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return []
+        return [Path(line) for line in text.splitlines() if line]
 
     @classmethod
-    def make(cls, path: Path, store: Store, tip: str, branch: str, refs: Mapping[str, str]) -> WorkRepository:
+    def make(
+        cls,
+        path: Path,
+        store: Store,
+        tip: str,
+        branch: str,
+        refs: Mapping[str, str],
+        *,
+        lenders: Sequence[Store] = (),
+        upstream: Mapping[str, str] | None = None,
+    ) -> WorkRepository:
         """Make a repository whose ``branch`` is at ``tip``, checked out.
 
         It is made beside its place and renamed, so a killed run leaves nothing that looks finished.
 
         Args:
-            refs: further refs, by full name; their commits must be reachable from ``tip``.
+            refs: further refs, by full name; their commits must be reachable from ``tip``, or from what is lent.
+            lenders: stores whose objects are borrowed, ``store`` among them; without any, what ``tip`` needs is copied.
+                :func:`lend` must know its final place before anybody works in it.
+            upstream: parentless commits of ours and the upstream commits whose trees they hold: a person's git shows
+                upstream's history before them. Those that nobody lends are passed over.
 
         Raises:
             SourceError: there is something at ``path``.
@@ -57,7 +83,6 @@ class WorkRepository(Repository):
         if path.exists():
             msg = f"{path.name} is there already"
             raise SourceError(msg, where=str(path), next_step="finish or delete it first")
-        store.allow_any_fetch()
         new = cls(path.with_name(f".{path.name}.new"))
         with explained(f"make {path}"):
             shutil.rmtree(new.path, ignore_errors=True)
@@ -68,7 +93,14 @@ class WorkRepository(Repository):
             attributes = new.path / ".git" / "info" / "attributes"
             attributes.parent.mkdir(exist_ok=True)
             attributes.write_text("* -text -eol -filter -ident -working-tree-encoding\n")
-            new._git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", str(store.path), tip, timeout_s=600.0)
+            if lenders:
+                (new.path / ".git" / _LENDERS).parent.mkdir(parents=True, exist_ok=True)
+                places = "".join(f"{lender.path / 'objects'}\n" for lender in lenders)
+                (new.path / ".git" / _LENDERS).write_text(places, encoding="utf-8", errors="surrogateescape")
+                new._continue_from(upstream or {})
+            else:
+                store.allow_any_fetch()
+                new.bring(store, tip)
             new._git("update-ref", f"refs/heads/{branch}", tip)
             for name, commit in refs.items():
                 new._git("update-ref", name, commit)
@@ -76,6 +108,36 @@ class WorkRepository(Repository):
             (new.path / ".git" / "forkyard-ready").touch()
             os.rename(new.path, path)
         return cls(path)
+
+    def _continue_from(self, upstream: Mapping[str, str]) -> None:
+        """Have a person's git see upstream's commits before ours; forkyard's own git goes on seeing ours alone."""
+        for ours, theirs in upstream.items():
+            status, _, _ = self._attempt("cat-file", "-e", f"{theirs}^{{commit}}")
+            if status != 0:
+                continue
+            head, blank, rest = self._git("cat-file", "commit", ours).partition(b"\n")
+            joined = head + blank + f"parent {theirs}\n".encode() + rest
+            made = self._line("hash-object", "-t", "commit", "-w", "--stdin", stdin=joined)
+            self._git("update-ref", f"refs/replace/{ours}", made)
+
+    def stand_alone(self) -> bool:
+        """Give it all objects the work in it needs instead of borrowing them; upstream's history goes.
+
+        Returns:
+            whether it borrowed any.
+
+        Raises:
+            GitFailure: what it borrows is not there.
+        """
+        if not self._lenders():
+            return False
+        replaced = self._git("for-each-ref", "--format=delete %(refname)", "refs/replace")
+        self._git("update-ref", "--stdin", stdin=replaced)
+        with self._moving():
+            self._git("repack", "-a", "-d", "-q", timeout_s=600.0)
+        for name in ("shallow", _LENDERS):
+            (self.path / ".git" / name).unlink(missing_ok=True)
+        return True
 
     # -- lock files of a killed git ------------------------------------------------------------------
 
@@ -239,3 +301,43 @@ class WorkRepository(Repository):
         who = {"GIT_COMMITTER_NAME": COMMITTER[0], "GIT_COMMITTER_EMAIL": COMMITTER[1]}
         with self._moving():
             self._git("update-ref", "--create-reflog", "-m", why, "HEAD", commit, env=who)
+
+
+def lend(lenders: Sequence[Store], path: Path) -> None:
+    """Have stores know that a work repository borrows from them, or will at once.
+
+    Raises:
+        StorageError: no space or permission.
+    """
+    for store in lenders:
+        known = _borrowers(store.path)
+        if path not in known:
+            # Those that are gone are forgotten on the way.
+            lines = [str(one) for one in (*filter(Path.exists, known), path) if "\n" not in str(one)]
+            write_atomic(
+                store.path / _BORROWERS, "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
+            )
+
+
+def call_in(store: Path) -> list[Path]:
+    """Have everybody who borrows from a store stand alone, as it is about to be deleted.
+
+    Returns:
+        the work repositories that borrowed.
+    """
+    found = []
+    for path in _borrowers(store):
+        repository = WorkRepository(path)
+        # One that is damaged has nothing that could be kept.
+        with contextlib.suppress(SourceError):
+            if repository.exists and repository.stand_alone():
+                found.append(path)
+    return found
+
+
+def _borrowers(store: Path) -> list[Path]:
+    try:
+        text = (store / _BORROWERS).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    return [Path(line) for line in text.splitlines() if line]

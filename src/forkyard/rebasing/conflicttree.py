@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from forkyard.cache import explained
 from forkyard.errors import UsageError
 from forkyard.gitstore import Entry, Store
-from forkyard.gitstore.history import commits
-from forkyard.gitstore.work import WorkRepository
+from forkyard.gitstore.shallow import cut_history
+from forkyard.gitstore.work import WorkRepository, lend
 from forkyard.rebasing.carrying import OpenConflict, resolution_of
 from forkyard.rebasing.replaying import Base, Outcome, Replay
 from forkyard.rebasing.resolutions import LARGEST, Resolution
@@ -29,8 +30,11 @@ class ConflictTree:
         """Whether it is there, with its conflict."""
         return self._repository.exists
 
-    def show(self, outcome: Outcome, done: Replay) -> None:
+    def show(self, outcome: Outcome, done: Replay, upstream: Mapping[str, str]) -> None:
         """Lay out the conflicts of a patch, unless they are.
+
+        Args:
+            upstream: commits of ours that hold upstream's trees, and upstream's own, whose history is shown.
 
         Raises:
             UsageError: something that is not ours lies in the way.
@@ -44,15 +48,15 @@ class ConflictTree:
         number = [one.key for one in done.outcomes].index(outcome.key)
         head = done.outcomes[number - 1].commit if number else done.base
         old = next(one for one in done.old.patches if (one.stack, one.name) == outcome.key)
-        (facts,) = commits(store, "-1", old.commit)
-        marked = store.commit(carried.marked, head, facts.author, f"{outcome.name} with conflicts\n".encode())
         # The conflict first, the name last: without its conflict the tree would read as "take nothing of the patch".
         unfinished = self._unfinished
         remove_folder(unfinished)
         with explained(f"make {self.path}"):
             self.path.parent.mkdir(exist_ok=True)
-        made = WorkRepository.make(unfinished, store, head, "rebase", {"refs/forkyard/base": done.base})
-        made.bring(store, marked, old.commit)
+        lend([store], self.path)
+        refs = {"refs/forkyard/base": done.base, "refs/forkyard/patch": old.commit}
+        made = WorkRepository.make(unfinished, store, head, "rebase", refs, lenders=[store], upstream=upstream)
+        cut_history(made, store)
         made.show_conflict(carried.marked, [pair for one in carried.open for pair in _stages(one)], {})
         with explained(f"make {self.path}"):
             os.rename(unfinished, self.path)
@@ -109,6 +113,7 @@ class ConflictTree:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
             number += 1
+        lend([self._store], aside)
         with explained(f"move {self.path}"):
             os.rename(self.path, aside)
         return aside

@@ -379,7 +379,7 @@ class Session:
             # Recorded first: a work tree without a record would stay for ever.
             write_state(self._root, state)
             with self._store_held(), self._reporter.step(f"laying out the conflict of {first.name}"):
-                self._tree.show(first, done)
+                self._tree.show(first, done, _upstream(state, done))
             return replace(result, state=state, worktree=self.worktree)
         if not state.whole and state.out is None:
             self._forget()
@@ -414,7 +414,7 @@ class Session:
             aside = tree.set_aside()
             write_state(self._root, state.with_waiting(replace(waiting, onto=outcome.before)))
             with self._store_held():
-                tree.show(outcome, done)
+                tree.show(outcome, done, _upstream(state, done))
             msg = f"the conflict of {waiting.patch} was laid out anew"
             why = f"what was there is in {aside.name} now" if aside is not None else None
             raise UsageError(
@@ -424,6 +424,11 @@ class Session:
             records = tree.read(outcome, state.old, state.new)
         for record in records:
             write_atomic(self._local_resolutions(waiting.stack) / record.file_name, record.render())
+
+
+def _upstream(state: State, done: Replay) -> dict[str, str]:
+    """Commits of ours that hold upstream's trees, and the upstream commits they hold them of."""
+    return {done.base: state.new.commit, done.old.base: state.old.commit}
 
 
 def _base(obtained: Obtained) -> Base:

@@ -555,3 +555,26 @@ def test_upstream_on_two_branches(world: Any, edited: Edit) -> None:
     assert dropped(done) == {"release : fix": f"the pin has it as {pin[:12]}"}
     assert kept(done) == ["own-a.patch"]
     assert any("its base does not" in note for note in document(done)["notes"])
+
+
+def test_upstreams_history_is_at_hand_where_a_clash_is_resolved(world: Any, edited: Edit) -> None:
+    up, fork = world.upstream, world.fork
+    before = up.commit("upstream : before", b_c=edited(n9="before"))
+    world.pull("master")
+    fork.merge("FETCH_HEAD")
+    fork.commit("own : a", a_c=edited(n2="mine"))
+    pin = up.commit("upstream : clash", a_c=edited(n2="theirs"))
+    world.pull("master")
+    fork.git("update-ref", "refs/remotes/up/master", "FETCH_HEAD")
+    world.write_recipe(pin)
+    done = world.adopt(upstream="up/master")
+    repo = done.folder / "repo"
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=repo, check=True, capture_output=True, text=True).stdout
+
+    assert before in git("log", "--format=%H", "-Sbefore")
+    assert "+before" in git("show", before)
+    assert before in git("blame", "-l", "HEAD", "--", "b.c")
+    # It is still a repository of its own to whoever reads it.
+    assert not (repo / ".git" / "shallow").exists()

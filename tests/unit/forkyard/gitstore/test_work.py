@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from forkyard.errors import SourceError
 from forkyard.gitstore import Author, GitFailure, Store
-from forkyard.gitstore.work import WorkRepository
+from forkyard.gitstore.work import WorkRepository, call_in, lend
 
 AUTHOR = Author("A", "a@b", "2026-01-02T00:00:00Z")
 FILES: dict[str, Any] = {
@@ -167,3 +168,67 @@ def test_a_snapshot_is_what_lies_there(work: WorkRepository) -> None:
     assert "dos.txt" in listing
     assert git(work.path, "show", f"{tree}:a.txt") == "changed"
     assert git(work.path, "status", "--porcelain") == before
+
+
+# -- borrowed history --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def borrowing(store: Store, forge: Any, tmp_path: Path) -> tuple[WorkRepository, list[str]]:
+    """A work repository on a commit of ours that holds upstream's tree, and three commits of upstream's."""
+    made: list[str] = []
+    for text in (b"a\n", b"b\n", b"c\n"):
+        files = {**FILES, "a.txt": text}
+        made.append(store.commit(forge.tree(files), made[-1] if made else None, AUTHOR, b"upstream " + text))
+    ours = store.commit(store.tree_of(made[-1]), None, AUTHOR, b"base\n")
+    tip = store.commit(forge.tree({**FILES, "a.txt": b"mine\n"}), ours, AUTHOR, b"tip\n")
+    path = tmp_path / "w" / "b"
+    lend([store], path)
+    refs = {"refs/forkyard/base": ours}
+    work = WorkRepository.make(path, store, tip, "x", refs, lenders=[store], upstream={ours: made[-1]})
+    return work, made
+
+
+def test_upstreams_history_is_shown_before_ours(borrowing: tuple[WorkRepository, list[str]]) -> None:
+    work, made = borrowing
+    assert "+b" in git(work.path, "show", made[1])
+    assert git(work.path, "log", "--format=%s", "-Sb", "--", "a.txt").splitlines() == ["upstream c", "upstream b"]
+    assert made[0] in git(work.path, "blame", "-l", "--root", "run.sh")
+    assert git(work.path, "status", "--porcelain") == ""
+    # forkyard's own git sees our commits as they are.
+    assert work._line("rev-list", "--count", "HEAD") == "2"
+
+
+def test_what_is_borrowed_is_given_before_the_store_goes(
+    borrowing: tuple[WorkRepository, list[str]], store: Store
+) -> None:
+    work, _ = borrowing
+    (work.path / "a.txt").write_text("an hour of work\n")
+    git(work.path, "add", "a.txt")
+    assert call_in(store.path) == [work.path]
+    shutil.rmtree(store.path)
+    assert work.exists
+    git(work.path, "fsck", "--strict")
+    assert git(work.path, "diff", "--cached", "--name-only") == "a.txt"
+    assert git(work.path, "log", "--format=%s").splitlines() == ["tip", "base"]
+    git(work.path, "commit", "-qm", "mine")
+    # It borrows no more, so there is nothing to call in.
+    assert call_in(store.path) == []
+
+
+def test_a_repository_whose_lender_is_gone_is_not_whole(
+    borrowing: tuple[WorkRepository, list[str]], store: Store
+) -> None:
+    work, _ = borrowing
+    store.path.rename(store.path.with_name("gone"))
+    assert not work.exists
+
+
+def test_a_lender_forgets_who_is_gone(store: Store, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        lend([store], tmp_path / name)
+    (tmp_path / "two").mkdir()
+    lend([store], tmp_path / "three")
+    lend([store], tmp_path / "three")
+    assert (store.path / "forkyard-borrowers").read_text().split() == [str(tmp_path / "two"), str(tmp_path / "three")]
+    assert call_in(store.path) == []

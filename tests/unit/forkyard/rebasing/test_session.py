@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from forkyard.console import Console
+from forkyard.console import Console, Silent
 from forkyard.errors import BusyError, ForkyardError, PatchError, RecipeError, StorageError, UsageError
 from forkyard.gitstore.work import WorkRepository
 from forkyard.journal import project_lock
@@ -17,6 +17,7 @@ from forkyard.rebasing import session as session_module
 from forkyard.rebasing.session import AlreadyDoneError, Rebased, Session
 from forkyard.rebasing.state import read_state, state_folder, write_state
 from forkyard.recipes import load_recipe
+from forkyard.workshop import clean as clean_cache
 
 from .lab import Lab, git, numbered, statuses, text
 
@@ -364,7 +365,7 @@ def test_a_killed_start_leaves_no_tree_that_reads_as_resolved(
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("bring", "show_conflict"):
+    for step in ("_continue_from", "show_conflict"):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(WorkRepository, step, killed)
             if read_state(lab.root, "mine") is None:
@@ -508,6 +509,45 @@ def test_the_conflict_became_another(lab: Lab) -> None:
     with pytest.raises(UsageError, match="was laid out anew"):
         lab.session().resume()
     assert (lab.root / "work/rebase-mine.old-1/b.c").read_bytes() == text("an hour of work")
+
+
+def test_upstreams_history_is_at_hand_where_a_conflict_is_resolved(lab: Lab, hop: list[str]) -> None:
+    done = waiting(lab, hop[1])
+    tree = done.worktree
+    assert tree is not None
+    (culprit,) = done.replay.outcomes[0].culprits
+    assert "+theirs" in git(tree, "show", culprit.commit)
+    assert git(tree, "log", "--format=%H", "-Stheirs", "HEAD").split() == [hop[1]]
+    assert hop[1] in git(tree, "blame", "-l", "HEAD", "--", "b.c")
+    resolve(lab.session())
+    assert lab.session().resume().finished is not None
+
+
+def test_cleaning_the_sources_costs_no_resolution(lab: Lab, hop: list[str]) -> None:
+    tree = waiting(lab, hop[1]).worktree
+    assert tree is not None
+    resolve(lab.session())
+    git(tree, "add", "a.c")
+    said: list[str] = []
+
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    clean_cache(lab.cache, ["sources"], dry_run=False, reporter=Listener())
+    assert said == [f"upstream's history is no longer at hand in {tree}; the work there is complete"]
+    assert git(tree, "status", "--short").splitlines() == ["M  a.c"]
+    assert lab.session().resume().finished is not None
+
+
+def test_a_store_deleted_by_hand_costs_no_resolution(lab: Lab, hop: list[str]) -> None:
+    waiting(lab, hop[1])
+    resolve(lab.session(), text("an hour of work"))
+    shutil.rmtree(lab.cache.root / "store")
+    # The same is fetched and made again, under the same names.
+    done = lab.session().resume()
+    assert done.finished is not None
+    assert lab.files(lab.replay(hop[1], hop[1]).tree)["a.c"] == text("an hour of work")
 
 
 # -- what may have changed ---------------------------------------------------------------------------
