@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from forkyard.errors import ToolchainError
 from forkyard.gitstore.formats import Author, Entry
@@ -71,6 +71,28 @@ def merge_trees(store: Store, before: str, upstream: str, patch: str) -> Merge:
         return Merge(patch)
     if patch in (before, upstream):
         return Merge(upstream)
+    question = ("merge", before, upstream, patch)
+    tree, conflicts, notes = store.answers.ask(question, lambda: _as_json(_merge(store, before, upstream, patch)))
+    return Merge(tree, tuple(_conflict(one) for one in conflicts), tuple(notes))
+
+
+def _as_json(merge: Merge) -> list[Any]:
+    sides = [[one.before, one.upstream, one.patch] for one in merge.conflicts]
+    words = [[one.path, one.kind, one.message] for one in merge.conflicts]
+    found = [
+        [*three, *(None if entry is None else [entry.mode, entry.kind, entry.oid, entry.path] for entry in entries)]
+        for three, entries in zip(words, sides, strict=True)
+    ]
+    return [merge.tree, found, list(merge.notes)]
+
+
+def _conflict(facts: Sequence[Any]) -> Conflict:
+    path, kind, message, *sides = facts
+    before, upstream, patch = (None if side is None else Entry(*side) for side in sides)
+    return Conflict(path, kind, before, upstream, patch, message)
+
+
+def _merge(store: Store, before: str, upstream: str, patch: str) -> Merge:
     base = store.commit(before, None, _NOBODY, b"before\n")
     ours = store.commit(upstream, base, _NOBODY, b"upstream\n")
     theirs = store.commit(patch, base, _NOBODY, b"patch\n")
@@ -252,6 +274,11 @@ def edit_tree(store: Store, tree: str, changes: Sequence[tuple[str, Entry | None
     """Tree id of ``tree`` with some paths set to an entry's mode and content, or removed."""
     if not changes:
         return tree
+    wanted = [[path, entry and (entry.mode, entry.oid)] for path, entry in changes]
+    return str(store.answers.ask(("edit", tree, wanted), lambda: _edit(store, tree, changes)))
+
+
+def _edit(store: Store, tree: str, changes: Sequence[tuple[str, Entry | None]]) -> str:
     lines = "".join(
         f"0 {'0' * 40}\t{path}\0" if entry is None else f"{entry.mode} {entry.oid}\t{path}\0" for path, entry in changes
     )

@@ -20,6 +20,8 @@ import git
 
 from forkyard.cache import explained, storage_error
 from forkyard.errors import PatchError, SourceError
+from forkyard.gitstore.answers import Answers
+from forkyard.gitstore.commits import write_commit
 from forkyard.gitstore.formats import COMMITTER, EXPORT_CONFIG, EXPORT_OPTIONS, Author, Entry, blob_id
 from forkyard.gitstore.running import GitFailure, Repository
 from forkyard.locks import held_locks
@@ -35,7 +37,8 @@ class Store(Repository):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._commits: dict[tuple[str, str | None, Author, bytes], str] = {}
+        self.answers = Answers()
+        """What was worked out about trees and commits; may come from an earlier run."""
         self._mails: dict[tuple[bytes, bool], tuple[Author, bytes, bytes]] = {}
         self.applied: dict[Any, str] = {}
         """Trees that patches gave, by the tree they were applied to and what they are."""
@@ -73,6 +76,11 @@ class Store(Repository):
         except GitFailure:
             return False
         return True
+
+    def has_all(self, oids: Iterable[str]) -> bool:
+        """Whether all of some objects are in the store."""
+        listing = "".join(f"{oid}\n" for oid in oids).encode()
+        return b" missing\n" not in self._git("cat-file", "--batch-check", stdin=listing)
 
     def tree_of(self, commit: str) -> str:
         """Tree id of a commit."""
@@ -273,12 +281,15 @@ class Store(Repository):
 
     def commit(self, tree: str, parent: str | None, author: Author, message: bytes) -> str:
         """Commit a tree so that the id depends on nothing but the arguments."""
-        key = (tree, parent, author, message)
-        if key not in self._commits:
-            self._commits[key] = self._commit(*key)
-        return self._commits[key]
+        words = (author.name, author.email, author.date, hashlib.sha256(message).hexdigest())
+        question = ("commit", tree, parent, *words)
+        return str(self.answers.ask(question, lambda: self._commit(tree, parent, author, message)))
 
     def _commit(self, tree: str, parent: str | None, author: Author, message: bytes) -> str:
+        with explained("write to the object store"):
+            written = write_commit(self.path / "objects", tree, parent, author, message)
+        if written is not None:
+            return written
         parents = ["-p", parent] if parent is not None else []
         env = {
             "GIT_AUTHOR_NAME": author.name,

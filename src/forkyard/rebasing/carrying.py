@@ -7,7 +7,10 @@ patches are tried on it, so that one run tells about all of them and not only ab
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.formats import Entry
@@ -42,13 +45,18 @@ class Carried:
 
     tree: str
     """The new tree; provisional if there are open conflicts."""
-    marked: str
-    """What a person starts from: records applied, open conflicts with markers. The new tree where there are none."""
+    mark: Callable[[], str] = field(repr=False, compare=False)
+    """Makes :attr:`marked`, which is of use for few of many conflicts."""
     conflicts: tuple[OpenConflict, ...] = ()
     """All there were, resolved ones too."""
     empty: bool = False
     """Nothing of the change is left to do: the new tree is what was there."""
     notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def marked(self) -> str:
+        """What a person starts from: records applied, open conflicts with markers; the new tree if there are none."""
+        return self.mark()
 
     @property
     def open(self) -> tuple[OpenConflict, ...]:
@@ -71,7 +79,7 @@ def carry(store: Store, before: str, upstream: str, patch: str, resolutions: Res
     """
     merge = merge_trees(store, before, upstream, patch)
     if not merge.conflicts:
-        return Carried(merge.tree, merge.tree, empty=merge.tree == upstream, notes=merge.notes)
+        return Carried(merge.tree, lambda: merge.tree, empty=merge.tree == upstream, notes=merge.notes)
     found, starts, texts = [], list[tuple[str, Entry | None]](), dict[str, Entry | None]()
     for conflict in merge.conflicts:
         one, provisional = _look_into(store, conflict)
@@ -81,21 +89,44 @@ def carry(store: Store, before: str, upstream: str, patch: str, resolutions: Res
         if one.regions or not one.conflict.textual:
             found.append(one)
     known = resolutions or Resolutions()
-    marked, settled = edit_tree(store, merge.tree, starts), list[OpenConflict]()
+    ground, settled = merge.tree, list[OpenConflict]()
     for one in found:
         for resolution in known.candidates(one.key, one.path):
-            after = _apply(store, marked, one, resolution)
+            if starts:
+                # Records are made from the files with their markers.
+                ground, starts = edit_tree(store, ground, starts), []
+            after = _apply(store, ground, one, resolution)
             if after is not None:
-                marked, one = after, replace(one, known=resolution)
+                ground, one = after, replace(one, known=resolution)
                 break
         settled.append(one)
     left = [(one.path, texts[one.path]) for one in settled if one.known is None]
-    tree = edit_tree(store, marked, left)
-    return Carried(tree, marked, tuple(settled), empty=not left and tree == upstream, notes=merge.notes)
+    tree = edit_tree(store, ground, list({**dict(starts), **dict(left)}.items()))
+    empty = not left and tree == upstream
+    return Carried(tree, partial(edit_tree, store, ground, starts), tuple(settled), empty=empty, notes=merge.notes)
 
 
 def _look_into(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | None]:
     """The conflict with its markers, and what a provisional tree holds at its path."""
+    sides = [one and (one.mode, one.oid) for one in (conflict.before, conflict.upstream, conflict.patch)]
+    question = ("conflict", conflict.path, conflict.kind, *sides)
+    kind, key, *entries, found = store.answers.ask(question, lambda: _as_json(*_look_at(store, conflict)))
+    start, provisional = (None if one is None else Entry(*one) for one in entries)
+    # Any byte is a character of Latin-1.
+    regions = tuple(Region(line, *(text.encode("latin-1") for text in texts)) for line, *texts in found)
+    return OpenConflict(replace(conflict, kind=kind), key, start, regions), provisional
+
+
+def _as_json(one: OpenConflict, provisional: Entry | None) -> list[Any]:
+    entries = (None if entry is None else [*astuple(entry)] for entry in (one.start, provisional))
+    regions = [
+        [region.line, *(side.decode("latin-1") for side in (region.upstream, region.before, region.patch))]
+        for region in one.regions
+    ]
+    return [one.conflict.kind, one.key, *entries, regions]
+
+
+def _look_at(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | None]:
     if not conflict.textual:
         start = conflict.patch or conflict.upstream
         # Deleted upstream and changed by the patch, or the other way round: deleted, for the time being.

@@ -38,6 +38,13 @@ def find_culprit(store: Store, old: str, new: str, conflict: Conflict, before: s
     Returns:
         ``None`` if no single commit is to blame: the conflict comes and goes, or history is not known.
     """
+    sides = (None if one is None else (one.mode, one.oid) for one in (conflict.before, conflict.patch))
+    question = ("culprit", old, new, conflict.path, *sides, before, patch)
+    found = store.answers.ask(question, lambda: _find(store, old, new, conflict, before, patch))
+    return None if found is None else Culprit(*found)
+
+
+def _find(store: Store, old: str, new: str, conflict: Conflict, before: str, patch: str) -> list[str] | None:
     search = _Search(store, store.tree_of(old), conflict, before, patch)
     try:
         likely = touching(store, old, new, search.paths)
@@ -52,7 +59,7 @@ def find_culprit(store: Store, old: str, new: str, conflict: Conflict, before: s
         (facts,) = commits(store, "-1", found)
     except GitFailure:
         return None
-    return Culprit(conflict.path, facts.commit, facts.subject, facts.author.name, facts.author.date)
+    return [conflict.path, facts.commit, facts.subject, facts.author.name, facts.author.date]
 
 
 def _bisect(search: _Search, candidates: Sequence[str]) -> str | None:

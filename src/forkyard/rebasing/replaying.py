@@ -43,7 +43,7 @@ class Outcome:
     """``clean``, ``resolved`` (from records), ``conflict``, ``dropped`` (by a person, or nothing is left of it)."""
     verdict: Verdict
     commit: str
-    """The new commit; the one before where the patch was dropped."""
+    """The new commit; the one before where the patch was dropped, and from the first conflict on."""
     before: str
     """Tree the patch was carried onto."""
     carried: Carried | None = None
@@ -68,7 +68,7 @@ class Replay:
     tree: str
     """Tree after the last patch; provisional while there are conflicts."""
     chain: tuple[tuple[str, str, CommitFacts], ...] = ()
-    """Stack, patch name and new commit of every patch that is kept, in order."""
+    """Stack, patch name and new commit of every patch that is kept, in order; see :attr:`Outcome.commit`."""
     history: bool = False
     """Whether upstream's commits between the bases are known."""
 
@@ -89,6 +89,7 @@ def replay(
     dropped: Collection[tuple[str, str]] = (),
     retire: bool = False,
     blame: bool = True,
+    until: tuple[str, str] | None = None,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
 ) -> Replay:
     """Carry every patch of ``old`` over to ``new_base``.
@@ -98,6 +99,7 @@ def replay(
         dropped: patches (stack, name) to leave out.
         retire: leave out patches whose verdict is that they can go, too.
         blame: look for the upstream commits that cause conflicts, where history is known.
+        until: the last patch (stack, name) to look at; those after it are left out of the result.
 
     Raises:
         GitFailure: objects are missing.
@@ -133,7 +135,9 @@ def replay(
         status = DROPPED if goes else carried.status
         made = facts[patch.commit]
         if not goes:
-            commit = store.commit(carried.tree, commit, made.author, made.message.encode("utf-8", "surrogateescape"))
+            if not provisional and status != CONFLICT:
+                message = made.message.encode("utf-8", "surrogateescape")
+                commit = store.commit(carried.tree, commit, made.author, message)
             chain.append((patch.stack, patch.name, replace(made, commit=commit, tree=carried.tree)))
         outcome = Outcome(
             patch.stack, patch.name, patch.subject, status, verdict, commit, tree, carried, follows_conflict=provisional
@@ -144,6 +148,8 @@ def replay(
         provisional = provisional or status == CONFLICT
         tree = tree if goes else carried.tree
         before = patch.tree
+        if (patch.stack, patch.name) == until:
+            break
     progress(len(old.patches), len(old.patches), "")
     return Replay(old, base, tuple(outcomes), tree, tuple(chain), history.known)
 
@@ -178,6 +184,12 @@ class _History:
         ours = [patch.commit for patch in old.patches]
         if not self.known or not ours:
             return {}
+        question = ("same changes", self._old, self._new, tree, *ours)
+        found: dict[str, str] = self._store.answers.ask(question, lambda: self._same_changes(old, tree))
+        return found
+
+    def _same_changes(self, old: PatchedTree, tree: str) -> dict[str, str]:
+        ours = [patch.commit for patch in old.patches]
         mine = patch_ids(self._store, ours)
         trees = [tree, *(patch.tree for patch in old.patches)]
         paths = sorted({path for step in steps(self._store, trees) for path in step.changed})

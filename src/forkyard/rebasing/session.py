@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from forkyard.cache import Cache, write_atomic
@@ -36,9 +36,10 @@ from forkyard.rebasing.state import (
     write_state,
 )
 from forkyard.recipes import Recipe, load_known_pins, load_recipe
-from forkyard.sources import Obtained, obtain
+from forkyard.sources import Obtained, obtain, recorded
 from forkyard.sources.targets import connect_history, obtain_target, target_recipe, with_pin
 from forkyard.stacks import PatchedTree, Stack, apply_stacks, load_stacks, stack_names
+from forkyard.stacks.applying import patched_tree
 from forkyard.stacks.combining import combine_stacks
 
 BUSY_S = 5.0
@@ -83,6 +84,8 @@ class Session:
         self._root, self._ref, self._cache, self._reporter = root, ref, cache, reporter
         self._recipe = load_recipe(ref, root, stacks=stack_names(root))
         self._store = Store(cache.store(self._recipe.family))
+        self._looked = False
+        """An earlier run of the rebase looked for upstream's history, and the store is still the same."""
 
     @property
     def worktree(self) -> Path:
@@ -175,6 +178,9 @@ class Session:
             self._refuse_changes(state)
             if out is not None:
                 state = replace(state, out=str(out.absolute()), whole=False)
+            with self._store_held():
+                self._store.ensure()
+                self._looked = self._store.answers.load(self._answers, self._git_version(), self._store.has_all)
             target = self._target(state)
             old = obtain(self._recipe, self._cache, self._reporter, offline=state.offline)
             if state.waiting is not None:
@@ -240,6 +246,14 @@ class Session:
     @property
     def _tree(self) -> ConflictTree:
         return ConflictTree(self.worktree, self._store)
+
+    @property
+    def _answers(self) -> Path:
+        """What the runs of this rebase worked out, so that each does only what a resolution changes."""
+        return self.folder / "answers.json"
+
+    def _git_version(self) -> str:
+        return self._store._line("version")
 
     def _under_way(self) -> State:
         state = read_state(self._root, self._recipe.name, self._recipe.word)
@@ -316,11 +330,18 @@ class Session:
     def _target(self, state: State) -> Recipe:
         known = load_known_pins(self._root, self._recipe.family)
         target = with_pin(self._recipe, state.new.commit, known)
-        obtain_target(target, self._cache, self._reporter, source=state.source, offline=state.offline)
+        if recorded(target, self._cache) is None or not self._store.has(state.new.tree, "tree"):
+            obtain_target(target, self._cache, self._reporter, source=state.source, offline=state.offline)
         return target
 
     def _patched(self, old: Obtained, chosen: Sequence[Stack]) -> PatchedTree:
-        usual = self._stacks(())
+        """The stacks applied exactly where they are made; known already if none of it changed since the last time."""
+        usual, family = self._stacks(()), self._recipe.family
+        digests = [[stack.name for stack in stacks] + [series_digest(stacks, family)] for stacks in (usual, chosen)]
+        question = ("patched", family, old.commit, old.date, old.tree, *digests)
+        return patched_tree(self._store.answers.ask(question, lambda: asdict(self._apply(old, usual, chosen))))
+
+    def _apply(self, old: Obtained, usual: Sequence[Stack], chosen: Sequence[Stack]) -> PatchedTree:
         facts = (self._store, self._recipe.family, old.commit, old.date, old.tree)
         if [stack.name for stack in chosen] == [stack.name for stack in usual]:
             return apply_stacks(*facts, chosen)
@@ -345,9 +366,11 @@ class Session:
             for stack in stacks
         }
 
-    def _replay(self, state: State, target: Recipe, old: Obtained, *, blame: bool) -> tuple[Replay, list[Stack]]:
+    def _replay(
+        self, state: State, target: Recipe, old: Obtained, *, blame: bool, until: tuple[str, str] | None = None
+    ) -> tuple[Replay, list[Stack]]:
         chosen = self._stacks(state.stacks)
-        if blame and any(stack.series(self._recipe.family).patches for stack in chosen):
+        if blame and not self._looked and any(stack.series(self._recipe.family).patches for stack in chosen):
             connect_history(
                 self._recipe, target, self._cache, self._reporter, source=state.source, offline=state.offline
             )
@@ -364,6 +387,7 @@ class Session:
                 dropped=state.dropped,
                 retire=state.retire,
                 blame=blame,
+                until=until,
                 progress=step.update,
             )
         return done, chosen
@@ -378,6 +402,7 @@ class Session:
             state = state.with_waiting(Waiting(first.stack, first.name, first.before, str(self.worktree)))
             # Recorded first: a work tree without a record would stay for ever.
             write_state(self._root, state)
+            self._store.answers.save(self._answers, self._git_version())
             with self._store_held(), self._reporter.step(f"laying out the conflict of {first.name}"):
                 self._tree.show(first, done, _upstream(state, done))
             return replace(result, state=state, worktree=self.worktree)
@@ -403,7 +428,7 @@ class Session:
                     (self._local_resolutions(outcome.stack) / one.known.file_name).unlink(missing_ok=True)
 
     def _take_resolution(self, state: State, waiting: Waiting, target: Recipe, old: Obtained) -> None:
-        done, _ = self._replay(state, target, old, blame=False)
+        done, _ = self._replay(state, target, old, blame=False, until=(waiting.stack, waiting.patch))
         outcome = next((one for one in done.outcomes if one.key == (waiting.stack, waiting.patch)), None)
         if outcome is None or outcome.carried is None or outcome.status != "conflict":
             # Another record, pulled in meanwhile, has resolved it.

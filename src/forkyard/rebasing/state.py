@@ -1,6 +1,7 @@
 """A rebase that is under way: what was asked for, what was decided, and which conflict waits.
 
-Replaying is quick and gives the same result each time, so nothing of its progress is kept: only decisions are.
+Replaying gives the same result each time, so only decisions are kept. What was worked out on the way lies beside them
+and may be deleted at any time: the next run works it out again.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def write_state(root: Path, state: State) -> None:
 def clear_state(root: Path, recipe: str) -> None:
     """Forget the rebase of a recipe, its report apart."""
     with explained("forget the rebase"):
-        (state_folder(root, recipe) / "state.json").unlink(missing_ok=True)
+        for name in ("state.json", "answers.json"):
+            (state_folder(root, recipe) / name).unlink(missing_ok=True)
 
 
 def remove_folder(path: Path) -> None:
@@ -138,7 +140,8 @@ def series_digest(stacks: Sequence[Stack], family: str) -> str:
         parts += [patch.path for patch in stack.series(family).patches]
         parts += sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
         for path in parts:
-            whole.update(f"{path.relative_to(stack.folder.parent).as_posix()}\0".encode())
+            executable = "x" if path.stat().st_mode & 0o100 else "-"
+            whole.update(f"{path.relative_to(stack.folder.parent).as_posix()}\0{executable}\0".encode())
             whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 

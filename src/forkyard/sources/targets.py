@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from forkyard.cache import Cache
+from forkyard.cache import Cache, write_atomic
 from forkyard.console import Reporter
 from forkyard.errors import NetworkError, RecipeError
 from forkyard.gitstore import OBJECT_ID, GitFailure, Store
@@ -111,6 +112,11 @@ def connect_history(
         newer, older = (new, old) if (new.pin.date or "9") >= (old.pin.date or "9") else (old, new)
         since = _day_before(older.pin.date or store.commit_date(older.pin.commit))
         for location in _locations(old, source, offline=offline):
+            asked = hashlib.sha256(f"{location}\0{newer.pin.commit}\0{since}".encode()).hexdigest()
+            mark = store.path / "forkyard-history" / asked
+            if mark.exists():
+                # All it has of this is here.
+                continue
             with reporter.step(f"fetching history since {since} from {without_secrets(location)}", "objects") as step:
                 try:
                     store.fetch(
@@ -122,6 +128,7 @@ def connect_history(
                 except GitFailure as error:
                     reporter.note(f"no history from {without_secrets(location)}: {error.complaint.brief}")
                     continue
+            write_atomic(mark, b"")
             if _connected(store, old.pin.commit, new.pin.commit):
                 return True
     return False

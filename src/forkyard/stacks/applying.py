@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from forkyard.errors import PatchError
 from forkyard.gitstore import Author, GitFailure, Store
@@ -50,6 +51,18 @@ class PatchedTree:
     patches: tuple[AppliedPatch, ...] = ()
     files: dict[str, tuple[WholeFile, ...]] = field(default_factory=dict)
     """Stack name -> whole files of ours its patches added, by path in the tree."""
+
+
+def patched_tree(facts: Mapping[str, Any]) -> PatchedTree:
+    """A result as ``asdict`` takes it apart, put together again."""
+    patches = []
+    for one in facts["patches"]:
+        trailers = one["trailers"]
+        added = tuple(AddedFile(**file) for file in trailers["adds_files"])
+        said = Trailers(trailers["upstream_status"], tuple(trailers["retire_when"]), added)
+        patches.append(AppliedPatch(**{**one, "trailers": said}))
+    files = {name: tuple(WholeFile(**file) for file in found) for name, found in facts["files"].items()}
+    return PatchedTree(facts["base"], facts["commit"], facts["tree"], tuple(patches), files)
 
 
 def base_commit(store: Store, family: str, pin: str, date: str, tree: str) -> str:

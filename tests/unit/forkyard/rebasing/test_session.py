@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from forkyard.console import Console, Silent
 from forkyard.errors import BusyError, ForkyardError, PatchError, RecipeError, StorageError, UsageError
+from forkyard.gitstore import Store
+from forkyard.gitstore.running import Repository
 from forkyard.gitstore.work import WorkRepository
 from forkyard.journal import project_lock
 from forkyard.rebasing import session as session_module
@@ -548,6 +551,113 @@ def test_a_store_deleted_by_hand_costs_no_resolution(lab: Lab, hop: list[str]) -
     done = lab.session().resume()
     assert done.finished is not None
     assert lab.files(lab.replay(hop[1], hop[1]).tree)["a.c"] == text("an hour of work")
+
+
+# -- each run does only what a resolution changes ----------------------------------------------------
+
+
+@pytest.fixture
+def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every merge of trees and every patch that a git works at, as they happen."""
+    seen: list[str] = []
+    plain = Repository._attempt
+
+    def watched(self: Repository, *words: str, **options: Any) -> Any:
+        if words[0] in ("merge-tree", "apply", "mailinfo"):
+            seen.append(words[0])
+        return plain(self, *words, **options)
+
+    monkeypatch.setattr(Repository, "_attempt", watched)
+    return seen
+
+
+def long_series(lab: Lab) -> list[str]:
+    """Ten patches of which the third, the eighth and the ninth conflict."""
+    names = [f"f{number}.c" for number in range(10)]
+    old = {name: numbered() for name in names}
+    new = {**old, **{f"f{number}.c": numbered(l5=f"theirs {number}") for number in (2, 7, 8)}, "other.c": text("x")}
+    made = lab.history(old, new)
+    states: list[dict[str, bytes]] = [old]
+    for name in names:
+        states.append({**states[-1], name: numbered(l5="mine")})
+    lab.series(made[0], *((f"p{number}", state) for number, state in enumerate(states[1:])))
+    return made
+
+
+def test_only_what_follows_a_resolution_is_done_again(lab: Lab, merges: list[str]) -> None:
+    made = long_series(lab)
+    waiting(lab, made[1])
+    for number, expected in ((2, 7), (7, 2)):
+        (lab.session().worktree / f"f{number}.c").write_bytes(numbered(l5="both"))
+        merges.clear()
+        done = lab.session().resume()
+        # One merge for each patch after it, one diff for the record, and nothing is applied anew.
+        assert merges.count("merge-tree") == expected
+        assert merges.count("mailinfo") == 0
+        assert done.worktree is not None
+    (lab.session().worktree / "f8.c").write_bytes(numbered(l5="both"))
+    merges.clear()
+    assert lab.session().resume().finished is not None
+    assert merges.count("merge-tree") == 1
+
+
+@pytest.mark.parametrize("spoil", ["gone", "garbage", "another git", "objects"])
+def test_what_was_worked_out_may_be_lost(lab: Lab, spoil: str) -> None:
+    made = long_series(lab)
+    results = []
+    before = lab.snapshot()
+    for spoiled in (False, True):
+        waiting(lab, made[1])
+        for number in (2, 7, 8):
+            (lab.session().worktree / f"f{number}.c").write_bytes(numbered(l5="both"))
+            kept = lab.session().folder / "answers.json"
+            if spoiled and spoil == "gone":
+                kept.unlink()
+            elif spoiled and spoil == "garbage":
+                kept.write_bytes(b'{"answers": [')
+            elif spoiled and spoil == "another git":
+                facts = json.loads(kept.read_bytes())
+                kept.write_text(json.dumps({**facts, "git": "git version 0"}))
+            elif spoiled:
+                shutil.rmtree(lab.cache.root / "store")
+            done = lab.session().resume()
+        assert done.finished is not None
+        results.append(lab.snapshot())
+        restore(lab, before)
+        for path in set(results[-1]) - set(before):
+            (lab.root / path).unlink()
+    assert results[0] == results[1]
+
+
+def test_another_mode_of_a_whole_file_is_another_series(lab: Lab, hop: list[str]) -> None:
+    lab.series(hop[0], ("one", {"a.c": numbered(l5="mine"), "b.c": numbered(), "w.c": b"w"}), whole_files=True)
+    (lab.root / "patches/part/llama.cpp/two.patch").unlink()
+    waiting(lab, hop[1])
+    (lab.root / "patches/part/src/w.c").chmod(0o755)
+    resolve(lab.session())
+    with pytest.raises(PatchError, match="the stacks were changed"):
+        lab.session().resume()
+
+
+def test_history_is_fetched_once(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source whose history does not lead to the pin is asked once, not in every run."""
+    made = lab.history({"a.c": numbered()}, {"a.c": numbered(l5="theirs")})
+    lab.series(made[0], ("one", {"a.c": numbered(l5="mine")}))
+    alone = lab.commit({"a.c": numbered(l5="theirs")}, "no parents")
+    fetched: list[str | None] = []
+    plain = Store.fetch
+
+    def watched(self: Store, *words: Any, history: str | None = "none", **options: Any) -> None:
+        fetched.append(history)
+        plain(self, *words, history=history, **options)
+
+    monkeypatch.setattr(Store, "fetch", watched)
+    waiting(lab, alone, source=str(lab.upstream.path))
+    assert [one for one in fetched if one != "none"]
+    fetched.clear()
+    resolve(lab.session())
+    assert lab.session().resume().finished is not None
+    assert fetched == []
 
 
 # -- what may have changed ---------------------------------------------------------------------------
