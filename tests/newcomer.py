@@ -111,7 +111,20 @@ def inside(folder: Path, cache: Path | None, command: str, log: Path) -> int:
     words = ["env", "-i", *(f"{name}={value}" for name, value in sorted(settings.items()))]
     words += ["bash", "-euo", "pipefail", "-c", f"cd ~/forkyard; {command}"]
     # Whatever kills us kills unshare, then the shell that is the first process in there, then all others.
-    mounting = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", MOUNTS, "sh"]
+    mounting = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "sh",
+        "-euc",
+        MOUNTS,
+        "sh",
+    ]
     return stream(
         [*mounting, str(folder), str(cache or ""), *words],
         log=log,

@@ -77,7 +77,9 @@ def make_series(store: Store, pin: KnownPin, other: KnownPin, folder: Path, *, c
             path = f"src/forkyard-{number}.h"
             edits.append((path, Entry("100644", "blob", store.write_blob(text.encode()), path)))
         tree = edit_tree(store, tree, edits)
-        author = Author("Forkyard", "forkyard@users.noreply.invalid", f"2026-11-24T00:{number // 60:02}:{number % 60:02}+00:00")
+        author = Author(
+            "Forkyard", "forkyard@users.noreply.invalid", f"2026-11-24T00:{number // 60:02}:{number % 60:02}+00:00"
+        )
         message = f"bench : patch {number}\n\nSomething to carry over.\n\nUpstream-Status: Pending\n"
         tip = store.commit(tree, tip, author, message.encode())
     facts = commits(store, f"{base}..{tip}")

@@ -256,10 +256,8 @@ def _named(
     listed = ", ".join(f"{pin.commit[:12]} ({pin.date})" for pin in known)
     raise RecipeError(
         msg,
-        why="
-         ".join([*dict.fromkeys(problems), *([f"known: {listed}"] if listed else [])]) or None,
-        next_step="
-         ".join(
+        why="\n         ".join([*dict.fromkeys(problems), *([f"known: {listed}"] if listed else [])]) or None,
+        next_step="\n         ".join(
             [*dict.fromkeys(steps), "give all 40 digits, a name of the repository given with --source, or `latest`"]
         ),
     )

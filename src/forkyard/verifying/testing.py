@@ -35,7 +35,9 @@ def check_pytest() -> None:
     if importlib.util.find_spec("pytest") is None:
         msg = "the tests of stacks are run by pytest, which is not installed"
         raise ToolchainError(
-            msg, where=sys.executable, next_step="install it, use `nox -s stack-verify`, or leave tests out with --no-tests"
+            msg,
+            where=sys.executable,
+            next_step="install it, use `nox -s stack-verify`, or leave tests out with --no-tests",
         )
 
 
