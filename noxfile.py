@@ -142,6 +142,10 @@ def lint(session: nox.Session) -> None:
     session.run(str(folder / "forkyard"), "stack", "lint", external=True)
 
 
+# Tests of one file run one after another; with words of one's own, `-n 0` runs all in one process.
+_AT_ONCE = ("-n", "auto", "--dist", "loadfile")
+
+
 def _pytest(session: nox.Session, *words: str) -> None:
     session.run(str(_environment(session, "dev") / "python"), "-m", "pytest", *words, external=True)
 
@@ -149,13 +153,13 @@ def _pytest(session: nox.Session, *words: str) -> None:
 @nox.session
 def unit(session: nox.Session) -> None:
     """Fast tests, no network, no compiler runs of an engine."""
-    _pytest(session, "tests/unit", "-m", "not deep", *session.posargs)
+    _pytest(session, "tests/unit", "-m", "not deep", *_AT_ONCE, *session.posargs)
 
 
 @nox.session
 def integration(session: nox.Session) -> None:
     """Build both engines for this machine's best ISA, install the wheels into a fresh environment, generate text."""
-    _pytest(session, "tests/integration", "-m", "not deep", *session.posargs)
+    _pytest(session, "tests/integration", "-m", "not deep", *_AT_ONCE, *session.posargs)
 
 
 @nox.session

@@ -17,12 +17,20 @@ from pathlib import Path
 
 import pytest
 
+from forkyard.building import default_jobs
+
 # A runner that starts us in the background leaves SIGINT ignored, and programs we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Folder -> seconds in set-up (builds are there), seconds in tests and their clearing up.
 _times: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many as compiles at a time; each may hold a model, and what it starts is not single-threaded either."""
+    return min(4, default_jobs())
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
