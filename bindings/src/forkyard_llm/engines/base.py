@@ -16,12 +16,12 @@ from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
 from ..text import to_engine
 from .context_memory import available_bytes, least_bytes
-from .forks import check_threads
 from .log import EngineLog
 from .numa import Numa
 from .numa_mirror import CAPABILITY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
 from .session import Api, Handle, Params, Session
+from .threads import check_threads
 
 __all__ = ["Engine"]
 

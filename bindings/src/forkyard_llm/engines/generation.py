@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from ..errors import EngineError, UsageError
 from ..sampling import SamplingParams
-from .forks import check_model
 from .session import Sampler, Session
+from .threads import check_model
 
 __all__ = ["Generation", "common_length"]
 

@@ -12,8 +12,8 @@ from ..errors import EngineError, ModelError, UsageError
 from ..sampling import SamplingParams
 from ..text import to_engine
 from .candidates import Candidates
-from .forks import note_threads
 from .options import ModelOptions
+from .threads import note_threads
 
 if TYPE_CHECKING:
     from .base import Engine

@@ -1,4 +1,4 @@
-"""What of an engine does not survive os.fork, and the error that comes instead of waiting for threads that are gone.
+"""Threads an engine cannot have, and the error that comes before it waits for them, or ends the process over them.
 
 OpenMP keeps the threads of a computation for the next one. A forked child has only the thread that forked, but OpenMP's
 list of threads came along: the next computation with several threads would wait for them for ever.
@@ -7,6 +7,7 @@ list of threads came along: the next computation with several threads would wait
 from __future__ import annotations
 
 import os
+import threading
 
 from ..errors import EngineError
 
@@ -23,10 +24,11 @@ def note_threads(count: int) -> None:
 
 
 def check_threads(count: int) -> None:
-    """Refuse to load a model for ``count`` threads after a fork that left OpenMP without its threads.
+    """Refuse to load a model for ``count`` threads where they cannot work, or cannot be started.
 
     Raises:
-        EngineError: an engine computed with several threads before this process was forked.
+        EngineError: an engine computed with several threads before this process was forked, or the system does not let
+            this process start so many.
     """
     if count > 1 and _computed_in not in (None, os.getpid()):
         msg = (
@@ -35,6 +37,29 @@ def check_threads(count: int) -> None:
             " multiprocessing's start method 'spawn', or give n_threads=1"
         )
         raise EngineError(msg)
+    # One of them is the caller's own.
+    _check_startable(count - 1)
+
+
+def _check_startable(count: int) -> None:
+    """Start ``count`` threads and end them: OpenMP ends the process if that fails."""
+    end = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        while len(started) < count:
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError) as error:
+        msg = (
+            f"the system lets this process start {len(started)} threads more, {count} are needed ({error}); give a"
+            " smaller n_threads, or raise the limit (pids.max of the control group, `ulimit -u`, `ulimit -v`)"
+        )
+        raise EngineError(msg) from error
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
 
 
 def check_model(process: int, name: str) -> None:
