@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cpu_quota"]
+__all__ = ["cpu_quota", "groups"]
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
@@ -21,7 +21,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     Args:
         root: the folder that stands for ``/``.
     """
-    quotas = [quota for folder in _groups(root) if (quota := _limit(folder)) is not None]
+    quotas = [quota for folder in groups("cpu", root) if (quota := _limit(folder)) is not None]
     return min(quotas, default=None)
 
 
@@ -37,8 +37,13 @@ def _limit(folder: Path) -> float | None:
     return quota / period if quota and period else None
 
 
-def _groups(root: Path) -> Iterator[Path]:
-    """Folders of the groups this process is in and of those above them, in every mounted hierarchy that limits CPUs."""
+def groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """Folders of the groups this process is in and of those above them, in every mounted hierarchy with a controller.
+
+    Args:
+        controller: ``cpu`` or ``memory``; version 2 has all in one hierarchy.
+        root: the folder that stands for ``/``.
+    """
     memberships = [line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines() if line.count(":") >= 2]
     for line in _text(root / "proc/self/mountinfo").splitlines():
         # proc_pid_mountinfo(5): ID PARENT DEVICE TOP POINT OPTIONS [TAGS] - TYPE SOURCE SUPER-OPTIONS
@@ -50,7 +55,7 @@ def _groups(root: Path) -> Iterator[Path]:
             if right[0] == "cgroup2":
                 same = not controllers
             else:
-                same = "cpu" in controllers.split(",") and "cpu" in right[2].split(",")
+                same = controller in controllers.split(",") and controller in right[2].split(",")
             if same:
                 yield from _upwards(root / _unescaped(left[4]).lstrip("/"), _unescaped(left[3]), path)
 

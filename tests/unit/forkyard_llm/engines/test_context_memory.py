@@ -45,5 +45,47 @@ def test_what_the_system_has_left(tmp_path: Path):
     assert available_bytes(tmp_path) is None
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable:    5 kB\nSwapFree: 2 kB\nHugePages_Total: 0\n")
     assert available_bytes(tmp_path) == 7 * 1024
-    meminfo.write_text("MemTotal: 9 kB\n")
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable:\n")
     assert available_bytes(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("mount", "own", "files"),
+    [
+        (
+            "cgroup2 cgroup2 rw",
+            "0::/a/b",
+            {
+                "a/memory.max": "4000",
+                "a/memory.current": "3000",
+                "a/memory.stat": "anon 9\nactive_file 100\ninactive_file 50\n",
+                "a/b/memory.max": "max",
+                "a/b/memory.current": "3000",
+            },
+        ),
+        (
+            "cgroup cgroup rw,memory",
+            "4:memory:/a",
+            {
+                "a/memory.limit_in_bytes": "4000",
+                "a/memory.usage_in_bytes": "3000",
+                "a/memory.stat": "active_file 1\ntotal_active_file 100\ntotal_inactive_file 50\n",
+                "memory.limit_in_bytes": "9223372036854771712",
+                "memory.usage_in_bytes": "3000",
+            },
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_limits_of_control_groups(tmp_path: Path, mount: str, own: str, files: dict[str, str]):
+    everything = {
+        "proc/meminfo": "MemAvailable: 900 kB\nSwapFree: 0 kB\n",
+        "proc/self/cgroup": own + "\n",
+        "proc/self/mountinfo": f"31 23 0:27 / /cg rw - {mount}\n",
+        **{f"cg/{name}": text for name, text in files.items()},
+    }
+    for name, text in everything.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert available_bytes(tmp_path) == 1000 + 150
