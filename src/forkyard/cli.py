@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from forkyard.commands.lazy import LazyGroup
 from forkyard.console import Console
 from forkyard.errors import UsageError
 from forkyard.locking import lock_recipe, warn_changed
+from forkyard.nextsteps import trying
 from forkyard.plan import Plan
 from forkyard.recipes import BEST, Choice, load_variants, recipe_names
 from forkyard.recipes.lock import changed_since_lock
@@ -177,17 +177,9 @@ def build(
         if item.ccache and sum(item.ccache.values()):
             share = f", {item.ccache['hits']} of {sum(item.ccache.values())} compiles from ccache"
         lines.append(f"{how}: {item.wheel}{share}")
-    # For a shell: the folder as one word, the pattern open.
-    folder = shlex.quote(str(shop.out))
-    wheels = " ".join(f"{folder}/{item.wheel.name.split('-')[0]}-*.whl" for item in built)
     if built:
-        engine = plans[0].recipe.family
-        lines += [
-            "",
-            "try it:",
-            f"  pip install {folder}/forkyard_llm-*.whl {wheels}",
-            f'  forkyard-llm generate -m smollm2-135m --engine {engine} -p "The capital of France is" -n 32',
-        ]
+        names = [item.wheel.name.split("-")[0] for item in built]
+        lines += ["", "try it:", *(f"  {line}" for line in trying(shop.out, names, plans[0].recipe.family))]
     document = {"built": [item.as_json() for item in built], "chosen": chosen, "left_out": left_out}
     console.result(document, "\n".join(lines))
 

@@ -42,5 +42,14 @@ def source_word(source: str | None) -> str | None:
     return str(path.absolute()) if path.exists() else without_secrets(source)
 
 
+def trying(out: Path, wheels: Sequence[str], engine: str) -> list[str]:
+    """Command lines that install wheels of an output folder, by the beginnings of their names, and run one of them."""
+    folder = shlex.quote(str(out.absolute()))
+    # The version is left to the shell, which takes what lies there when this is pasted.
+    files = " ".join(f"{folder}/{name}-*.whl" for name in ("forkyard_llm", *wheels))
+    run = ["forkyard-llm", "generate", "-m", "smollm2-135m", "--engine", engine, "-p", "The capital of France is"]
+    return [f"pip install {files}", shlex.join([*run, "-n", "32"])]
+
+
 def _word(value: str | Path) -> str:
     return str(value.expanduser().absolute()) if isinstance(value, Path) else value

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import forkyard_llm.cli
 import pytest
 
 from forkyard.cli import main
-from forkyard.nextsteps import command, source_word
+from forkyard.nextsteps import command, source_word, trying
 
 
 def test_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +38,29 @@ def test_a_source_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: p
     assert source_word("clone") == f"{tmp_path}/clone"
     assert source_word("https://example.org/x.git") == "https://example.org/x.git"
     assert "secret" not in str(source_word("https://me:secret@example.org/x.git"))
+
+
+def test_what_was_built_can_be_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another folder, and where a folder's name has a space: the shell still finds the wheels."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "my $wheels"
+    out.mkdir()
+    for name in ("forkyard_llm-1.whl", "forkyard_x-1.whl", "forkyard_y-1.whl"):
+        (out / name).touch()
+    install, run = trying(Path("my $wheels"), ["forkyard_x"], "llama.cpp")
+    seen = subprocess.run(
+        ["bash", "-c", install.replace("pip install", "printf '%s\\n'")],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.splitlines() == [f"{out}/forkyard_llm-1.whl", f"{out}/forkyard_x-1.whl"]
+    program, *words = shlex.split(run)
+    assert program == "forkyard-llm"
+    verb, *options = words
+    asked = forkyard_llm.cli.cli.commands[verb].make_context(verb, options).params
+    assert (asked["engine"], asked["model"]) == ("llama.cpp", "smollm2-135m")
 
 
 def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
