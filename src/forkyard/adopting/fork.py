@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -104,16 +105,7 @@ class Fork:
         Raises:
             UsageError: it is the beginning of several commits.
         """
-        try:
-            return find_commit(self.store, name, self.refs, self.bring, tips=(self.tip,))
-        except SeveralCommits as error:
-            msg = f"{Name.read(name).word} is the beginning of several commits"
-            raise UsageError(
-                msg,
-                where=self.location.shown,
-                why=described(self.store, error.candidates),
-                next_step="give more digits",
-            ) from None
+        return _named(self.store, self.location, name, self.refs, self.bring, (self.tip,))
 
     def bring(self, wanted: Mapping[str, str]) -> dict[str, str]:
         """Try to fetch refs or commits of the repository; what it does not have is left out.
@@ -122,6 +114,23 @@ class Fork:
             wanted: a name of ours -> ref or commit there.
         """
         return _bring(self.store, self.location, wanted, accept_shallow=self.shallow)
+
+
+def _named(
+    store: Store,
+    location: Location,
+    text: str,
+    refs: Mapping[str, str],
+    bring: Callable[[Mapping[str, str]], Mapping[str, str]],
+    tips: Sequence[str] = (),
+) -> str | None:
+    try:
+        return find_commit(store, text, refs, bring, tips=tips)
+    except SeveralCommits as error:
+        msg = f"{Name.read(text).word} is the beginning of several commits"
+        raise UsageError(
+            msg, where=location.shown, why=described(store, error.candidates), next_step="give more digits"
+        ) from None
 
 
 def fork_store(cache: Cache, family: str, location: Location, *, shallow: bool) -> Store:
@@ -150,6 +159,8 @@ def fetch_fork(cache: Cache, family: str, location: Location, branch: str, repor
     ref = match_ref(refs, name.word)
     if ref is None and OBJECT_ID.match(name.word):
         ref = name.word
+    if ref is None:
+        ref = _named(store, location, name.word, refs, partial(_bring, store, location, accept_shallow=shallow))
     if ref is None:
         raise _no_branch(location, branch, refs)
     tip = _fetch_tip(store, location, ref, reporter, accept_shallow=shallow)
@@ -215,7 +226,7 @@ def _no_branch(location: Location, branch: str, refs: Mapping[str, str]) -> Usag
         f"there is no branch {branch!r}",
         where=location.shown,
         why=f"it has: {shown}" if names else "it has no branches",
-        next_step=f"did you mean {near[0]!r}?" if near else "name a branch, a tag, a ref or a commit's 40 digits",
+        next_step=f"did you mean {near[0]!r}?" if near else "name a branch, a tag, a ref or a commit",
     )
 
 

@@ -76,6 +76,9 @@ def test_the_base_is_named_as_git_takes_it(apart: Any, name: str) -> None:
 
 def test_a_branch_may_have_steps_too(apart: Any) -> None:
     assert kept(apart.adopt("work~1", base="work~2")) == ["own-a.patch"]
+    first = apart.fork.rev("work~1")
+    assert kept(apart.adopt(first[:9], base="work~2", name="two")) == ["own-a.patch"]
+    assert kept(apart.adopt(f"{apart.fork.rev('work')[:9]}^", base=f"{first[:5]}^", name="three")) == ["own-a.patch"]
 
 
 @pytest.mark.parametrize(
