@@ -251,6 +251,7 @@ def serve(
     Runs until Ctrl-C or SIGTERM. The server cannot outlive this command. Everything after `--` goes to
     llama-server.
     """
+    from .health import has_key
     from .serve import Ready, ServeOptions, Supervisor, is_loopback
 
     payload = selection.select(engine, variant)
@@ -266,7 +267,7 @@ def serve(
         log_file=log_file,
     )
     supervisor = Supervisor(payload, options)
-    if not is_loopback(host):
+    if not is_loopback(host) and not has_key(server_args):
         _error_console.print(
             f"[yellow]warning:[/yellow] {host} can be reached from other machines, and llama-server asks"
             " nobody who they are; give it a key (-- --api-key KEY) or listen on 127.0.0.1",

@@ -8,7 +8,6 @@ import ipaddress
 import itertools
 import json
 import os
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -17,7 +16,7 @@ from urllib.parse import quote
 
 from .errors import UsageError
 
-__all__ = ["Address", "Answer", "State", "api_prefix", "ask", "listening", "option_name", "wants_tls"]
+__all__ = ["Address", "Answer", "State", "api_prefix", "ask", "has_key", "listening", "option_name", "wants_tls"]
 
 _TIMEOUT_S = 2.0
 _BODY_BYTES = 4096
@@ -95,6 +94,11 @@ def wants_tls(engine: str, arguments: Sequence[str], environment: Mapping[str, s
     return asked or (engine == "llama.cpp" and any(name in environment for name in _TLS_VARIABLES))
 
 
+def has_key(arguments: Sequence[str]) -> bool:
+    """Whether llama-server's arguments give it a key, so that not everybody may use it."""
+    return any(option_name(argument) in ("--api-key", "--api-key-file") for argument in arguments)
+
+
 def ask(address: Address) -> Answer:
     """Ask once, over http and, where something answers that is not HTTP, over https."""
     try:
@@ -140,6 +144,8 @@ def _connection(address: Address) -> http.client.HTTPConnection:
             host = "127.0.0.1" if parsed.version == 4 else "::1"
     if not address.tls:
         return http.client.HTTPConnection(host, address.port, timeout=_TIMEOUT_S)
+    import ssl  # some Pythons are built without
+
     # Whose certificate it is does not matter: the process is known, nothing secret is sent.
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -104,6 +104,9 @@ class Supervisor:
         llama-server in the payload).
         """
         for argument in options.extra:
+            if "\0" in argument:
+                msg = f"{argument!r} contains a NUL character, which no argument can carry"
+                raise UsageError(msg)
             own = _OWN_OPTIONS.get(option_name(argument))
             if own is not None:
                 msg = f"{argument} is set by forkyard-llm itself; use its option {own} before `--`"

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from forkyard_llm import serve
 from forkyard_llm.errors import EngineError, ModelError, UsageError
+from forkyard_llm.health import has_key
 from forkyard_llm.payloads import read_payload
 from forkyard_llm.serve import Ready, ServeOptions, Supervisor, is_loopback
 
@@ -264,6 +265,17 @@ def test_a_busy_port_is_refused_even_one_that_could_be_shared(make: Callable[...
 def test_our_own_options_are_not_taken_twice(make: Callable[..., Supervisor], argument: str) -> None:
     with pytest.raises(UsageError, match="is set by forkyard-llm itself"):
         make(extra=["-t", "1", argument])
+
+
+def test_an_argument_no_program_can_be_given(make: Callable[..., Supervisor]) -> None:
+    with pytest.raises(UsageError, match="contains a NUL character"):
+        make(extra=["--alias", "a\0b"])
+
+
+def test_whether_a_key_is_asked_for() -> None:
+    assert has_key(["-t", "2", "--api_key", "k"])
+    assert has_key(["--api-key-file", "f"])
+    assert not has_key(["--api-prefix", "/k"])
 
 
 def test_a_bad_model_is_refused_before_anything_starts(
