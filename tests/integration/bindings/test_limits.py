@@ -26,6 +26,8 @@ from forkyard_llm import ForkyardLlmError, Llama, select
 model, engine = sys.argv[1:3]
 select(engine)
 for case in json.loads(sys.argv[3]):
+    if "logit_bias" in case["call"]:
+        case["call"]["logit_bias"] = dict(case["call"]["logit_bias"])  # JSON has no integers for keys
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -136,10 +138,7 @@ def test_extreme_sampling_is_survived(smollm2: Path, engine: str):
     ]
     calls += [{"top_k": value} for value in (-(2**31), 0, 1, 2**31 - 1)]
     calls += [{"logit_bias": [[5, 3.4e38]]}, {"logit_bias": [[5, -3.4e38], [6, 1e38]]}]
-    for call in calls:
-        if "logit_bias" in call:
-            call["logit_bias"] = dict(call["logit_bias"])
-    found = answers(smollm2, engine, [({}, call) for call in calls if "logit_bias" not in call])
+    found = answers(smollm2, engine, [({}, call) for call in calls])
     assert {answer.split(":")[0] for answer in found} <= {"ok", "EngineError"}
 
 
@@ -151,6 +150,25 @@ def accepted(name: str, value: float) -> bool:
     except UsageError:
         return False
     return True
+
+
+SCARCE = """
+import resource, sys
+from forkyard_llm import EngineError, Llama, select
+select(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))  # a thread reserves MiB of it for its stack
+try:
+    Llama(sys.argv[1], engine=sys.argv[2], n_ctx=64, n_threads=512)
+except EngineError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_threads_that_the_system_does_not_give_are_an_error(smollm2: Path, engine: str):
+    done = run_python(SCARCE, str(smollm2), engine)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"the system lets this process start \d+ threads more, 511 are needed", done.stdout)
 
 
 WARNED = """

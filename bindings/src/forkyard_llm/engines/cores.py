@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .quota import cpu_quota
+from .threads import openmp_limit
 
 __all__ = ["default_threads", "physical_cores"]
 
@@ -17,10 +18,10 @@ def default_threads() -> int:
     """Threads to compute with where the caller gives no number; at least 1.
 
     Physical cores of the affinity mask, but no more than whole CPUs of the CPU quota: threads of one computation wait
-    for each other, so one that the kernel holds back for want of quota holds back all.
+    for each other, so one that the kernel holds back for want of quota holds back all. OMP_THREAD_LIMIT counts, too.
     """
-    cores, quota = physical_cores(), cpu_quota()
-    return cores if quota is None else max(1, min(cores, int(quota)))
+    limits = [limit for limit in (cpu_quota(), openmp_limit()) if limit is not None]
+    return max(1, int(min([physical_cores(), *limits])))
 
 
 def physical_cores(cpus: Iterable[int] | None = None, topology: Path = _TOPOLOGY) -> int:

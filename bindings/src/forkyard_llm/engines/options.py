@@ -145,7 +145,7 @@ Beside them bf16 for both, where the payload uses AVX-512 BF16. It ends the proc
 
 UNDONE: Mapping[str, str] = {
     "flash_attn": "flash_attn is not compatible",
-    "use_mlock": "failed to mlock|mlock not supported",
+    "use_mlock": "failed to mlock",
     "direct_io": "Falling back to buffered",
     "mla_attn": "changing MLA from",
     "k_cache_hadamard": "Turning K-cache Hadamard off",

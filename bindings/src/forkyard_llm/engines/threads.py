@@ -11,7 +11,7 @@ import threading
 
 from ..errors import EngineError
 
-__all__ = ["check_model", "check_threads", "note_threads"]
+__all__ = ["check_model", "check_threads", "note_threads", "openmp_limit"]
 
 _computed_in: int | None = None
 
@@ -21,6 +21,12 @@ def note_threads(count: int) -> None:
     global _computed_in
     if count > 1:
         _computed_in = os.getpid()
+
+
+def openmp_limit() -> int | None:
+    """The number of threads OMP_THREAD_LIMIT allows, or None; with more OpenMP goes on with fewer without a word."""
+    text = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    return int(text) if text.isdecimal() and int(text) else None
 
 
 def check_threads(count: int) -> None:
@@ -36,6 +42,10 @@ def check_threads(count: int) -> None:
             f" computing with {count} threads would hang here; fork before the first process computes, use"
             " multiprocessing's start method 'spawn', or give n_threads=1"
         )
+        raise EngineError(msg)
+    limit = openmp_limit()
+    if limit is not None and count > limit:
+        msg = f"OMP_THREAD_LIMIT={limit} allows fewer than {count} threads; unset it, or give a smaller n_threads"
         raise EngineError(msg)
     # One of them is the caller's own.
     _check_startable(count - 1)

@@ -4,7 +4,7 @@ import os
 import threading
 
 import pytest
-from forkyard_llm.engines import threads
+from forkyard_llm.engines import cores, threads
 from forkyard_llm.errors import EngineError
 
 
@@ -57,3 +57,13 @@ def test_threads_that_the_system_does_not_give_are_an_error(monkeypatch: pytest.
     with pytest.raises(EngineError, match=r"start 2 threads more, 3 are needed .*pids\.max"):
         threads.check_threads(4)
     assert threading.active_count() == before
+
+
+def test_openmp_s_own_limit_counts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
+    threads.check_threads(1)
+    assert cores.default_threads() == 1
+    with pytest.raises(EngineError, match="OMP_THREAD_LIMIT=1 allows fewer than 2 threads"):
+        threads.check_threads(2)
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "many")
+    threads.check_threads(2)
