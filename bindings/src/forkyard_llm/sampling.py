@@ -15,6 +15,9 @@ __all__ = ["RANDOM_SEED", "SamplingParams", "fresh_seed"]
 RANDOM_SEED = 0xFFFFFFFF
 """The engines' own spelling of "any seed"; never handed to them, so that the seed used is always known."""
 
+# Whatever is combined within these, no logit becomes infinite in a C float: ik_llama.cpp ends the process over one.
+_SMALLEST, _LARGEST, _LARGEST_BIAS = 1e-6, 1e6, 1e9
+
 
 def fresh_seed() -> int:
     """A random seed in 0 .. 2**32 - 2."""
@@ -27,15 +30,16 @@ class SamplingParams:
 
     Attributes:
         temperature: 0 takes the most likely token (greedy) and makes the fields below it meaningless.
+            Else 1e-6 or more.
         top_k: keep the k most likely tokens; 0 or less keeps all.
         top_p: keep the smallest set of tokens whose probabilities reach this sum; 1 keeps all.
         min_p: drop tokens less likely than this fraction of the most likely one; 0 drops none.
-        repeat_penalty: divides the logits of recent tokens; 1 does nothing.
-        frequency_penalty: subtracted from a recent token's logit once per occurrence.
-        presence_penalty: subtracted from a recent token's logit once.
+        repeat_penalty: divides the logits of recent tokens, 1e-6 .. 1e6; 1 does nothing.
+        frequency_penalty: subtracted from a recent token's logit once per occurrence, -1e6 .. 1e6.
+        presence_penalty: subtracted from a recent token's logit once, -1e6 .. 1e6.
         penalty_last_n: how many recent tokens, prompt included, the three penalties look at.
         seed: 0 .. 2**32 - 2; None, -1 or 2**32 - 1 mean a fresh one.
-        logit_bias: added to the logits of single tokens before anything else; ``-inf`` forbids a token.
+        logit_bias: added to the logits of single tokens before anything else, -1e9 .. 1e9; ``-inf`` forbids a token.
     """
 
     temperature: float = 0.8
@@ -50,15 +54,15 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "repeat_penalty"):
-            self._set(name, number(name, getattr(self, name), 0))
+        self._set("temperature", number("temperature", self.temperature, 0))
+        if 0 < self.temperature < _SMALLEST:
+            msg = f"temperature must be 0 or at least {_SMALLEST:g}; got {self.temperature!r}"
+            raise UsageError(msg)
+        self._set("repeat_penalty", number("repeat_penalty", self.repeat_penalty, _SMALLEST, _LARGEST))
         for name in ("top_p", "min_p"):
             self._set(name, number(name, getattr(self, name), 0, 1))
         for name in ("frequency_penalty", "presence_penalty"):
-            self._set(name, number(name, getattr(self, name)))
-        if self.repeat_penalty == 0.0:
-            msg = "repeat_penalty must be greater than 0 (1 does nothing); got 0"
-            raise UsageError(msg)
+            self._set(name, number(name, getattr(self, name), -_LARGEST, _LARGEST))
         self._set("top_k", integer("top_k", self.top_k, -INT_MAX - 1))
         self._set("penalty_last_n", integer("penalty_last_n", self.penalty_last_n, 0))
         if self.seed is not None:
@@ -103,4 +107,4 @@ def _bias(token: object, bias: object) -> tuple[int, float]:
     plain = integer("a logit_bias token", token, 0)
     if isinstance(bias, float) and bias == -math.inf:
         return plain, bias
-    return plain, number(f"logit_bias of token {plain}", bias)
+    return plain, number(f"logit_bias of token {plain}", bias, -_LARGEST_BIAS, _LARGEST_BIAS)

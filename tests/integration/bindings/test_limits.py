@@ -133,11 +133,13 @@ def test_extreme_sampling_is_survived(smollm2: Path, engine: str):
     calls: list[dict[str, Any]] = [
         {name: value}
         for name in ("temperature", "repeat_penalty", "frequency_penalty", "presence_penalty", "min_p", "top_p")
-        for value in (1e-37, 1e-6, 1.0, 1e6, 3.4e38, -3.4e38)
+        for value in (1e-37, 1e-6, 1.0, 1e6, -1e6, 3.4e38, -3.4e38)
         if accepted(name, value)
     ]
     calls += [{"top_k": value} for value in (-(2**31), 0, 1, 2**31 - 1)]
-    calls += [{"logit_bias": [[5, 3.4e38]]}, {"logit_bias": [[5, -3.4e38], [6, 1e38]]}]
+    calls += [{"logit_bias": [[5, 1e9]]}, {"logit_bias": [[5, -1e9], [6, 1e9]]}]
+    worst = {"temperature": 1e-6, "repeat_penalty": 1e-6, "logit_bias": [[5, 1e9], [6, -1e9]]}
+    calls += [{**worst, "frequency_penalty": sign * 1e6, "presence_penalty": sign * 1e6} for sign in (1, -1)]
     found = answers(smollm2, engine, [({}, call) for call in calls])
     assert {answer.split(":")[0] for answer in found} <= {"ok", "EngineError"}
 
