@@ -410,6 +410,9 @@ class Session:
             self._forget()
             notes = ("only some of the recipe's stacks were rebased: nothing was written; --out DIR keeps the patches",)
             return replace(result, notes=notes)
+        if state.whole:
+            # Replaying takes a while: what somebody edited meanwhile is not in it.
+            self._refuse_changes(state)
         with self._store_held():
             finished = finish(
                 self._store, self._root, self._cache, self._recipe, target, state, done, chosen,

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from forkyard.errors import UsageError
+from forkyard.console import Console
+from forkyard.errors import PatchError, UsageError
+from forkyard.rebasing import session as session_module
 
 from .lab import Lab, git, numbered, text
 
@@ -38,9 +40,10 @@ def hop(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 def test_it_is_refused(lab: Lab, hop: list[str], path: str) -> None:
     file = lab.root / path
-    edited = b"# mine\n" + file.read_bytes() if path.endswith(("toml", "series")) else file.read_bytes()
-    file.write_bytes(edited)
-    if edited == file.read_bytes() and not path.endswith(("toml", "series")):
+    commented = path.endswith(("toml", "series"))
+    if commented:
+        file.write_bytes(b"# mine\n" + file.read_bytes())
+    else:
         file.chmod(0o755)
     before = lab.snapshot()
     with pytest.raises(UsageError, match="not committed") as caught:
@@ -50,7 +53,7 @@ def test_it_is_refused(lab: Lab, hop: list[str], path: str) -> None:
     assert lab.snapshot() == before
     assert not (lab.root / ".forkyard" / "rebase").exists()
     assert lab.session().start(hop[1], dry_run=True).finished is None
-    if path.endswith(("toml", "series")):
+    if commented:
         assert lab.session().start(hop[1], allow_dirty=True).finished is not None
         assert b"# mine\n" in file.read_bytes()
 
@@ -66,6 +69,23 @@ def test_what_it_does_not_write_is_no_reason(lab: Lab, hop: list[str], path: str
     assert file.read_bytes() == content
 
 
+def test_an_edit_while_it_runs_is_not_written_over(lab: Lab, hop: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    series, real = lab.root / "patches/part/llama.cpp/series", session_module.replay
+
+    def replay(*args: Any, **options: Any) -> Any:
+        done = real(*args, **options)
+        series.write_bytes(b"# mine\n" + series.read_bytes())
+        return done
+
+    monkeypatch.setattr(session_module, "replay", replay)
+    before = lab.snapshot()
+    with pytest.raises(PatchError, match="changed since the rebase began"):
+        lab.session().start(hop[1])
+    after = lab.snapshot()
+    assert after.pop("patches/part/llama.cpp/series")[1].startswith(b"# mine\n")
+    assert after == {path: data for path, data in before.items() if path in after}
+
+
 def test_once_written_it_is_an_edit_until_it_is_committed(lab: Lab, hop: list[str]) -> None:
     lab.session().start(hop[1])
     with pytest.raises(UsageError, match="not committed"):
@@ -75,11 +95,8 @@ def test_once_written_it_is_an_edit_until_it_is_committed(lab: Lab, hop: list[st
 
 
 def test_a_project_without_git_is_told_so(lab: Lab, capsys: Any) -> None:
-    from forkyard.console import Console
-    from forkyard.rebasing.session import Session
-
     made = lab.history({"a.c": numbered()}, {"a.c": numbered(l20="new")})
     lab.series(made[0], ("one", {"a.c": numbered(l5="mine")}))
-    done = Session(lab.root, "mine", lab.cache, Console()).start(made[1])
+    done = session_module.Session(lab.root, "mine", lab.cache, Console()).start(made[1])
     assert done.finished is not None
     assert "the project is not in git" in capsys.readouterr().err
