@@ -15,6 +15,7 @@ from forkyard.gitstore.history import commits
 from forkyard.gitstore.merging import merge_trees
 from forkyard.gitstore.project import ProjectRepository
 from forkyard.locks import hold
+from forkyard.nextsteps import command, source_word
 from forkyard.rangediff.model import SHORT, Comparison, Fact, Place, differing
 from forkyard.rangediff.pairing import Range, pair_up
 from forkyard.rangediff.revisions import ProjectAt, Wanted, read_word
@@ -182,7 +183,9 @@ def _range(
         reporter.step(f"carrying {stack.name} to {target.commit[:SHORT]}"),
         hold(cache.locks / f"store-{family}.lock"),
     ):
-        base, carried, notes = _carry(store, family, project.wanted, obtained, patched, target)
+        source = source_word(choices.source)
+        again = command("rebase", recipe.word, to=target.commit, source=source, offline=choices.offline)
+        base, carried, notes = _carry(store, family, obtained, patched, target, again)
     own = _own(project.wanted, stack, home, target, base, carried)
     return replace(own, place=replace(own.place, notes=notes))
 
@@ -215,12 +218,15 @@ def _own(
 def _carry(
     store: Store,
     family: str,
-    wanted: Wanted,
     home: Obtained,
     patched: PatchedTree,
     target: Obtained,
+    rebase: str,
 ) -> tuple[str, list[AppliedPatch], tuple[str, ...]]:
     """The same patches on another base, by three-way merges: the base's commit, the patches, and remarks.
+
+    Args:
+        rebase: the command that resolves conflicts.
 
     Raises:
         PatchError: one conflicts there.
@@ -239,8 +245,7 @@ def _carry(
                 msg,
                 where=first.path,
                 why=first.message or first.kind,
-                next_step=f"run `forkyard rebase {family} --to {wanted.target}`, resolve it there, and compare the"
-                " two revisions of the project",
+                next_step=f"run `{rebase}`, resolve it there, and compare the two revisions of the project",
             )
         if merge.tree == current and patch.tree != before:
             notes.append(f"{target.commit[:SHORT]} already has all that {patch.stack}/{patch.name} does")
