@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
@@ -327,6 +328,29 @@ def test_put_back_by_git_checkout_it_is_finished(root: Path) -> None:
     assert done is not None
     assert done.left == ()
     assert files(root) == NEW
+
+
+def test_another_branch_is_checked_out_in_between(root: Path) -> None:
+    """Its files are not the change's to write over; those that are the same on both branches are finished."""
+
+    def git(*words: str) -> None:
+        person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *person, *words], cwd=root, check=True, capture_output=True)
+
+    git("init", "--quiet", "--initial-branch=one")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "one")
+    git("checkout", "--quiet", "-b", "two")
+    (root / "a").write_bytes(b"their a")
+    git("commit", "--quiet", "--all", "--message", "two")
+    git("checkout", "--quiet", "one")
+    cut_off(root)
+    git("checkout", "--quiet", "two")
+    done = recover(root)
+    assert done is not None
+    assert done.left == ("a",)
+    assert (root / "a").read_bytes() == b"their a"
+    assert (root / "dir/b").read_bytes() == b"new b"
 
 
 def test_an_edit_survives_a_kill_at_every_instant(root: Path, tmp_path: Path) -> None:
