@@ -63,9 +63,12 @@ def test_a_partial_clone_is_refused_and_fetches_nothing(
     assert not mark.exists()
 
 
-def test_a_repository_of_somebody_else_is_trusted_by_its_user_alone(world: Any, edited: Edit) -> None:
+def test_a_repository_of_somebody_else_is_trusted_by_its_user_alone(
+    world: Any, edited: Edit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can give a file away")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     world.fork.commit("own : a", a_c=edited(n2="mine"))
     tree = world.fork.tree()
     for path in [world.fork.path, *world.fork.path.rglob("*")]:

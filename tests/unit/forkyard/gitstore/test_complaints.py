@@ -46,6 +46,13 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_users_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is advised here is not to reach the configuration of whoever runs the tests."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
 def failure(what: Callable[[], object]) -> GitFailure:
     with pytest.raises(GitFailure) as caught:
         what()
@@ -359,6 +366,9 @@ def test_damage_is_said_first_and_without_progress(store: Store, clone: Path, ho
     assert error.complaint.kind == "damaged"
     assert len(str(error.why).splitlines()) <= 10
     assert "objects: " not in str(error.why)
+    # What is advised in the end: git fsck sees it, too.
+    done = subprocess.run(["git", "fsck"], cwd=clone, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
 
 
 def test_no_repository(store: Store, tmp_path: Path) -> None:

@@ -219,7 +219,9 @@ def test_a_shallow_clone_says_so(tmp_path: Path) -> None:
     git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{project}", "shallow")
     with pytest.raises(UsageError, match="shallow") as caught:
         ProjectRepository(tmp_path / "shallow").revision("HEAD~1")
-    assert "--unshallow" in str(caught.value)
+    assert "`git fetch --unshallow`" in str(caught.value)
+    git(tmp_path / "shallow", "fetch", "--quiet", "--unshallow")
+    assert ProjectRepository(tmp_path / "shallow").revision("HEAD~1")
 
 
 def test_somebody_elses_repository(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +247,26 @@ def test_somebody_elses_repository(project: Path, monkeypatch: pytest.MonkeyPatc
     for name, value in (("COUNT", "1"), ("KEY_0", "safe.directory"), ("VALUE_0", "*")):
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
     assert Foreign(project).revision("HEAD") == old
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_advice_for_a_project_of_somebody_else_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    folder = top(tmp_path)
+    fill(folder)
+    old = commit(folder)
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    if linked:
+        git(folder, "worktree", "add", "--quiet", "--detach", str(tmp_path / "linked"))
+        folder = tmp_path / "linked"
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(UsageError, match="does not trust") as caught:
+        ProjectRepository(folder).revision("HEAD")
+    subprocess.run(str(caught.value.next_step).partition("run: ")[2], shell=True, check=True, timeout=60)
+    assert ProjectRepository(folder).revision("HEAD") == old
 
 
 def test_a_hooks_environment_names_another_repository(
