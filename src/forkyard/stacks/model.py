@@ -105,7 +105,12 @@ class Stack:
             return Series(self.name, family, ())
         listing = folder / "series"
         try:
-            lines = listing.read_text(encoding="utf-8").splitlines()
+            # An editor's byte order mark is no part of the first name.
+            lines = listing.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            msg = f"the series of stack {self.name} for {family} is not UTF-8 text"
+            step = "save it as UTF-8; a shell or an editor may have made UTF-16 of it"
+            raise PatchError(msg, where=str(listing), why=str(error), next_step=step) from None
         except OSError as error:
             msg = f"stack {self.name} has no series for {family}"
             raise PatchError(
@@ -176,7 +181,12 @@ def load_stack(root: Path, name: str) -> Stack:
             why=f"known stacks: {', '.join(known) or 'none'}",
             next_step=f"did you mean {near[0]!r}?" if near else None,
         )
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = "the file is not UTF-8 text"
+        step = "save it as UTF-8; a shell or an editor may have made UTF-16 of it"
+        raise RecipeError(msg, where=str(path), why=str(error), next_step=step) from None
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from forkyard.errors import PatchError
+from forkyard.errors import ForkyardError, PatchError
 from forkyard.gitstore import Author, Store
 from forkyard.stacks import apply_stacks, load_stacks
 from forkyard.stacks.foreign import read_patches
@@ -174,3 +174,18 @@ def test_the_advice_for_line_ends_helps(tmp_path: Path, patch: bytes) -> None:
     file.unlink()
     git("checkout", "--", str(file))
     assert file.read_bytes() == patch
+
+
+@pytest.mark.parametrize("name", ["stack.toml", "llama.cpp/series"])
+def test_the_files_around_patches(
+    store: Store, forge: Any, project_root: Path, add_stack: Any, patch: bytes, name: str
+) -> None:
+    """Line ends and a mark do no harm to what is read as text; another encoding is named."""
+    folder = add_stack(project_root, "part", patches={"a.patch": patch})
+    text = (folder / name).read_bytes()
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + crlf(text))
+    apply(store, forge, project_root)
+    (folder / name).write_bytes(text.decode().encode("utf-16"))
+    with pytest.raises(ForkyardError, match="not UTF-8") as caught:
+        apply(store, forge, project_root)
+    assert caught.value.where == str(folder / name)
