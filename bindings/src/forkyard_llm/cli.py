@@ -32,7 +32,7 @@ Exit codes:
   3    no payload is installed (doctor: none is usable)
   4    payloads are installed, none can be used here
   5    a payload is damaged or does not fit its description
-  6    the model file is missing or damaged
+  6    the model file is missing, damaged, or no model for this
   7    the engine failed
   8    the engine lacks an option that was asked for
   9    a model could not be downloaded or stored

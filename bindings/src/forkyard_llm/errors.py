@@ -82,7 +82,7 @@ class AbiMismatch(ForkyardLlmError):
 
 
 class ModelError(ForkyardLlmError):
-    """A model file is missing, damaged or not something the engine can load.
+    """A model file is missing, damaged, not something the engine can load, or for something else.
 
     `offset` is the byte offset in the file where reading stopped making sense, where there is one.
     """

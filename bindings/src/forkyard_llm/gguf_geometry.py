@@ -18,13 +18,16 @@ _WHOLE_HEADS: Final = frozenset((
     "apertus", "arcee", "arctic", "baichuan", "bitnet-25", "bitnet-b1.58", "chameleon", "codeshell", "cogvlm",
     "cohere2moe", "dbrx", "deci", "deepseek", "dots1", "ernie4_5", "ernie4_5-moe", "exaone", "exaone-moe",
     "exaone4", "falcon", "gpt-oss", "granite", "granite_swa", "granitemoe", "graniteswitch", "grok", "grovemoe",
-    "hunyuan-moe",
-    "hunyuan_vl", "hy_v3", "internlm2", "jais2", "llama", "llama4", "maincoder", "mellum", "minicpm", "mistral3",
+    "hunyuan-moe", "hunyuan_vl", "hy_v3", "internlm2", "jais2", "llama", "llama4", "maincoder", "mellum",
+    "minicpm", "mistral3",
     "olmo", "olmo2", "olmoe", "orion", "paddleocr", "pangu-embedded", "plamo", "qwen2", "qwen2moe", "qwen2vl",
     "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "seed_oss", "smallthinker", "smollm3", "starcoder2", "talkie",
     "xverse",
 ))  # fmt: skip
 
+
+# Further ones in which keys are as long as values.
+_EQUAL_LENGTHS: Final = _WHOLE_HEADS | {"deepseek4"}
 
 # Architectures whose queries have as many values as a token has: the engines make the shapes from the latter, and
 # compute with the heads.
@@ -33,6 +36,15 @@ _SQUARE: Final = frozenset((
     "internlm2", "jamba", "lfm2", "lfm2moe", "nemotron", "olmo", "olmo2", "olmoe", "orion", "phi2", "phi3",
     "phimoe", "plamo", "qwen2", "qwen2moe", "qwen2vl", "stablelm", "starcoder2", "xverse",
 ))  # fmt: skip
+
+# Numbers for which an architecture has one value only.
+_FIXED: Final = {
+    ("rwkv6", "token_shift_count"): 2,
+    ("rwkv7", "token_shift_count"): 2,
+    ("rwkv6qwen2", "token_shift_count"): 1,
+    ("arwkv7", "token_shift_count"): 1,
+    ("deepseek4", "hyper_connection.count"): 4,
+}
 
 # Architectures that cache one latent vector for all heads where attention.key_length_mla is given: the cached key is
 # that vector and the turned values, the cached value is the vector.
@@ -65,6 +77,7 @@ class _Geometry:
         self._rows()
         self._widths()
         self._window()
+        self._divisors()
         self._vocabulary()
 
     def _experts(self) -> None:
@@ -110,14 +123,17 @@ class _Geometry:
         keys = self._largest("attention.key_length") or size
         values = self._largest("attention.value_length") or size
         key = f"{self._prefix}rope.dimension_count"
-        turned = self._largest("rope.dimension_count") if key in self._summary.values else keys
+        given = key in self._summary.values
+        turned = self._largest("rope.dimension_count") if given else keys
         if self._summary.architecture in _SQUARE and max(heads) * keys != self._largest("embedding_length"):
             self._fail_first(
                 ("attention.head_count", "attention.key_length", "embedding_length"),
                 f"{int(max(heads))} heads of {keys} values do not make {self._prefix}embedding_length",
             )
         whole = self._summary.architecture in _WHOLE_HEADS
-        if turned > keys or turned % 2 or (whole and turned != keys):
+        rotates = self._summary.values.get(f"{self._prefix}rope.scaling.finetuned")
+        none = given and not turned and (rotates is None or rotates.data is not False)
+        if none or turned > keys or (given and turned % 2) or (whole and turned != keys):
             those = "all" if whole else "an even number"
             self._fail_first(
                 ("rope.dimension_count", "attention.key_length", "attention.head_count"),
@@ -130,7 +146,7 @@ class _Geometry:
                 f"attention.key_length_swa and attention.value_length_swa are {others};"
                 f" in {self._summary.architecture} every block has heads of {keys} values",
             )
-        if whole and keys != values:
+        if self._summary.architecture in _EQUAL_LENGTHS and keys != values:
             self._fail_first(
                 ("attention.value_length", "attention.key_length", "attention.head_count"),
                 f"{self._prefix}attention.value_length is {values} and attention.key_length {keys};"
@@ -215,6 +231,20 @@ class _Geometry:
         value = self._summary.values.get(key)
         if value is not None and value.count is None and value.data == 1 and self._largest("attention.sliding_window"):
             self._fail(key, f"{key} is 1: no block has the window that attention.sliding_window gives")
+
+    def _divisors(self) -> None:
+        """What is in groups of equal size, and what an architecture has one number of."""
+        for whole, part in (
+            ("embedding_length", "wkv.head_size"),
+            ("attention.head_count", "attention.output_group_count"),
+        ):
+            total, share, key = self._largest(whole), self._largest(part), self._prefix + part
+            if key in self._summary.values and (not share or total % share):
+                self._fail(key, f"{key} is {share}, which does not divide {whole} ({total})")
+        for (architecture, name), wanted in _FIXED.items():
+            key, found = self._prefix + name, self._largest(name)
+            if architecture == self._summary.architecture and key in self._summary.values and found != wanted:
+                self._fail(key, f"{key} is {found}, in this architecture it is {wanted}")
 
     def _vocabulary(self) -> None:
         tokens = self._summary.values.get("tokenizer.ggml.tokens")

@@ -40,7 +40,7 @@ class Llama:
     Everything else may be called from any thread and waits for the token being computed, ``close`` included.
 
     Args:
-        model_path: the GGUF file; its structure is checked before the engine sees it.
+        model_path: the GGUF file, of a split model the first; all are checked before the engine sees them.
         engine: ``auto``, ``llama.cpp``, ``ik_llama.cpp`` or the name of a payload distribution.
         variant: a variant of that engine (``avx512-vnni``); None takes the best this CPU can run.
         n_ctx: context size in tokens; 0 takes the model's own.
@@ -68,7 +68,7 @@ class Llama:
         **engine_options: options only one engine has (see ``docs/python-api.md``).
 
     Raises:
-        ModelError: the file is not a sound GGUF, or the engine refuses it.
+        ModelError: the file is not a sound GGUF, its model does not continue a text, or the engine refuses it.
         UnsupportedOption: the engine lacks an option that the other one has; the message names it.
         UsageError: an option no engine has, or a value that makes no sense.
         PayloadNotFound, PayloadRejected, AbiMismatch, EngineError: no payload can be used, or it fails.

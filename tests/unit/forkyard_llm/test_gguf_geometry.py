@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from forkyard_llm.gguf_check import check
 
-from .gguf_bytes import I32, U32, gguf, numbers, scalar, string, strings, tensor, write
+from .gguf_bytes import BOOL, I32, U32, gguf, numbers, scalar, string, strings, tensor, write
 from .test_gguf_values import BASE, model, refused
 
 
@@ -56,7 +56,7 @@ def other(folder: Path, *values: bytes) -> Path:
 
 def test_rotation_of_parts_of_heads(tmp_path: Path) -> None:
     check(other(tmp_path, scalar("stablelm.rope.dimension_count", U32, 16)))
-    for turned in (15, 65, 66, 128):
+    for turned in (0, 15, 65, 66, 128):
         path = other(tmp_path, scalar("stablelm.rope.dimension_count", U32, turned))
         assert f"stablelm.rope.dimension_count is {turned}" in refused(path)
     check(other(tmp_path, scalar("stablelm.attention.value_length", U32, 128)))
@@ -182,3 +182,26 @@ def test_a_window_that_no_block_has(tmp_path: Path) -> None:
 def test_heads_of_two_sizes(tmp_path: Path) -> None:
     path = model(tmp_path, scalar("llama.attention.key_length_swa", U32, 32))
     assert "in llama every block has heads of 64 values" in refused(path)
+
+
+def test_no_rotation_at_all(tmp_path: Path) -> None:
+    """An engine turns 0 values for ever, unless the model says that it has no RoPE."""
+    keys = {"embedding_length": 64, "block_count": 1, "attention.head_count": 4, "rope.dimension_count": 0}
+    assert "x.rope.dimension_count is 0" in refused(made(tmp_path, "x", keys))
+    check(made(tmp_path, "x", keys, scalar("x.rope.scaling.finetuned", BOOL, False)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "said"),
+    [
+        ("rwkv7", {"embedding_length": 64, "wkv.head_size": 31}, "rwkv7.wkv.head_size is 31"),
+        ("rwkv7", {"embedding_length": 64, "wkv.head_size": 4096}, "rwkv7.wkv.head_size is 4096"),
+        ("rwkv7", {"token_shift_count": 1}, "rwkv7.token_shift_count is 1, in this architecture it is 2"),
+        ("x", {"attention.head_count": 8, "attention.output_group_count": 0}, "x.attention.output_group_count is 0"),
+        ("x", {"attention.head_count": 8, "attention.output_group_count": 3}, "x.attention.output_group_count is 3"),
+    ],
+)
+def test_equal_shares(tmp_path: Path, architecture: str, keys: dict[str, int], said: str) -> None:
+    assert said in refused(made(tmp_path, architecture, keys))
+    check(made(tmp_path, "rwkv7", {"embedding_length": 64, "wkv.head_size": 32, "token_shift_count": 2}))
+    check(made(tmp_path, "x", {"attention.head_count": 8, "attention.output_group_count": 8}))
