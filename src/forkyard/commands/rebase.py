@@ -31,6 +31,7 @@ from forkyard.workshop import find_root
 @click.option("--continue", "resume", is_flag=True, help="Take over the conflict resolved in the work tree; go on.")
 @click.option("--skip", is_flag=True, help="Leave the patch that waits out of its series; go on.")
 @click.option("--abort", is_flag=True, help="Give the rebase up; the project is as it was.")
+@click.option("--undo", is_flag=True, help="Take back the last finished rebase: only what it wrote.")
 @click.option("--status", "show", is_flag=True, help="Show the rebase that is under way.")
 @answers
 def rebase(
@@ -50,6 +51,7 @@ def rebase(
     resume: bool,
     skip: bool,
     abort: bool,
+    undo: bool,
     show: bool,
 ) -> int:
     """Replay every patch of RECIPE's stacks on another upstream commit, all of them in one run.
@@ -58,11 +60,13 @@ def rebase(
     written: the first is laid out in work/rebase-RECIPE, and --continue goes on when it is resolved. What was resolved
     once is kept in the repository and never asked again.
     """
-    chosen = [word for word, on in (("--continue", resume), ("--skip", skip), ("--abort", abort)) if on]
+    chosen = [
+        word for word, on in (("--continue", resume), ("--skip", skip), ("--abort", abort), ("--undo", undo)) if on
+    ]
     chosen += ["--status"] if show else []
     if len(chosen) + (to is not None) != 1:
         msg = f"{' and '.join([*chosen, '--to'])} exclude each other" if chosen else "nothing says where to rebase to"
-        raise UsageError(msg, next_step="give --to COMMIT, or one of --continue, --skip, --abort, --status")
+        raise UsageError(msg, next_step="give --to COMMIT, or one of --continue, --skip, --abort, --undo, --status")
     if test and not dry_run:
         msg = "--test takes long and writes nothing"
         raise UsageError(msg, next_step="add --dry-run; rebase in earnest when you know the verdicts")
@@ -74,6 +78,8 @@ def rebase(
         stays = f"{state.recipe} stays at {state.old.commit[:12]}" if state else "its record was damaged and is deleted"
         console.result({"recipe": recipe, "aborted": True}, f"given up: {stays}")
         return 0
+    if undo:
+        return _undo(console, session, recipe)
     if report_dir is not None:
         # Said before anything is written and not after.
         prepare_folder(report_dir)
@@ -117,6 +123,17 @@ def _answer(console: Console, session: Session, result: Rebased, report_dir: Pat
     shown = text(result) + (f"\nreport: {reports[-1]}" if reports else "")
     console.result({**document(result), "reports": reports}, shown)
     return EXIT_CONFLICTS if result.replay.conflicts else 0
+
+
+def _undo(console: Console, session: Session, recipe: str) -> int:
+    done = session.undo()
+    if done is None:
+        console.result({"recipe": recipe, "undone": [], "left": []}, "given up: nothing had been written")
+        return 0
+    lines = [f"{recipe} is at {done.old[:12]} again: {len(done.paths)} files are as they were before the rebase"]
+    lines += [f"left alone, as it was changed since: {path}" for path in done.left]
+    console.result({"recipe": recipe, "undone": list(done.paths), "left": list(done.left)}, "\n".join(lines))
+    return 0
 
 
 def _show(console: Console, session: Session) -> int:

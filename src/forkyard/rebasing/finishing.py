@@ -17,6 +17,7 @@ from forkyard.rebasing.recipefile import moved_recipe
 from forkyard.rebasing.replaying import Replay
 from forkyard.rebasing.resolutions import FOLDER
 from forkyard.rebasing.state import State
+from forkyard.rebasing.undoing import remember
 from forkyard.rebasing.wholefiles import shared_notes, with_true_trailers
 from forkyard.recipes import Recipe, load_recipe
 from forkyard.recipes.lock import render
@@ -74,6 +75,9 @@ def finish(
         return Finished(tuple(sorted(changes.writes)), tip, out, tuple(notes))
     with owned_folder(cache.scratch, "rebase-") as scratch:
         changes, commit, notes = lay_out(store, root, cache, recipe, target, state, done, stacks, scratch)
+    changes = changes.effective(root)
+    if changes:
+        remember(root, recipe.name, state.old.commit, state.new.commit, changes)
     written = commit_changes(root, changes)
     return Finished(tuple(written), commit, None, tuple(notes))
 

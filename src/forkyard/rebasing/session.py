@@ -16,7 +16,7 @@ from forkyard.console import Reporter
 from forkyard.errors import PatchError, RecipeError, UsageError
 from forkyard.gitstore import Store
 from forkyard.gitstore.project import uncommitted
-from forkyard.journal import STATE, finish_changes, project_lock, recover
+from forkyard.journal import finish_changes, project_lock, recover
 from forkyard.locking import refuse_changed
 from forkyard.locks import hold
 from forkyard.nextsteps import command
@@ -29,15 +29,23 @@ from forkyard.rebasing.state import (
     State,
     Waiting,
     clear_state,
+    local_resolutions,
     none_under_way,
     read_state,
     series_digest,
     state_folder,
     write_state,
 )
+from forkyard.rebasing.undoing import Undone, undo
 from forkyard.recipes import Recipe, load_known_pins, load_recipe
 from forkyard.sources import Obtained, obtain, recorded
-from forkyard.sources.targets import connect_history, obtain_target, target_recipe, with_pin
+from forkyard.sources.targets import (
+    connect_history,
+    obtain_target,
+    refuse_other_engine,
+    target_recipe,
+    with_pin,
+)
 from forkyard.stacks import PatchedTree, Stack, apply_stacks, load_stacks, stack_names
 from forkyard.stacks.applying import patched_tree
 from forkyard.stacks.combining import combine_stacks
@@ -138,6 +146,7 @@ class Session:
                 self._refuse_uncommitted(chosen)
             old = obtain(self._recipe, self._cache, self._reporter, offline=offline)
             new = obtain_target(target, self._cache, self._reporter, source=source, offline=offline)
+            refuse_other_engine(self._store, self._recipe, old.tree, new)
             state = State(
                 recipe=self._recipe.name,
                 old=_base(old),
@@ -217,6 +226,23 @@ class Session:
             if state is not None and self._done(state):
                 raise self._already(state)
             return state
+
+    def undo(self) -> Undone | None:
+        """Take back the rebase under way, or else the last one that was finished.
+
+        Returns:
+            what was put back; ``None`` if a rebase was under way: it has written nothing.
+
+        Raises:
+            UsageError: there is neither.
+            ForkyardError: see :func:`forkyard.rebasing.undoing.undo`.
+        """
+        with self._alone():
+            state = read_state(self._root, self._recipe.name)
+            self._forget()
+            if state is not None and not self._done(state):
+                return None
+            return undo(self._root, self._recipe.name)
 
     def status(self) -> State:
         """The rebase under way."""
@@ -357,7 +383,7 @@ class Session:
             yield
 
     def _local_resolutions(self, stack: str) -> Path:
-        return self._root / STATE / FOLDER / stack / self._recipe.family
+        return local_resolutions(self._root, stack, self._recipe.family)
 
     def _resolutions(self, stacks: Sequence[Stack]) -> dict[str, Resolutions]:
         family = self._recipe.family

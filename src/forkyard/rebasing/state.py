@@ -19,6 +19,7 @@ from forkyard.errors import RecipeError, UsageError
 from forkyard.journal import STATE
 from forkyard.nextsteps import command
 from forkyard.rebasing.replaying import Base
+from forkyard.rebasing.resolutions import FOLDER
 from forkyard.stacks import Stack
 
 _SCHEMA = 1
@@ -68,6 +69,11 @@ class State:
 def state_folder(root: Path, recipe: str) -> Path:
     """Where a rebase of a recipe keeps its state."""
     return root / STATE / "rebase" / recipe
+
+
+def local_resolutions(root: Path, stack: str, family: str) -> Path:
+    """Where this machine keeps resolutions that the project does not hold (yet)."""
+    return root / STATE / FOLDER / stack / family
 
 
 def read_state(root: Path, recipe: str, word: str | None = None) -> State | None:

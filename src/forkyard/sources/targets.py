@@ -10,17 +10,29 @@ from pathlib import Path
 
 from forkyard.cache import Cache, write_atomic
 from forkyard.console import Reporter
-from forkyard.errors import NetworkError, RecipeError
+from forkyard.errors import NetworkError, RecipeError, UsageError
 from forkyard.gitstore import OBJECT_ID, GitFailure, Store
 from forkyard.gitstore.history import is_ancestor
 from forkyard.gitstore.naming import Name, SeveralCommits, commit_elsewhere, described, named_commit
 from forkyard.locks import hold
 from forkyard.network import without_secrets
 from forkyard.places import expanded
-from forkyard.recipes import GitSource, KnownPin, LocalSource, Pin, Recipe, RegistrySource, Source, load_known_pins
+from forkyard.recipes import (
+    FAMILIES,
+    GitSource,
+    KnownPin,
+    LocalSource,
+    Pin,
+    Recipe,
+    RegistrySource,
+    Source,
+    load_known_pins,
+)
 from forkyard.sources.obtaining import Obtained, obtain
 
 LATEST = "latest"
+# The folder that ik_llama.cpp was begun for.
+_ONLY_IN_IK = "ggml/src/iqk"
 _PREFIX = re.compile(r"^[0-9a-f]{7,40}$")
 
 
@@ -52,6 +64,10 @@ def target_recipe(
         commit = to
     if name.steps or not OBJECT_ID.match(to):
         commit = _named(recipe, to, known, cache, reporter, source=source, offline=offline)
+    for family in FAMILIES:
+        if family != recipe.family and any(pin.commit == commit for pin in load_known_pins(root, family)):
+            msg = f"{commit[:12]} is a commit of {family}, and {recipe.name} is for {recipe.family}"
+            raise UsageError(msg, next_step=f"name a commit of {recipe.family}")
     return with_pin(recipe, commit, known)
 
 
@@ -86,6 +102,28 @@ def obtain_target(
             next_step="give a clone, URL or archive with --source, or add the commit to recipes/*.pins.toml",
         )
     return obtain(target, cache, reporter, source=source, offline=offline)
+
+
+def refuse_other_engine(store: Store, recipe: Recipe, pinned: str, target: Obtained) -> None:
+    """See that a target is a commit of the recipe's engine and not of the other one: they share history and file names.
+
+    Args:
+        pinned: tree of the recipe's pin.
+
+    Raises:
+        UsageError: it is the other engine's.
+    """
+    marked = {tree: store.has(f"{tree}:{_ONLY_IN_IK}", "tree") for tree in (pinned, target.tree)}
+    if marked[pinned] == marked[target.tree]:
+        return
+    has, other = ("has", "ik_llama.cpp") if marked[target.tree] else ("has no", "llama.cpp")
+    msg = f"{target.commit[:12]} is no commit of {recipe.family}, but of {other} or something else"
+    raise UsageError(
+        msg,
+        where=target.location,
+        why=f"its tree {has} folder {_ONLY_IN_IK}, unlike the pin's",
+        next_step=f"name a commit of {recipe.family}",
+    )
 
 
 def connect_history(

@@ -553,6 +553,59 @@ def test_a_store_deleted_by_hand_costs_no_resolution(lab: Lab, hop: list[str]) -
     assert lab.files(lab.replay(hop[1], hop[1]).tree)["a.c"] == text("an hour of work")
 
 
+# -- taking it back ----------------------------------------------------------------------------------
+
+
+def test_undo_is_exact(lab: Lab, hop: list[str]) -> None:
+    (lab.root / "patches/part/llama.cpp/one.patch").chmod(0o755)
+    before = lab.snapshot()
+    waiting(lab, hop[1])
+    resolve(lab.session())
+    done = lab.session().resume()
+    assert done.finished is not None
+    undone = lab.session().undo()
+    assert undone is not None
+    assert (undone.old, undone.new, undone.left) == (hop[0], hop[1], ())
+    assert set(undone.paths) == set(done.finished.paths)
+    assert lab.snapshot() == before
+    with pytest.raises(UsageError, match="no rebase of mine to undo"):
+        lab.session().undo()
+    # What was resolved once is not asked again.
+    assert statuses(lab.session().start(hop[1]).replay) == ["resolved", "clean"]
+
+
+def test_undo_leaves_the_edits_of_others_alone(lab: Lab, hop: list[str]) -> None:
+    before = lab.snapshot()
+    waiting(lab, hop[1])
+    lab.session().resume(skip=True)
+    (lab.root / "patches/part/llama.cpp/two.patch").write_bytes(b"mine by now")
+    (lab.root / "patches/part/llama.cpp/new.patch").write_bytes(b"mine")
+    undone = lab.session().undo()
+    assert undone is not None
+    assert undone.left == ("patches/part/llama.cpp/two.patch",)
+    after = lab.snapshot()
+    assert after.pop("patches/part/llama.cpp/two.patch")[1] == b"mine by now"
+    assert after.pop("patches/part/llama.cpp/new.patch")[1] == b"mine"
+    assert after == {path: facts for path, facts in before.items() if not path.endswith("two.patch")}
+
+
+def test_undo_while_one_is_under_way(lab: Lab, hop: list[str]) -> None:
+    before = lab.snapshot()
+    waiting(lab, hop[1])
+    assert lab.session().undo() is None
+    assert lab.snapshot() == before
+    assert read_state(lab.root, "mine") is None
+
+
+def test_undo_with_a_damaged_record(lab: Lab, clean: list[str]) -> None:
+    lab.session().start(clean[1])
+    after = lab.snapshot()
+    (state_folder(lab.root, "mine") / "undo" / "list.json").write_bytes(b"{")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        lab.session().undo()
+    assert lab.snapshot() == after
+
+
 # -- each run does only what a resolution changes ----------------------------------------------------
 
 
@@ -775,6 +828,16 @@ def test_a_commit_nobody_has(lab: Lab, clean: list[str]) -> None:
     before = lab.snapshot()
     with pytest.raises(ForkyardError, match="no source delivered"):
         lab.session().start("9" * 40)
+    assert lab.snapshot() == before
+
+
+def test_a_commit_of_the_other_engine(lab: Lab) -> None:
+    mark = "ggml/src/iqk/iqk_mul_mat.cpp"
+    made = lab.history({"a.c": numbered()}, {"a.c": numbered(l20="new"), mark: text("ik")})
+    lab.series(made[0], ("one", {"a.c": numbered(l5="mine")}))
+    before = lab.snapshot()
+    with pytest.raises(UsageError, match=r"is no commit of llama\.cpp, but of ik_llama\.cpp"):
+        lab.session().start(made[1])
     assert lab.snapshot() == before
 
 
