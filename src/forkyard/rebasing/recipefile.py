@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, MutableSequence
+import re
+from collections.abc import MutableMapping, MutableSequence, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,8 @@ from forkyard.errors import RecipeError
 from forkyard.gitstore import OBJECT_ID
 from forkyard.rebasing.replaying import Base
 from forkyard.recipes import Recipe, RegistrySource
+
+_SOURCE = re.compile(r"^[ \t]*\[\[[ \t]*[\"']?sources[\"']?[ \t]*\]\]")
 
 
 def moved_recipe(recipe: Recipe, target: Recipe, base: Base) -> tuple[bytes, list[str]]:
@@ -40,12 +43,47 @@ def moved_recipe(recipe: Recipe, target: Recipe, base: Base) -> tuple[bytes, lis
         pin["build-number"] = 0
         notes.append("build-number was set to 0: upstream's count at the new pin is not known here")
     sources = document.get("sources")
+    gone: list[int] = []
     if isinstance(sources, MutableSequence):
-        notes += _move_sources(sources, target)
-    return tomlkit.dumps(document).encode(), notes
+        gone, said = _move_sources(sources, target)
+        notes += said
+    return _without_sources(tomlkit.dumps(document), gone).encode(), notes
 
 
-def _move_sources(sources: MutableSequence[Any], target: Recipe) -> list[str]:
+def _without_sources(text: str, numbers: Sequence[int]) -> str:
+    """A recipe's text less some of its sources, each with the comment right above it.
+
+    Args:
+        numbers: from the last to the first.
+    """
+    for number in numbers:
+        lines = text.splitlines(keepends=True)
+        headers = [place for place, line in enumerate(lines) if _SOURCE.match(line)]
+        document = tomlkit.parse(text)
+        sources = document["sources"]
+        if len(headers) != len(sources):
+            # Written as one line, or a text holds what looks like a header.
+            del sources[number]
+            text = tomlkit.dumps(document)
+            continue
+        start = _with_comment(lines, headers[number])
+        tables = (place for place in range(headers[number] + 1, len(lines)) if lines[place].lstrip().startswith("["))
+        following = next(tables, None)
+        end = len(lines) if following is None else _with_comment(lines, following)
+        text = "".join([*lines[:start], *lines[end:]])
+    return text
+
+
+def _with_comment(lines: Sequence[str], header: int) -> int:
+    """Where a table begins: at the first line of the comment right above its header."""
+    while header > 0 and lines[header - 1].lstrip().startswith("#"):
+        header -= 1
+    return header
+
+
+def _move_sources(sources: MutableSequence[Any], target: Recipe) -> tuple[list[int], list[str]]:
+    """Have the registry sources be the target's; returns those to delete, the last one first, and notes."""
+    gone = []
     fresh = next((source for source in target.sources if isinstance(source, RegistrySource)), None)
     notes = []
     for number in reversed(range(len(sources))):
@@ -56,7 +94,7 @@ def _move_sources(sources: MutableSequence[Any], target: Recipe) -> list[str]:
             notes.append(
                 f"its registry source {table.get('project')} {table.get('version')} has another commit and went"
             )
-            del sources[number]
+            gone.append(number)
             continue
         values: dict[str, str | list[str] | None] = {
             "project": fresh.project,
@@ -75,6 +113,6 @@ def _move_sources(sources: MutableSequence[Any], target: Recipe) -> list[str]:
         fresh = None
     if fresh is not None:
         notes.append(f"the new commit can be had from {fresh.project} {fresh.version}, which the recipe does not name")
-    if not len(sources):
+    if len(sources) == len(gone):
         notes.append("no source is left in the recipe: add one that has the new commit")
-    return notes
+    return gone, notes

@@ -84,10 +84,23 @@ def test_there_and_back_is_the_same_file(project_root: Path) -> None:
 def test_a_registry_source_of_another_commit_goes(project_root: Path) -> None:
     recipe = recipe_of(project_root)
     after, notes = moved_recipe(recipe, with_pin(recipe, NEW.commit, []), NEW)
+    # Its comment goes with it; the one of what follows stays.
+    assert b"A package as well" not in after
+    assert b'path = "clone"\n\n# How it is built.\n[build]\n' in after
     recipe.path.write_bytes(after)
     moved = load_recipe("mine", project_root)
     assert [source.kind for source in moved.sources] == ["local"]
     assert "its registry source package 1 has another commit and went" in notes
+
+
+def test_a_source_between_others_goes_with_its_comment(project_root: Path) -> None:
+    other = '\n# A clone.\n# It is large.\n[[sources]]\nkind = "local"\npath = "other"\n\n# How it is built.\n[build]'
+    recipe = recipe_of(project_root)
+    recipe.path.write_text(recipe.path.read_text().replace("\n# How it is built.\n[build]", other, 1))
+    recipe = load_recipe("mine", project_root)
+    after, _ = moved_recipe(recipe, with_pin(recipe, NEW.commit, []), NEW)
+    assert b"A package as well" not in after
+    assert b'path = "clone"\n\n# A clone.\n# It is large.\n[[sources]]\nkind = "local"\npath = "other"\n' in after
 
 
 def test_a_recipe_without_a_registry_source_gets_none(project_root: Path) -> None:
