@@ -265,7 +265,7 @@ def text(done: Adoption) -> str:
         f" {len(done.staying)} patches, {len(_dropped(done))} dropped",
         "",
     ]
-    for one, name in zip(done.staying, done.patches, strict=True):
+    for one, name in sorted(zip(done.staying, done.patches, strict=True), key=lambda pair: pair[0].clean):
         lines.append(f"  {'clean' if one.clean else 'CONFLICT':<9} {name}{_flags(one)}")
         lines += [f"            {_clash_text(clash)}" for clash in one.clashes]
     lines += [f"  dropped   {one['commit'][:12]} {one['subject']}: {one['why']}" for one in _dropped(done)]

@@ -47,7 +47,7 @@ def as_text(found: Sequence[Watched]) -> str:
         if one["rebase"]:
             lines += [
                 f"  {patch['stack']}/{patch['patch']}  {patch['status']}  {patch['verdict']}"
-                for patch in one["rebase"]["patches"]
+                for patch in rebase_report.conflicts_first(one["rebase"]["patches"])
             ]
         tests = (one["result"] or {}).get("tests")
         if tests:

@@ -6,7 +6,7 @@ patch is carried over by what it changes and not by where its context happens to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,6 +50,8 @@ class Outcome:
     culprits: tuple[Culprit, ...] = ()
     follows_conflict: bool = False
     """A patch before it conflicts, so this was tried on a provisional tree."""
+    follows_dropped: tuple[str, ...] = ()
+    """Patches (``stack/name``) without which it conflicts: they were left out, though not all of them is upstream."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -111,6 +113,7 @@ def replay(
     before = old_base.tree
     outcomes: list[Outcome] = []
     chain: list[tuple[str, str, CommitFacts]] = []
+    left_out: list[tuple[str, str, str]] = []
     facts = {one.commit: one for one in commits(store, f"{old.base}..{old.commit}")} if old.patches else {}
     for number, patch in enumerate(old.patches):
         progress(number, len(old.patches), patch.name)
@@ -144,6 +147,10 @@ def replay(
         )
         if status == CONFLICT and blame and history.known:
             outcome = replace(outcome, culprits=_culprits(store, old_base, new_base, before, patch, carried))
+        if status == CONFLICT:
+            outcome = replace(outcome, follows_dropped=_needed(store, left_out, carried, before, tree, patch.tree))
+        elif goes and not carried.empty:
+            left_out.append((f"{patch.stack}/{patch.name}", before, patch.tree))
         outcomes.append(outcome)
         provisional = provisional or status == CONFLICT
         tree = tree if goes else carried.tree
@@ -152,6 +159,20 @@ def replay(
             break
     progress(len(old.patches), len(old.patches), "")
     return Replay(old, base, tuple(outcomes), tree, tuple(chain), history.known)
+
+
+def _needed(
+    store: Store, left_out: Sequence[tuple[str, str, str]], carried: Carried, before: str, tree: str, patch: str
+) -> tuple[str, ...]:
+    """Of the patches that were left out (label, trees before and after), those without which a change conflicts."""
+    paths = {one.path for one in carried.open}
+    found = []
+    for label, was, became in left_out:
+        if paths & set(changed_paths(store, was, became)):
+            there = carry(store, was, tree, became).tree
+            if len(paths & {one.path for one in carry(store, before, there, patch).open}) < len(paths):
+                found.append(label)
+    return tuple(found)
 
 
 def _culprits(

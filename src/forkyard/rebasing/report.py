@@ -6,7 +6,7 @@ import json
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ def document(result: Rebased) -> dict[str, Any]:
     }
 
 
+def conflicts_first(patches: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Patches of a document as people read them: those that wait for a decision first, else in the series' order."""
+    return sorted(patches, key=lambda patch: patch["status"] != "conflict")
+
+
 def _state(result: Rebased) -> str:
     if result.finished:
         return "written"
@@ -67,6 +72,7 @@ def _patch(outcome: Outcome) -> dict[str, Any]:
         "verdict": outcome.verdict.word,
         "evidence": list(outcome.verdict.evidence),
         "follows_conflict": outcome.follows_conflict,
+        "follows_dropped": list(outcome.follows_dropped),
         "conflicts": [_conflict(one) for one in carried.conflicts] if carried else [],
         "culprits": [
             {"path": one.path, "commit": one.commit, "subject": one.subject, "author": one.author, "date": one.date}
@@ -158,11 +164,12 @@ def text(result: Rebased) -> str:
         f"{facts['to']['commit'][:12]} ({facts['to']['date']}), {len(facts['patches'])} patches"
     ]
     width = max((len(f"{p['stack']}/{p['patch']}") for p in facts["patches"]), default=0)
-    for patch in facts["patches"]:
+    for patch in conflicts_first(facts["patches"]):
         mark = " (tried on a provisional tree)" if patch["follows_conflict"] else ""
         lines.append(
             f"  {patch['stack'] + '/' + patch['patch']:<{width}}  {patch['status']:<8}  {patch['verdict']}{mark}"
         )
+        lines += [f"      builds on {label}, which was left out" for label in patch["follows_dropped"]]
         for conflict in patch["conflicts"]:
             where = ", ".join(hunk["lines"] for hunk in conflict["hunks"])
             how = f"resolved from {conflict['resolved_by']}" if conflict["resolved_by"] else conflict["kind"]
@@ -237,5 +244,6 @@ def render(template: str, facts: dict[str, Any], folder: Path = _TEMPLATES) -> s
         keep_trailing_newline=True,
         autoescape=template.endswith(".html.j2"),
     )
+    environment.filters["conflicts_first"] = conflicts_first
     environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
     return environment.get_template(template).render(facts)

@@ -49,7 +49,16 @@ def test_dropped_by_a_person(lab: Lab) -> None:
     done = lab.replay(*made, dropped=[("part", "one.patch")])
     # What the patch did is not there for those that build on it.
     assert statuses(done) == ["dropped", "clean", "conflict"]
+    assert [one.follows_dropped for one in done.outcomes] == [(), (), ("part/one.patch",)]
     assert lab.files(done.tree)["a.c"] == numbered(l5="one, again", l10="two", l20="new")
+
+
+def test_a_conflict_of_its_own_follows_from_nothing(lab: Lab) -> None:
+    made = lab.history({"a.c": numbered()}, {"a.c": numbered(l10="theirs")})
+    lab.series(made[0], ("one", {"a.c": numbered(l5="one")}), ("two", {"a.c": numbered(l5="one", l10="two")}))
+    done = lab.replay(*made, dropped=[("part", "one.patch")])
+    assert statuses(done) == ["dropped", "conflict"]
+    assert done.outcomes[1].follows_dropped == ()
 
 
 def test_ids_are_a_function_of_the_input(lab: Lab) -> None:

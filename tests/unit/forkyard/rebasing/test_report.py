@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from forkyard.errors import StorageError
 from forkyard.rebasing.report import document, next_steps, prepare_folder, read_report, text, write_reports
 from forkyard.rebasing.session import Rebased
+from forkyard.rebasing.state import write_state
 
 from .lab import Lab, numbered
 from .lab import text as lines
@@ -88,6 +90,33 @@ def test_markdown(result: Rebased, tmp_path: Path) -> None:
     assert row.replace("\\|", "").count("|") == 5
     assert "## part/one.patch" in shown
     assert "## part/three.patch" not in shown
+
+
+def test_conflicts_come_first(lab: Lab, tmp_path: Path) -> None:
+    """And say so if they follow from a patch that was left out; machines get the series' own order."""
+    names = [f"f{number}.c" for number in range(6)]
+    old = {name: numbered() for name in names}
+    made = lab.history(old, {**old, "f4.c": numbered(l5="theirs")})
+    states = [old]
+    for name in names:
+        states.append({**states[-1], name: numbered(l5="mine")})
+    states.append({**states[-1], "f1.c": numbered(l5="mine, more")})
+    lab.series(made[0], *((f"p{number}", state) for number, state in enumerate(states[1:])))
+    state = lab.session().start(made[1]).state
+    write_state(lab.root, state.with_dropped("part", "p1.patch"))
+    result = lab.session().resume()
+    expected = [f"part/p{number}.patch" for number in (4, 6, 0, 1, 2, 3, 5)]
+    assert [one["patch"] for one in document(result)["patches"]] == [f"p{number}.patch" for number in range(7)]
+    told = text(result)
+    assert re.findall(r"^  (part/p\d\.patch)", told, re.MULTILINE) == expected
+    assert "builds on part/p1.patch, which was left out" in told
+    write_reports(result, tmp_path)
+    markdown, page = ((tmp_path / f"report.{kind}").read_text() for kind in ("md", "html"))
+    assert re.findall(r"^\| (part/p\d\.patch) \|", markdown, re.MULTILINE) == expected
+    assert markdown.index("## part/p6.patch") < markdown.index("| part/p4.patch |")
+    assert page.index('<h2 id="p2">part/p6.patch') < page.index('<h2 id="patches">') < page.index(">part/p0.patch")
+    assert "It builds on part/p1.patch, which was left out" in markdown
+    assert "It builds on part/p1.patch, which was left out" in page
 
 
 def test_terminal(result: Rebased) -> None:
