@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forkyard.cache import Cache
 from forkyard.console import Reporter
-from forkyard.errors import PatchError, RecipeError, UsageError
+from forkyard.errors import ForkyardError, NetworkError, PatchError, RecipeError, SourceError, UsageError
 from forkyard.gitstore import Store
 from forkyard.gitstore.history import commits
-from forkyard.gitstore.merging import merge_trees
 from forkyard.gitstore.project import ProjectRepository
 from forkyard.locks import hold
 from forkyard.nextsteps import command, source_word
 from forkyard.rangediff.model import SHORT, Comparison, Fact, Place, differing
 from forkyard.rangediff.pairing import Range, pair_up
 from forkyard.rangediff.revisions import ProjectAt, Wanted, read_word
+from forkyard.rebasing.carrying import carry
+from forkyard.rebasing.resolutions import FOLDER, Resolutions
 from forkyard.recipes import Recipe
 from forkyard.sources import Obtained, obtain, recorded
-from forkyard.sources.targets import obtain_target, target_recipe
+from forkyard.sources.targets import obtain_target, refuse_other_engine, target_recipe
 from forkyard.stacks import PatchedTree, Stack, apply_stacks, stack_names
 from forkyard.stacks.applying import AppliedPatch, base_commit
 from forkyard.stacks.combining import home_of
@@ -66,10 +67,26 @@ def compare_revisions(
         stacks = was.stack(stack), now.stack(stack)
         if stacks == (None, None):
             raise _no_stack(stack, was, now)
-        found = []
+        found, elsewhere = [], list[_ElsewhereError]()
         for family in _families(stack, stacks, was, now, choices):
-            found.append(_compare(stack, family, (was, stacks[0]), (now, stacks[1]), cache, reporter, choices))
+            try:
+                found.append(_compare(stack, family, (was, stacks[0]), (now, stacks[1]), cache, reporter, choices))
+            except _ElsewhereError as error:
+                elsewhere.append(error)
+        if not found:
+            raise elsewhere[0].cause
+        for other in elsewhere:
+            # A commit belongs to one engine.
+            reporter.note(f"{other.family} is not compared: {other.cause.what}")
         return found
+
+
+class _ElsewhereError(Exception):
+    """An upstream commit that was asked for is none of an engine's."""
+
+    def __init__(self, family: str, cause: ForkyardError) -> None:
+        super().__init__(cause.what)
+        self.family, self.cause = family, cause
 
 
 def _no_stack(name: str, was: ProjectAt, now: ProjectAt) -> RecipeError:
@@ -178,24 +195,32 @@ def _range(
         patched = apply_stacks(store, family, obtained.commit, obtained.date, obtained.tree, [*home, stack])
     if project.wanted.target is None:
         return _own(project.wanted, stack, home, obtained, patched.base, patched.patches)
-    target = _target(project, recipe, cache, reporter, choices)
+    target = _target(project, recipe, obtained.tree, cache, reporter, choices)
     with (
         reporter.step(f"carrying {stack.name} to {target.commit[:SHORT]}"),
         hold(cache.locks / f"store-{family}.lock"),
     ):
         source = source_word(choices.source)
         again = command("rebase", recipe.word, to=target.commit, source=source, offline=choices.offline)
-        base, carried, notes = _carry(store, family, obtained, patched, target, again)
+        records = {one.name: Resolutions([one.folder / family / FOLDER]) for one in (*home, stack)}
+        base, carried, notes = _carry(store, family, obtained, patched, target, again, records)
     own = _own(project.wanted, stack, home, target, base, carried)
     return replace(own, place=replace(own.place, notes=notes))
 
 
-def _target(project: ProjectAt, recipe: Recipe, cache: Cache, reporter: Reporter, choices: Choices) -> Obtained:
+def _target(
+    project: ProjectAt, recipe: Recipe, pinned: str, cache: Cache, reporter: Reporter, choices: Choices
+) -> Obtained:
     assert project.wanted.target is not None
     to, source, offline = project.wanted.target, choices.source, choices.offline
-    target = target_recipe(recipe, to, project.now, cache, reporter, source=source, offline=offline)
-    known = recorded(target, cache)
-    return obtain_target(target, cache, reporter, source=source if known is None else None, offline=offline)
+    try:
+        target = target_recipe(recipe, to, project.now, cache, reporter, source=source, offline=offline)
+        known = recorded(target, cache)
+        found = obtain_target(target, cache, reporter, source=source if known is None else None, offline=offline)
+        refuse_other_engine(Store(cache.store(recipe.family)), recipe, pinned, found)
+    except (RecipeError, UsageError, NetworkError, SourceError) as error:
+        raise _ElsewhereError(recipe.family, error) from error
+    return found
 
 
 def _own(
@@ -222,11 +247,13 @@ def _carry(
     patched: PatchedTree,
     target: Obtained,
     rebase: str,
+    known: Mapping[str, Resolutions],
 ) -> tuple[str, list[AppliedPatch], tuple[str, ...]]:
     """The same patches on another base, by three-way merges: the base's commit, the patches, and remarks.
 
     Args:
         rebase: the command that resolves conflicts.
+        known: the resolutions of each stack at that revision.
 
     Raises:
         PatchError: one conflicts there.
@@ -237,9 +264,9 @@ def _carry(
     carried: list[AppliedPatch] = []
     notes: list[str] = []
     for patch in patched.patches:
-        merge = merge_trees(store, before, current, patch.tree)
-        if merge.conflicts:
-            first = merge.conflicts[0]
+        merge = carry(store, before, current, patch.tree, known.get(patch.stack))
+        if merge.open:
+            first = merge.open[0].conflict
             msg = f"{patch.stack}/{patch.name} conflicts on {target.commit[:SHORT]}"
             raise PatchError(
                 msg,
@@ -247,6 +274,8 @@ def _carry(
                 why=first.message or first.kind,
                 next_step=f"run `{rebase}`, resolve it there, and compare the two revisions of the project",
             )
+        if merge.conflicts:
+            notes.append(f"{patch.stack}/{patch.name} conflicts there, and a record in the project resolves it")
         if merge.tree == current and patch.tree != before:
             notes.append(f"{target.commit[:SHORT]} already has all that {patch.stack}/{patch.name} does")
         facts = made[patch.commit]
