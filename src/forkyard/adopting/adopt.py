@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from forkyard.adopting.base import Base, find_base
 from forkyard.adopting.dropping import Reduced, Twins, find_twins, reduce_line
 from forkyard.adopting.fork import Location, fetch_fork, locate
-from forkyard.adopting.keeping import add_report, keep, publish, refuse_if_touched, work_folder
+from forkyard.adopting.keeping import add_report, fork_behind, keep, publish, refuse_if_touched, work_folder
 from forkyard.adopting.linearising import Line, Lineariser, Link, OwnCommits, own_commits
 from forkyard.adopting.outcome import CONFLICTS, DRY, NOTHING, PARTLY, WRITTEN, Adoption, Wish
 from forkyard.adopting.report import document, markdown
@@ -301,6 +301,11 @@ def _upstream(done: Adoption, lined: _Lined, home: PatchedTree) -> dict[str, str
 def _changes(root: Path, done: Adoption, exported: Exported, before: Sequence[Stack]) -> Changes:
     """The files of the new stack."""
     wish, place = done.wish, done.location
+    branch, url, word, commit = wish.branch, place.url, place.word, done.tip.commit
+    if (behind := fork_behind(place.folder)) is not None:
+        # A person resolved what clashed; the stack comes from the fork all the same.
+        branch, word, commit = behind["branch"], behind["repository"], behind["commit"]
+        url = word if word.startswith("https://") else None
     # In a recipe it goes last: the patches of the others are exact where they are.
     last = max((stack.about.order for stack in before), default=0)
     about = NewStack(
@@ -308,10 +313,10 @@ def _changes(root: Path, done: Adoption, exported: Exported, before: Sequence[St
         (done.recipe.family,),
         f"To finish: what {done.name} does, in one line",
         f"To finish: why it exists and who misses what without it. It was made from {len(exported.patches)} changes on "
-        f"branch {wish.branch} of {place.url or place.word.rstrip('/').rpartition('/')[2]} "
-        f"at {done.tip.commit[:12]}.",
+        f"branch {branch} of {url or word.rstrip('/').rpartition('/')[2]} "
+        f"at {commit[:12]}.",
         order=max(100, last + 10) if wish.add_to_recipe else None,
-        answers=(place.url,) if place.url else (),
+        answers=(url,) if url else (),
     )
     changes = new_stack(root, about, to_recipe=wish.add_to_recipe, recipe=done.recipe)
     text = changes.writes[f"patches/{done.name}/stack.toml"].decode()

@@ -7,6 +7,7 @@ worked in is never replaced.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,22 @@ def keep(
     refs = {f"refs/heads/{FORK_BASE}": base, f"refs/heads/{PIN}": home, MADE: tip}
     WorkRepository.make(new / "repo", lenders[0], tip, name, refs, lenders=lenders, upstream=upstream)
     return new
+
+
+def fork_behind(repository: Path | None) -> dict[str, str] | None:
+    """Where the series in a kept repository comes from: ``repository``, ``branch`` and ``commit`` of the fork itself.
+
+    Args:
+        repository: a folder on this disk, kept or not.
+    """
+    if repository is None or not WorkRepository(repository).exists:
+        return None
+    try:
+        fork = json.loads((repository.parent / "report.json").read_bytes())["fork"]
+        fork = fork.get("behind") or fork
+        return {name: str(fork[name]) for name in ("repository", "branch", "commit")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def mail_width(count: int) -> int:

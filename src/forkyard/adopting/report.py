@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from forkyard.adopting.keeping import FORK_BASE, PIN, mail_width
+from forkyard.adopting.keeping import FORK_BASE, PIN, fork_behind, mail_width
 from forkyard.adopting.linearising import Clash
 from forkyard.adopting.outcome import CONFLICTS, DRY, NOTHING, PARTLY, WRITTEN, Adoption
 from forkyard.adopting.series import MERGES, Settled, patch_names
@@ -33,6 +33,7 @@ def document(done: Adoption) -> dict[str, Any]:
             "commit": done.tip.commit,
             "tree": done.tip.tree,
             "shallow": done.shallow,
+            "behind": fork_behind(done.location.folder),
         },
         "base": {
             "commit": base.commit,

@@ -578,3 +578,30 @@ def test_upstreams_history_is_at_hand_where_a_clash_is_resolved(world: Any, edit
     assert before in git("blame", "-l", "HEAD", "--", "b.c")
     # It is still a repository of its own to whoever reads it.
     assert not (repo / ".git" / "shallow").exists()
+
+
+def test_a_stack_says_which_fork_it_is_from_although_a_clash_was_resolved(world: Any, edited: Edit) -> None:
+    up, fork = world.upstream, world.fork
+    fork.commit("own : a", a_c=edited(n2="mine"))
+    pin = up.commit("upstream : clash", a_c=edited(n2="theirs"))
+    world.pull("master")
+    fork.git("update-ref", "refs/remotes/up/master", "FETCH_HEAD")
+    world.write_recipe(pin)
+    done = world.adopt(upstream="up/master")
+    repo = done.folder / "repo"
+
+    def git(*words: str, check: bool = True) -> None:
+        identity = ["-c", "user.name=P", "-c", "user.email=p@example.org", "-c", "core.editor=true"]
+        subprocess.run(["git", *identity, *words], cwd=repo, check=check, capture_output=True)
+
+    git("rebase", "--onto", "pin", "fork-base", "mine", check=False)
+    (repo / "a.c").write_text(edited(n2="both"))
+    git("add", "a.c")
+    git("rebase", "--continue")
+    again = world.adopt(repository=str(repo), branch="mine", base=done.home)
+    assert again.state == "written"
+    about = (world.root / "patches/mine/stack.toml").read_text()
+    assert f"at {done.tip.commit[:12]}" in about
+    assert f"branch {done.wish.branch} of" in about
+    assert "of repo" not in about
+    assert document(again)["fork"]["behind"]["commit"] == done.tip.commit
