@@ -22,6 +22,7 @@ from forkyard.workshop import find_root
 @click.option("--stack", "stacks", multiple=True, help="Only this stack (repeatable); the recipe's pin stays.")
 @sources
 @click.option("--retire", is_flag=True, help="Leave out patches that upstream has otherwise or has superseded.")
+@click.option("--additive", is_flag=True, help="Where upstream and a patch only add lines in one place, keep both.")
 @click.option("--test", is_flag=True, help="With --dry-run: say what is needed, by building and testing.")
 @click.option("--variant", help="With --test: what to build (default: the best usual one this machine runs).")
 @click.option("--allow-dirty", is_flag=True, help="Also where files it writes have edits that are not committed.")
@@ -42,6 +43,7 @@ def rebase(
     source: str | None,
     offline: bool,
     retire: bool,
+    additive: bool,
     test: bool,
     variant: str | None,
     allow_dirty: bool,
@@ -96,6 +98,7 @@ def rebase(
             source=source,
             offline=offline,
             retire=retire,
+            additive=additive,
             dry_run=dry_run,
             out=out,
             allow_dirty=allow_dirty,

@@ -15,7 +15,7 @@ from typing import Any
 from forkyard.gitstore import GitFailure, Store
 from forkyard.gitstore.formats import Entry
 from forkyard.gitstore.merging import Conflict, edit_tree, has_markers, merge_texts, merge_trees
-from forkyard.rebasing.regions import Region, identity, located
+from forkyard.rebasing.regions import Region, both_added, identity, located
 from forkyard.rebasing.resolutions import DELETED, EDITED, Resolution, Resolutions, structural_key
 
 _SUBMODULE = "160000"
@@ -32,6 +32,8 @@ class OpenConflict:
     regions: tuple[Region, ...] = ()
     known: Resolution | None = None
     """The record that resolved it."""
+    additive: bool = False
+    """Both sides only added lines in the same places, and both are kept: upstream's, then the patch's."""
 
     @property
     def path(self) -> str:
@@ -60,8 +62,8 @@ class Carried:
 
     @property
     def open(self) -> tuple[OpenConflict, ...]:
-        """Those that no record resolves."""
-        return tuple(one for one in self.conflicts if one.known is None)
+        """Those that nothing resolves."""
+        return tuple(one for one in self.conflicts if one.known is None and not one.additive)
 
     @property
     def status(self) -> str:
@@ -71,8 +73,19 @@ class Carried:
         return "resolved" if self.conflicts else "clean"
 
 
-def carry(store: Store, before: str, upstream: str, patch: str, resolutions: Resolutions | None = None) -> Carried:
+def carry(
+    store: Store,
+    before: str,
+    upstream: str,
+    patch: str,
+    resolutions: Resolutions | None = None,
+    *,
+    additive: bool = False,
+) -> Carried:
     """Carry the change from tree ``before`` to tree ``patch`` over to tree ``upstream``.
+
+    Args:
+        additive: where both sides only added lines to a file in the same places, keep both, upstream's first.
 
     Raises:
         GitFailure: an object that is needed is not in the store.
@@ -99,8 +112,13 @@ def carry(store: Store, before: str, upstream: str, patch: str, resolutions: Res
             if after is not None:
                 ground, one = after, replace(one, known=resolution)
                 break
+        if additive and one.known is None and (both := _both(store, one)) is not None:
+            one = replace(one, additive=True)
+            if starts:
+                ground, starts = edit_tree(store, ground, starts), []
+            ground = edit_tree(store, ground, [(one.path, both)])
         settled.append(one)
-    left = [(one.path, texts[one.path]) for one in settled if one.known is None]
+    left = [(one.path, texts[one.path]) for one in settled if one.known is None and not one.additive]
     tree = edit_tree(store, ground, list({**dict(starts), **dict(left)}.items()))
     empty = not left and tree == upstream
     return Carried(tree, partial(edit_tree, store, ground, starts), tuple(settled), empty=empty, notes=merge.notes)
@@ -151,6 +169,23 @@ def _look_at(store: Store, conflict: Conflict) -> tuple[OpenConflict, Entry | No
     start = _entry(store, mode, marked.data, conflict.path)
     favoured = merge_texts(store, before, upstream, patch, favour="patch")
     return OpenConflict(conflict, identity(found), start, found), _entry(store, mode, favoured.data, conflict.path)
+
+
+def _both(store: Store, one: OpenConflict) -> Entry | None:
+    """A conflicting file with the lines of both sides; ``None`` where either did more than add some.
+
+    A file that both sides made anew is none of these: one after the other they are seldom a file.
+    """
+    upstream, patch = one.conflict.upstream, one.conflict.patch
+    if one.start is None or None in (one.conflict.before, upstream, patch) or not one.regions:
+        return None
+    assert upstream is not None
+    assert patch is not None
+    # Between markers every line has an end, in the files the last one need not.
+    if not all(store._git("cat-file", "blob", entry.oid).endswith(b"\n") for entry in (upstream, patch)):
+        return None
+    joined = both_added(store._git("cat-file", "blob", one.start.oid))
+    return None if joined is None else replace(one.start, oid=store.write_blob(joined))
 
 
 def _at(entry: Entry | None, path: str) -> Entry | None:

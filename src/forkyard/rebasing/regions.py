@@ -88,6 +88,22 @@ def _is(line: bytes, mark: bytes) -> bool:
     return line.startswith(mark) and line[MARKER_SIZE : MARKER_SIZE + 1] in (b"", b" ", b"\n", b"\r")
 
 
+def both_added(marked: bytes) -> bytes | None:
+    """The file with what both sides added in the same places, upstream's lines first; ``None`` if that is not all.
+
+    Nothing that was there is changed, and no line of either side is lost: the rest of the file is the merge's.
+    """
+    found, upstream = _read(marked)
+    pure = (not one.before and one.upstream.endswith(b"\n") and one.patch.endswith(b"\n") for one in found)
+    if not found or not all(pure):
+        return None
+    lines = re.findall(rb"[^\n]*\n|[^\n]+$", upstream)
+    for one in reversed(found):
+        place = one.line - 1 + one.upstream.count(b"\n")
+        lines[place:place] = [one.patch]
+    return b"".join(lines)
+
+
 def identity(found: Sequence[Region]) -> str:
     """sha256 over what the sides say, in order; neither path nor line numbers nor what lies between takes part."""
     whole = hashlib.sha256(b"regions\0")

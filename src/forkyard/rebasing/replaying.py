@@ -90,6 +90,7 @@ def replay(
     *,
     dropped: Collection[tuple[str, str]] = (),
     retire: bool = False,
+    additive: bool = False,
     blame: bool = True,
     until: tuple[str, str] | None = None,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _name: None,
@@ -100,6 +101,7 @@ def replay(
         resolutions: the records of a stack.
         dropped: patches (stack, name) to leave out.
         retire: leave out patches whose verdict is that they can go, too.
+        additive: see :func:`forkyard.rebasing.carrying.carry`.
         blame: look for the upstream commits that cause conflicts, where history is known.
         until: the last patch (stack, name) to look at; those after it are left out of the result.
 
@@ -117,7 +119,7 @@ def replay(
     facts = {one.commit: one for one in commits(store, f"{old.base}..{old.commit}")} if old.patches else {}
     for number, patch in enumerate(old.patches):
         progress(number, len(old.patches), patch.name)
-        carried = carry(store, before, tree, patch.tree, resolutions(patch.stack))
+        carried = carry(store, before, tree, patch.tree, resolutions(patch.stack), additive=additive)
         change = (before, patch.tree)
         same = upstreamed.get(patch.commit)
         verdict = judge(

@@ -88,6 +88,7 @@ def _conflict(one: OpenConflict) -> dict[str, Any]:
         "kind": one.conflict.kind,
         "message": one.conflict.message,
         "resolved_by": one.known.file_name if one.known else None,
+        "both_kept": one.additive,
         "hunks": [
             {
                 "lines": region.span,
@@ -172,7 +173,8 @@ def text(result: Rebased) -> str:
         lines += [f"      builds on {label}, which was left out" for label in patch["follows_dropped"]]
         for conflict in patch["conflicts"]:
             where = ", ".join(hunk["lines"] for hunk in conflict["hunks"])
-            how = f"resolved from {conflict['resolved_by']}" if conflict["resolved_by"] else conflict["kind"]
+            both = "both sides kept, upstream's lines first: read them" if conflict["both_kept"] else conflict["kind"]
+            how = f"resolved from {conflict['resolved_by']}" if conflict["resolved_by"] else both
             lines.append(f"      {conflict['path']}{':' + where if where else ''}  {how}")
         lines += [
             f"      since {culprit['commit'][:12]} {culprit['subject']} ({culprit['path']})"

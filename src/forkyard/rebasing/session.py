@@ -115,6 +115,7 @@ class Session:
         source: str | None = None,
         offline: bool = False,
         retire: bool = False,
+        additive: bool = False,
         dry_run: bool = False,
         out: Path | None = None,
         allow_dirty: bool = False,
@@ -125,6 +126,7 @@ class Session:
             to: see :func:`forkyard.sources.targets.target_recipe`.
             stacks: only these; the recipe's pin then stays where it is.
             retire: leave out patches that upstream has in another form or has superseded.
+            additive: where both sides only added lines in the same places, keep both.
             dry_run: only tell; neither files nor state change.
             out: write the patches there; the project stays as it is.
             allow_dirty: also where files it writes have edits that are not committed.
@@ -157,6 +159,7 @@ class Session:
                 source=source,
                 offline=offline,
                 retire=retire,
+                additive=additive,
                 out=str(out.absolute()) if out is not None else None,
             )
             if state.whole:
@@ -412,6 +415,7 @@ class Session:
                 records.__getitem__,
                 dropped=state.dropped,
                 retire=state.retire,
+                additive=state.additive,
                 blame=blame,
                 until=until,
                 progress=step.update,

@@ -52,6 +52,7 @@ class State:
     source: str | None = None
     offline: bool = False
     retire: bool = False
+    additive: bool = False
     out: str | None = None
     """Folder the patches go to, instead of the project."""
     dropped: tuple[tuple[str, str], ...] = ()

@@ -113,7 +113,7 @@ def refuse_other_engine(store: Store, recipe: Recipe, pinned: str, target: Obtai
     Raises:
         UsageError: it is the other engine's.
     """
-    marked = {tree: store.has(f"{tree}:{_ONLY_IN_IK}", "tree") for tree in (pinned, target.tree)}
+    marked = {tree: store.has(f"{tree}:{_ONLY_IN_IK}") for tree in (pinned, target.tree)}
     if marked[pinned] == marked[target.tree]:
         return
     has, other = ("has", "ik_llama.cpp") if marked[target.tree] else ("has no", "llama.cpp")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forkyard.gitstore.merging import has_markers
-from forkyard.rebasing.carrying import Carried, resolution_of
+from forkyard.rebasing.carrying import Carried, carry, resolution_of
 from forkyard.rebasing.resolutions import DELETED, EDITED, Resolution, Resolutions, parse
 
 from .lab import Files, Lab, numbered, text
@@ -279,3 +279,50 @@ def test_a_strange_path(lab: Lab) -> None:
     known = resolve(lab, lab.carry(*sides), {path: numbered(l5="z")})
     again = lab.carry(*sides, known)
     assert (again.status, lab.files(again.tree)) == ("resolved", {path: numbered(l5="z")})
+
+
+@pytest.mark.parametrize(
+    ("before", "upstream", "patch", "both"),
+    [
+        (numbered(), ("theirs",), ("mine", "mine too"), ("theirs", "mine", "mine too")),
+        # Lines that are the same on both sides are on both sides.
+        (numbered(), ("theirs", "}"), ("mine", "}"), None),
+    ],
+)
+def test_what_both_add_in_one_place_is_kept(
+    lab: Lab, before: bytes, upstream: tuple[str, ...], patch: tuple[str, ...], both: tuple[str, ...] | None
+) -> None:
+    head, tail = numbered().split(b"line 11\n")
+    sides = [head + text(*lines, "line 11") + tail for lines in (upstream, patch)]
+    trees = [lab.tree({"a.c": data}) for data in (before, *sides)]
+    assert carry(lab.upstream, *trees).status == "conflict"
+    done = carry(lab.upstream, *trees, additive=True)
+    assert (done.status, done.conflicts[0].additive) == ("resolved", True)
+    data = lab.files(done.tree)["a.c"]
+    if both is not None:
+        assert data == head + text(*both, "line 11") + tail
+    # No line of either side is lost, and taking either side's away leaves the other's file.
+    lines = data.splitlines()
+    assert [line for line in lines if line.decode() not in patch] == [
+        line for line in sides[0].splitlines() if line.decode() not in patch
+    ]
+    assert all(lines.count(line) >= side.splitlines().count(line) for side in sides for line in side.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("before", "upstream", "patch"),
+    [
+        (numbered(), numbered(l5="theirs"), numbered(l5="mine")),
+        (numbered(), numbered(l5="theirs\nmore"), numbered(l5=None)),
+        (b"a\n", b"a\ntheirs", b"a\nmine"),
+    ],
+    ids=["changed", "deleted", "no end of line"],
+)
+def test_what_is_more_than_adding_is_for_a_person(lab: Lab, before: bytes, upstream: bytes, patch: bytes) -> None:
+    trees = [lab.tree({"a.c": data}) for data in (before, upstream, patch)]
+    assert carry(lab.upstream, *trees, additive=True).status == "conflict"
+
+
+def test_two_new_files_of_one_name_are_for_a_person(lab: Lab) -> None:
+    trees = [lab.tree(files) for files in ({}, {"a.c": text("theirs")}, {"a.c": text("mine")})]
+    assert carry(lab.upstream, *trees, additive=True).status == "conflict"
