@@ -146,6 +146,7 @@ def next_steps(result: Rebased) -> list[str]:
             source=source_word(state.source),
             offline=state.offline,
             retire=state.retire,
+            additive=state.additive,
             out=Path(state.out) if state.out else None,
         )
         return [f"{again}  # {'to resolve the conflicts' if result.replay.conflicts else 'writes it'}"]
