@@ -46,7 +46,7 @@ def tarred() -> bytes:
         (b'\n [ {"id": 1} ]', "a JSON text", "download the .gguf file itself"),
         (b"{}", "a JSON text", "download the .gguf file itself"),
         (b"Invalid credentials in Authorization header", "starts with b'Inva'", "download the .gguf file itself"),
-        (gzip.compress(b"GGUF"), "a gzip archive", "unpack it"),
+        (gzip.compress(b"GGUF", mtime=0), "a gzip archive", "unpack it"),
         (zipped(), "a zip archive or a PyTorch model", "unpack it"),
         (tarred(), "a tar archive", "unpack it"),
         (b"\x28\xb5\x2f\xfd" + b"x" * 40, "a zstd archive", "unpack it"),
