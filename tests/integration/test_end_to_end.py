@@ -53,7 +53,7 @@ def fresh(dist: Path, variant: str, tmp_path_factory: pytest.TempPathFactory) ->
     assert len(wheels) == 3, wheels
     python = folder / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", *wheels]
-    subprocess.run(install, env=pip_variables(python, os.environ), check=True, timeout=600)
+    subprocess.run(install, env=pip_variables(python, os.environ), check=True, timeout=1800)
     return folder / "bin"
 
 
@@ -70,7 +70,7 @@ def test_both_engines_side_by_side_in_one_process(fresh: Path, smollm2: Path, tm
         env=outside(tmp_path),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def test_the_generate_command(fresh: Path, smollm2: Path, tmp_path: Path, engine
         "0",
     ]
     done = subprocess.run(
-        command, cwd=tmp_path, env=outside(tmp_path), capture_output=True, text=True, timeout=600, check=False
+        command, cwd=tmp_path, env=outside(tmp_path), capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     assert EXPECTED.strip() in done.stdout
@@ -112,7 +112,7 @@ def test_the_doctor_finds_both_payloads(fresh: Path, tmp_path: Path) -> None:
         env=outside(tmp_path),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_every_tool_starts(payloads: dict[str, Path], engine: str, tool: str, tm
         env=outside(tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1800,
         check=False,
     )
     text = done.stdout + done.stderr
@@ -154,7 +154,7 @@ def test_a_second_build_does_nothing(dist: Path, variant: str) -> None:
         [sys.executable, "-m", "forkyard", "build", variant, "--json"],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
+        timeout=1800,
         check=True,
     )
     for built in json.loads(done.stdout)["built"]:

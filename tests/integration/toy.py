@@ -26,7 +26,7 @@ from forkyard.gitstore import EXPORT_CONFIG, EXPORT_OPTIONS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE = REPOSITORY / "tests" / "resources" / "toy-engine"
-TIMEOUT_S = 240.0
+TIMEOUT_S = 1800.0
 VARIANT = "sse42"
 DATE = "2026-01-02"
 
@@ -121,7 +121,7 @@ class Answer:
 def git(folder: Path, *arguments: str) -> str:
     """Run git in a repository of a test and return what it printed."""
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, env={**os.environ, **_GIT_ENV}, capture_output=True, text=True, timeout=60
+        ["git", *arguments], cwd=folder, env={**os.environ, **_GIT_ENV}, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, f"git {' '.join(arguments)}: {done.stderr}"
     return done.stdout

@@ -22,7 +22,7 @@ def run(folder: Path, *words: str) -> str:
         (folder / name).write_text(text)
     (folder / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
     command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(folder), "-c", os.devnull, "--strict-markers"]
-    done = subprocess.run([*command, *words, str(folder)], capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run([*command, *words, str(folder)], capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -13,7 +13,7 @@ from forkyard_llm import loading
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 # Of what ends at once or never; long enough for a machine with better things to do.
-TIMEOUT_S = 300
+TIMEOUT_S = 1800
 
 BEGINNING = """
 import os, signal, sys, threading

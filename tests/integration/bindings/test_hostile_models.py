@@ -55,7 +55,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 def command(surroundings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "forkyard_llm", *arguments]
-    return subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def outcomes(engine: str, paths: Sequence[Path], surroundings: dict[str, str]) -> dict[Path, str]:
@@ -109,7 +109,7 @@ def test_a_server_has_an_encoder_only_for_embeddings(
             assert '"url"' in server.stdout.readline()
         finally:
             server.terminate()
-            server.communicate(timeout=60)
+            server.communicate(timeout=1800)
 
 
 TOKENIZE = """
@@ -125,7 +125,7 @@ def test_the_vocabulary_of_an_encoder_tokenizes(
     engine: str, tiny: Mapping[str, Path], surroundings: dict[str, str]
 ) -> None:
     line = [sys.executable, "-c", TOKENIZE, str(tiny["encoder"]), engine]
-    done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0
 

@@ -17,7 +17,7 @@ from forkyard_llm.engines.options import CHOICES, COMMON_OPTIONS, ENGINE_OPTIONS
 from forkyard_llm.sampling import SamplingParams
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
 
 # Forks a child for each case, before any engine has computed. A child has little memory to take: the machine has others.
 CASES = """

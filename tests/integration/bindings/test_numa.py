@@ -121,7 +121,7 @@ def child(engine: str, engine_payload: Callable[[str], Path], smollm2: Path, tmp
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
         }
         command = [sys.executable, "-c", script, str(smollm2), engine, json.dumps(options), *more]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -49,11 +49,11 @@ def served(model: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str]
             yield process, json.loads(process.stdout.readline())
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=1800)
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=300)
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=1800)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -85,7 +85,7 @@ def test_completions_over_http(smollm2: Path, engine: str) -> None:
         body = {"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
         assert "Paris" in post(ready["url"], "/v1/completions", body)["choices"][0]["text"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=1800) == 0
         assert gone(ready["pid"])
 
 
@@ -99,7 +99,7 @@ def test_a_killed_server_comes_back_and_a_killed_supervisor_leaves_none(smollm2:
         assert again["url"] == ready["url"]
         assert again["pid"] != ready["pid"]
         process.kill()
-        process.wait(timeout=60)
+        process.wait(timeout=1800)
         assert gone(again["pid"])
 
 
@@ -107,7 +107,7 @@ def test_a_killed_server_comes_back_and_a_killed_supervisor_leaves_none(smollm2:
 def test_an_argument_llama_server_does_not_know(smollm2: Path, engine: str) -> None:
     command = [sys.executable, "-m", "forkyard_llm", "serve", "-m", str(smollm2), "--port", "0", "--json"]
     command += ["--engine", engine, "--", "--no-such-thing"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 7
     message = json.loads(done.stdout)["error"]["message"]
     assert "before it was ready; it does not know --no-such-thing" in message
@@ -120,12 +120,12 @@ def test_a_prefix_moves_every_address_and_the_url_says_so(smollm2: Path) -> None
     with served(smollm2, "--engine", "llama.cpp", "--", *arguments) as (process, ready):
         assert ready["url"].endswith("/llm")
         host = ready["url"].removeprefix("http://").removesuffix("/llm")
-        connection = http.client.HTTPConnection(host, timeout=300)
+        connection = http.client.HTTPConnection(host, timeout=1800)
         connection.request("GET", "/llm/props", headers={"Authorization": "Bearer secret"})
         assert connection.getresponse().status == 200
         connection.close()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=1800) == 0
 
 
 def test_a_config_file_that_moves_the_server_is_named(
@@ -136,7 +136,7 @@ def test_a_config_file_that_moves_the_server_is_named(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     command = [sys.executable, "-m", "forkyard_llm", "serve", "-m", str(smollm2), "--port", "0", "--json"]
     command += ["--engine", "llama.cpp", "--", "-t", "2", "-c", "512"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 7
     message = json.loads(done.stdout)["error"]["message"]
     assert "it answers HTTP 404" in message
@@ -155,7 +155,7 @@ def test_no_variable_opens_the_server_to_the_network(
         assert f" 0100007F:{port:04X} " in table
         assert f" 00000000:{port:04X} " not in table
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=1800) == 0
 
 
 def test_a_busy_port(smollm2: Path) -> None:
@@ -164,6 +164,6 @@ def test_a_busy_port(smollm2: Path) -> None:
         other.listen(1)
         port = str(other.getsockname()[1])
         command = [sys.executable, "-m", "forkyard_llm", "serve", "-m", str(smollm2), "--port", port]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 2
     assert "Address already in use" in done.stderr

@@ -36,7 +36,7 @@ def test_settings_that_send_packages_elsewhere(tmp_path: Path) -> None:
             env={**environment, "FORKYARD_CACHE": str(tmp_path / "cache"), **extra},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1800,
         )
 
     elsewhere = tmp_path / "elsewhere"

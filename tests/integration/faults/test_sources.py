@@ -92,7 +92,7 @@ def closed_port() -> int:
 def sdist(toy: Toy) -> bytes:
     """The engine's files in a source archive of another package, as registries have them."""
     command = ["git", "archive", f"--prefix=toy_engine-{VERSION}/vendor/engine/", "HEAD"]
-    tar = subprocess.run(command, cwd=toy.engine, capture_output=True, check=True, timeout=60).stdout
+    tar = subprocess.run(command, cwd=toy.engine, capture_output=True, check=True, timeout=1800).stdout
     return gzip.compress(tar, mtime=0)
 
 
@@ -240,7 +240,7 @@ def test_the_advice_for_a_source_of_somebody_else_helps(toy: Toy) -> None:
     assert_failed(answer, 5, "belongs to somebody else")
     command = answer.json["next"].partition("run: ")[2].splitlines()[0]
     environment = {**os.environ, **toy.environment, "HOME": str(toy.home)}
-    subprocess.run(command, shell=True, check=True, timeout=60, env=environment)
+    subprocess.run(command, shell=True, check=True, timeout=1800, env=environment)
     assert toy.build().built
 
 

@@ -40,7 +40,7 @@ def namespace() -> list[str] | None:
     """The command that gives a mount namespace in which a tmpfs may be mounted; ``None`` if there is none."""
     for command in _NAMESPACES:
         try:
-            done = subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=30)
+            done = subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=1800)
         except FileNotFoundError:
             return None
         if done.returncode == 0:
@@ -89,7 +89,7 @@ def assert_storage_error(answer: Answer, *reasons: str) -> None:
 def wanted_kib(undisturbed: Answer) -> int:
     """What the cache holds after a build; a disk that is smaller fills on the way there."""
     cache = Path(undisturbed.built["wheel"]).parents[1] / "cache"
-    return int(subprocess.run(["du", "-sk", cache], capture_output=True, check=True, timeout=60).stdout.split()[0])
+    return int(subprocess.run(["du", "-sk", cache], capture_output=True, check=True, timeout=1800).stdout.split()[0])
 
 
 # The disk is full while fetching, checking out, configuring, compiling, linking, packing.

@@ -60,21 +60,21 @@ def configuration(source: str, folder: Path) -> bytes:
     text = "\n".join(part[0] for part in parts if part)
     (folder / "tile.cpp").write_text(PROGRAM + text + MAIN, encoding="utf-8")
     command = [compiler(), "-std=c++17", "-O2", "-o", str(folder / "tile"), str(folder / "tile.cpp")]
-    subprocess.run(command, check=True, timeout=600)
-    return bytes.fromhex(subprocess.run([folder / "tile"], capture_output=True, check=True, timeout=60).stdout.decode())
+    subprocess.run(command, check=True, timeout=1800)
+    return bytes.fromhex(subprocess.run([folder / "tile"], capture_output=True, check=True, timeout=1800).stdout.decode())
 
 
 def test_an_intrinsic_that_misstates_what_it_reads(engine_payload: Callable[[str], Path], tmp_path: Path) -> None:
     tree = json.loads((engine_payload("llama.cpp") / "manifest.json").read_text())["patched"]["tree"]
     show = ["git", f"--git-dir={Cache.default().store('llama.cpp')}", "show", f"{tree}:{SOURCE}"]
-    source = subprocess.run(show, capture_output=True, text=True, check=True, timeout=60).stdout
+    source = subprocess.run(show, capture_output=True, text=True, check=True, timeout=1800).stdout
     # Palette 1; from byte 16 on the bytes of a row of each tile, from byte 48 on the rows.
     columns = b"".join(count.to_bytes(2, "little") for count in (64, 64, 32, 32, 64, 64, 64, 64))
     whole = (b"\x01".ljust(16, b"\0") + columns).ljust(48, b"\0") + bytes([8, 8, 16, 16, 16, 16, 16, 16]).ljust(
         16, b"\0"
     )
     assert configuration(source, tmp_path) == whole
-    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True, timeout=1800).stdout
     if "clang" not in version:
         assert configuration(OURS.sub("", source), tmp_path) != whole
 
@@ -82,7 +82,7 @@ def test_an_intrinsic_that_misstates_what_it_reads(engine_payload: Callable[[str
 def intrinsic_misstates() -> bool:
     """Whether this machine's compiler has ldtilecfg as inline assembly with an operand of 8 bytes."""
     folder = subprocess.run(
-        [compiler(), "-print-file-name=include"], capture_output=True, text=True, check=True, timeout=60
+        [compiler(), "-print-file-name=include"], capture_output=True, text=True, check=True, timeout=1800
     )
     header = Path(folder.stdout.strip()) / "amxtileintrin.h"
     return header.is_file() and "ldtilecfg\\t%X0" in header.read_text()
@@ -105,10 +105,10 @@ def test_tiles_are_configured(
     stacks, package = built
     bench = package / "bin" / "llama-bench"
     command = [bench, "-m", smollm2, "-p", "32", "-n", "0", "-t", "1", "-r", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False)
     # What the bindings do before they trust a payload: they must refuse what would kill its user.
     probing = [sys.executable, "-m", "forkyard_llm.probing", package]
-    probe = subprocess.run(probing, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    probe = subprocess.run(probing, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     if stacks == "none" and intrinsic_misstates():
         # What is left of the configuration is whatever lay on the stack: no tiles (SIGILL) or impossible ones (SIGSEGV).
         died = (-signal.SIGILL, -signal.SIGSEGV)

@@ -18,7 +18,7 @@ GENERATOR = STACK / "src" / "cmake" / "forkyard-build-info-gen.cmake"
 PATCH = STACK / "ik_llama.cpp" / "build-info-generator.patch"
 TEMPLATE = 'number=@BUILD_NUMBER@\ncommit="@BUILD_COMMIT@"\ncompiler="@BUILD_COMPILER@"\ntarget="@BUILD_TARGET@"\n'
 COMPILER = 'cc (Some "quoted" \\ Linux 1.2-3) 4.5.6'
-TIMEOUT = 60.0
+TIMEOUT = 1800.0
 
 
 def script(path: Path, text: str) -> Path:

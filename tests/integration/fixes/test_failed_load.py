@@ -28,7 +28,7 @@ def test_the_server_ends_with_an_error(
 
     # No port is opened before the model is there.
     done = subprocess.run(
-        [server, "-m", model, "--port", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [server, "-m", model, "--port", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
     )
 
     assert done.returncode == 1, f"ended by {done.returncode}: {done.stderr[-2000:]}"

@@ -27,7 +27,7 @@ from . import tiny_models
 PATCHED = "llama.cpp"
 STOCK = "llama.cpp-stock"
 PROBE = Path(__file__).with_name("kshift_probe.py")
-TIMEOUT = 120.0
+TIMEOUT = 1800.0
 """Seconds for one child; it needs well under one."""
 WRONG = 3.0
 """How far above the limit an error must be to show a fault; measured: at least 3.4 times, without one at most 0.9."""

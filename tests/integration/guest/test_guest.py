@@ -33,7 +33,7 @@ def guest(tmp_path: Path) -> Guest:
 
     def run(*cases: str, lie: int = 0) -> tuple[int, dict[str, Any]]:
         program, wheel, model = tmp_path / "llama-server", tmp_path / "fake.whl", tmp_path / "fake.gguf"
-        subprocess.run(["cc", "-O1", f"-DLIE={lie}", "-o", str(program), str(SOURCE)], check=True, timeout=120)
+        subprocess.run(["cc", "-O1", f"-DLIE={lie}", "-o", str(program), str(SOURCE)], check=True, timeout=1800)
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.write(program, "fake/bin/llama-server")
         model.write_bytes(b"GGUF")
@@ -42,7 +42,7 @@ def guest(tmp_path: Path) -> Guest:
             [sys.executable, "-m", "forkyard", "numa-guest", *cases, *words],
             cwd=ROOT,
             stdout=subprocess.PIPE,
-            timeout=900,
+            timeout=1800,
             check=False,
         )
         return done.returncode, json.loads(done.stdout)

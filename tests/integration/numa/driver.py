@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROBE = Path(__file__).with_name("numa_probe.py")
-TIMEOUT = 300.0
+TIMEOUT = 1800.0
 """Seconds for one child; the longest, with hundreds of cases, takes about 20."""
 OFF, MIRROR, SPLIT = 0, 4, 5
 """Values of ggml_numa_strategy."""

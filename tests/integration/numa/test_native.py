@@ -15,7 +15,7 @@ from forkyard.cache import Cache
 ROOT = Path(__file__).resolve().parents[3]
 OURS = ROOT / "patches" / "numa-mirror" / "src" / "ggml"
 SOURCE = Path(__file__).with_name("native") / "threads.c"
-TIMEOUT = 300.0
+TIMEOUT = 1800.0
 
 
 @pytest.fixture(scope="module")

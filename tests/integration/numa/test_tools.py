@@ -19,7 +19,7 @@ from .driver import Mode, environment, real_nodes
 
 WORDS = ("weights", "kv", "all", "none", "best-effort")
 TOOLS = ("llama-server", "llama-cli", "llama-perplexity", "llama-bench")
-TIMEOUT = 120.0
+TIMEOUT = 1800.0
 
 
 # Becomes a program in a process that sees two nodes and may neither place memory nor ask where it is; argv: an empty

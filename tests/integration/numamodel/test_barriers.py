@@ -19,7 +19,7 @@ from forkyard.toolchain import find_compilers
 
 from .layered_models import MODELS
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 1800.0
 THREADS = 2
 TOKENS = 5
 

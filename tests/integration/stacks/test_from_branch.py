@@ -104,7 +104,7 @@ def test_a_fork_becomes_a_stack_that_builds(toy: Toy, fork: Path) -> None:
 
 def test_it_explains_itself_to_people(toy: Toy, fork: Path) -> None:
     words = [sys.executable, "-m", "forkyard", "stack", "from-branch", str(fork), "topic", "--engine", "llama.cpp"]
-    done = subprocess.run(words, cwd=toy.home, env=toy.env(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, cwd=toy.home, env=toy.env(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     for line in ("clean     part-1-another-value.patch", "taken back by", "to do:", "Retire-When"):
         assert line in done.stdout
@@ -283,7 +283,7 @@ class Real:
         env = {**os.environ, "FORKYARD_ROOT": str(self.root), "FORKYARD_CACHE": str(self.cache)}
         done = subprocess.run(
             [sys.executable, "-m", "forkyard", "stack", "from-branch", *words, "--engine", "llama.cpp", "--offline", "--json"],
-            env=env, capture_output=True, text=True, timeout=600,
+            env=env, capture_output=True, text=True, timeout=1800,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return Answer(done.returncode, done.stdout, done.stderr)

@@ -129,7 +129,7 @@ def text_of(toy: Toy, *words: str, env: Mapping[str, str] | None = None) -> str:
         cwd=toy.home,
         env=toy.env(env),
         capture_output=True,
-        timeout=120,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
@@ -506,7 +506,7 @@ def on_a_terminal(toy: Toy, *words: str, env: Mapping[str, str]) -> str:
             break
         said += piece
     os.close(outer)
-    assert child.wait(timeout=60) == 0
+    assert child.wait(timeout=1800) == 0
     return said.decode().replace("\r\n", "\n")
 
 

@@ -247,7 +247,7 @@ def test_the_guide_names_only_what_there_is() -> None:
     """Every `forkyard rebase` in docs/rebase.md has options that the command knows."""
     guide = (REPOSITORY / "docs" / "rebase.md").read_text()
     shown = subprocess.run(
-        [sys.executable, "-m", "forkyard", "rebase", "--help"], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "forkyard", "rebase", "--help"], capture_output=True, text=True, timeout=1800, check=True
     ).stdout
     known = set(re.findall(r"--[a-z][a-z-]*", shown))
     commands = re.findall(r"forkyard rebase [^`\n]*", guide)

@@ -23,7 +23,7 @@ from forkyard.recipes import KnownPin, load_known_pins
 REPOSITORY = Path(__file__).resolve().parents[3]
 KEPT = REPOSITORY / "tests" / "resources" / "rebase"
 NEWEST, MIDDLE, OLDEST = "0c1e57098bba", "4df29be4f4c3", "7d442abf5c62"
-TIMEOUT_S = 600
+TIMEOUT_S = 1800
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Project:
         target.write_text(change(target.read_text()))
 
     def git(self, *words: str) -> None:
-        subprocess.run(["git", *words], cwd=self.root / "work" / "rebase-llama.cpp", check=True, timeout=60)
+        subprocess.run(["git", *words], cwd=self.root / "work" / "rebase-llama.cpp", check=True, timeout=1800)
 
 
 def make_project(root: Path, *stacks: str, patches: Path = REPOSITORY / "patches") -> Project:

@@ -16,7 +16,7 @@ def test_a_clone_with_autocrlf_has_the_same_bytes_and_so_the_same_keys(tmp_path:
     def git(*words: str) -> None:
         config = ("core.autocrlf=true", "core.eol=crlf", "core.safecrlf=false", "user.name=a", "user.email=a@b")
         settings = [word for one in config for word in ("-c", one)]
-        subprocess.run(["git", *settings, *words], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+        subprocess.run(["git", *settings, *words], cwd=tmp_path, check=True, capture_output=True, timeout=1800)
 
     one, other = tmp_path / "one", tmp_path / "other"
     for folder in FOLDERS:

@@ -154,7 +154,7 @@ def test_no_name_is_too_strange_to_be_printed(encoding: str, as_json: bool) -> N
         "console.note(text)\nconsole.warn(text)\nconsole.result({'name': text}, text)\n"
     )
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     if as_json:
         assert json.loads(done.stdout.decode("utf-8")) == {"name": STRANGE}
@@ -166,7 +166,7 @@ def test_no_name_is_too_strange_to_be_printed(encoding: str, as_json: bool) -> N
 def test_closed_streams_are_no_traceback(closed: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = ["sh", "-c", f'"$0" -m forkyard schema --json {closed}', sys.executable]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=1800, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
@@ -178,5 +178,5 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()
-            process.wait(timeout=60)
+            process.wait(timeout=1800)
             assert process.stderr.read() == b""

@@ -408,7 +408,7 @@ def tamper_strays(folder: Path) -> None:
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "deep" / "er" / "x.o").write_text("x")
     (folder / "hang").symlink_to("/nonexistent")
-    subprocess.run(["git", "init", "-q", str(folder / "nested")], check=True, timeout=60)
+    subprocess.run(["git", "init", "-q", str(folder / "nested")], check=True, timeout=1800)
     (folder / "nested" / "x").write_text("x")
 
 

@@ -97,7 +97,7 @@ def test_any_title_gives_sound_files(write: Write, project_root: Path, title: st
 def ask(project: Project, question: str) -> subprocess.CompletedProcess[str]:
     command = [str(project.shim / "git"), *question.split()]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={"PATH": "/nonexistent"}
+        command, capture_output=True, text=True, timeout=1800, check=False, env={"PATH": "/nonexistent"}
     )
 
 

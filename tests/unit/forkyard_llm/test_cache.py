@@ -114,7 +114,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     finally:
         stop.set()
         for writer in writers:
-            writer.join(timeout=30)
+            writer.join(timeout=1800)
 
 
 def test_what_cannot_be_read_is_none_and_what_cannot_be_written_false(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_several_at_once_download_once(index: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=1800)
     assert len(paths) == 4
     assert len(downloads(index)) == 2
 

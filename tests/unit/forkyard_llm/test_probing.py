@@ -109,7 +109,7 @@ def test_by_hand(arguments: list[str], said: str) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 1

@@ -30,7 +30,7 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **locale}
     command = [sys.executable, "-m", program, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, timeout=1800, check=False)
 
 
 @pytest.mark.parametrize("text", ["é", "a\0b", "", "\U0001f600"])
@@ -108,6 +108,6 @@ def test_no_name_is_too_strange_to_be_shown(tmp_path: Path, locale: dict[str, st
 def test_output_that_cannot_be_written(redirection: str, code: int, arguments: str, unbuffered: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": unbuffered}
     command = ["sh", "-c", f'"$0" -m forkyard_llm {arguments} {redirection}', sys.executable]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=1800, check=False, text=True)
     assert done.returncode == code
     assert done.stderr == ("error: cannot write to standard output: No space left on device\n" if code else "")

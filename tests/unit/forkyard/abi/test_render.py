@@ -82,7 +82,7 @@ def compile_library(folder: Path, source: str, name: str, *flags: str) -> Path:
     (folder / f"{name}.c").write_text(source)
     library = folder / f"lib{name}.so"
     command = ["cc", "-std=c11", "-Wall", "-Werror", "-fPIC", "-shared", f"-I{folder}", *flags]
-    subprocess.run([*command, "-o", str(library), str(folder / f"{name}.c")], check=True, timeout=60)
+    subprocess.run([*command, "-o", str(library), str(folder / f"{name}.c")], check=True, timeout=1800)
     return library
 
 

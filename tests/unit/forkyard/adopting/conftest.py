@@ -70,7 +70,7 @@ class Repo:
             **(env or {}),
         }
         done = subprocess.run(
-            ["git", *words], cwd=self.path, env={**os.environ, **ENV, **given}, capture_output=True, timeout=60
+            ["git", *words], cwd=self.path, env={**os.environ, **ENV, **given}, capture_output=True, timeout=1800
         )
         assert not ok or done.returncode == 0, f"git {' '.join(words)}: {done.stdout!r} {done.stderr!r}"
         return done.stdout.decode("utf-8", "surrogateescape").strip()

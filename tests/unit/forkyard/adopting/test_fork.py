@@ -77,7 +77,7 @@ def test_a_repository_of_somebody_else_is_trusted_by_its_user_alone(
         world.adopt()
     command = str(caught.value.next_step).partition("run: ")[2]
     assert command.endswith("/.git")
-    subprocess.run(command, shell=True, check=True, timeout=60)
+    subprocess.run(command, shell=True, check=True, timeout=1800)
     world.adopt()
     assert world.applied().tree == tree
 

@@ -29,7 +29,7 @@ OID = "1127304b44c93b81365608aa80e44d54815adb52"
 
 def git(folder: Path, *words: str) -> str:
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True, timeout=1800)
     return done.stdout.strip()
 
 
@@ -302,7 +302,7 @@ def test_the_advice_for_somebody_elses_repository_helps(
     assert error.complaint.kind == "ownership"
     command = str(error.next_step).partition("run: ")[2]
     assert command.startswith("git config --global --add safe.directory ")
-    subprocess.run(command, shell=True, check=True, timeout=60)
+    subprocess.run(command, shell=True, check=True, timeout=1800)
     store.fetch(location, head)
     assert store.has(head, "commit")
     # What was edited in the project is taken from there in the same way.
@@ -321,7 +321,7 @@ def test_the_advice_for_a_partial_clone_helps(store: Store, clone: Path, tmp_pat
     assert error.complaint.kind == "incomplete", error.text
     command = re.search(r"`(git fetch [^`]*)`", str(error.next_step))
     assert command is not None
-    subprocess.run(shlex.split(command[1]), cwd=tmp_path / "partial", check=True, capture_output=True, timeout=60)
+    subprocess.run(shlex.split(command[1]), cwd=tmp_path / "partial", check=True, capture_output=True, timeout=1800)
     assert fetch_refs(store, str(tmp_path / "partial"), ask)
 
 
@@ -331,7 +331,7 @@ def test_the_advice_for_a_lock_that_was_left_helps(clone: Path, tmp_path: Path) 
     head = git(clone, "rev-parse", "HEAD")
     error = failure(lambda: store._git("update-ref", "refs/heads/x", head))
     assert error.complaint.kind == "locked", error.text
-    subprocess.run(str(error.next_step).partition("delete it: ")[2], shell=True, check=True, timeout=60)
+    subprocess.run(str(error.next_step).partition("delete it: ")[2], shell=True, check=True, timeout=1800)
     store._git("update-ref", "refs/heads/x", head)
 
 
@@ -367,7 +367,7 @@ def test_damage_is_said_first_and_without_progress(store: Store, clone: Path, ho
     assert len(str(error.why).splitlines()) <= 10
     assert "objects: " not in str(error.why)
     # What is advised in the end: git fsck sees it, too.
-    done = subprocess.run(["git", "fsck"], cwd=clone, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["git", "fsck"], cwd=clone, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode != 0
 
 

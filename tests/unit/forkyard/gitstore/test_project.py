@@ -237,7 +237,7 @@ def test_somebody_elses_repository(project: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="does not trust") as caught:
         Foreign(project).revision("HEAD")
     # What is advised helps.
-    subprocess.run(str(caught.value.next_step).partition("run: ")[2], shell=True, check=True, timeout=60)
+    subprocess.run(str(caught.value.next_step).partition("run: ")[2], shell=True, check=True, timeout=1800)
     assert Foreign(project).revision("HEAD") == old
     Path(os.environ["GIT_CONFIG_GLOBAL"]).unlink()
     # The user's word counts, in a file and in the environment.
@@ -265,7 +265,7 @@ def test_the_advice_for_a_project_of_somebody_else_helps(
         os.chown(path, 12345, 12345, follow_symlinks=False)
     with pytest.raises(UsageError, match="does not trust") as caught:
         ProjectRepository(folder).revision("HEAD")
-    subprocess.run(str(caught.value.next_step).partition("run: ")[2], shell=True, check=True, timeout=60)
+    subprocess.run(str(caught.value.next_step).partition("run: ")[2], shell=True, check=True, timeout=1800)
     assert ProjectRepository(folder).revision("HEAD") == old
 
 

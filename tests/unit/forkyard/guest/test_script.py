@@ -14,7 +14,7 @@ from forkyard.guest.script import Run, guest_s, init_script, question, runs
 def test_every_guests_script_is_one(engine: str, topology) -> None:
     mine = [case for case in CASES if case.topology == topology]
     script = init_script(runs(mine, SERVERS[engine]))
-    done = subprocess.run(["sh", "-n"], input=script.encode(), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["sh", "-n"], input=script.encode(), capture_output=True, timeout=1800, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     for case in mine:
         assert f"\nrun {case.name} " in script

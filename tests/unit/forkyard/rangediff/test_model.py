@@ -159,7 +159,7 @@ def test_more_than_a_thousand_patches(tmp_path: Path) -> None:
             f"M 100644 inline f{number}\ndata {len(str(number))}\n{number}\n"
         )
     subprocess.run(
-        ["git", "fast-import", "--quiet"], cwd=store.path, input="".join(feed).encode(), check=True, timeout=60
+        ["git", "fast-import", "--quiet"], cwd=store.path, input="".join(feed).encode(), check=True, timeout=1800
     )
     ids = store._git("rev-list", "--reverse", "refs/heads/x").decode().split()
     pairs = read_range_diff(range_diff(store, (ids[0], ids[0]), (ids[0], ids[-1])))

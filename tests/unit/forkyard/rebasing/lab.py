@@ -243,7 +243,7 @@ def git(folder: Path, *words: str) -> str:
     """Run git in a folder as a person would, without anybody's configuration."""
     env = {**os.environ, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
     identity = ["-c", "user.name=Me", "-c", "user.email=me@example.org"]
-    done = subprocess.run(["git", *identity, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["git", *identity, *words], cwd=folder, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

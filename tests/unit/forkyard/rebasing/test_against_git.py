@@ -102,7 +102,7 @@ def git_rebase(lab: Lab, done: Replay, folder: Path) -> str | None:
     }
 
     def git(*words: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(["git", *words], cwd=folder, env=env, capture_output=True, timeout=60, check=False)
+        return subprocess.run(["git", *words], cwd=folder, env=env, capture_output=True, timeout=1800, check=False)
 
     for name, commit in (("old", done.old.commit), ("new", done.base), ("root", done.old.base)):
         lab.upstream._git("update-ref", f"refs/heads/{name}", commit)

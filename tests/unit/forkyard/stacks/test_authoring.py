@@ -43,7 +43,7 @@ def test_git_converts_no_patch_of_a_stack_in_a_foreign_project(project_root: Pat
 
     def git(folder: Path, *words: str) -> None:
         who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=true", "-c", "core.safecrlf=false")
-        subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, timeout=60)
+        subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, timeout=1800)
 
     patch = project_root / "patches" / "thing" / "llama.cpp" / "x.patch"
     patch.write_bytes(b"one\ntwo\n")

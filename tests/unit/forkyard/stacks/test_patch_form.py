@@ -157,7 +157,7 @@ def test_the_advice_for_line_ends_helps(tmp_path: Path, patch: bytes) -> None:
 
     def git(*words: str) -> None:
         who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.autocrlf=true", "-c", "core.safecrlf=false")
-        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, timeout=1800)
 
     file = tmp_path / "x.patch"
     git("init", "--quiet")

@@ -40,7 +40,7 @@ text = st.lists(line, max_size=14)
 def test_git_truncates_an_under_counting_hunk_in_silence_and_we_do_not(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("one\ntwo\n")
     done = subprocess.run(
-        ["git", "apply", "-"], cwd=tmp_path, input=UNDER_COUNTING, capture_output=True, check=False, timeout=60
+        ["git", "apply", "-"], cwd=tmp_path, input=UNDER_COUNTING, capture_output=True, check=False, timeout=1800
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "f").read_text() == "one\nfirst addition\ntwo\n", "the second addition is gone"

@@ -43,7 +43,7 @@ def compile_probe(folder: Path, source: str) -> ctypes.CDLL:
     (folder / "probe.c").write_text(source)
     command = ["cc", "-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{folder}"]
     command += ['-DFORKYARD_BUILD_KEY="k"', '-DFORKYARD_ABI_SHA256="s"', "-o", str(folder / "libprobe.so")]
-    subprocess.run([*command, str(folder / "probe.c")], check=True, timeout=60)
+    subprocess.run([*command, str(folder / "probe.c")], check=True, timeout=1800)
     return ctypes.CDLL(str(folder / "libprobe.so"))
 
 

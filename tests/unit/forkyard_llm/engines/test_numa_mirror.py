@@ -108,7 +108,7 @@ def module_of(*headers: Path) -> ModuleType:
 def bound(folder: Path, include: Path, source: str) -> Bound:
     (folder / "numa.c").write_text(source)
     command = ["cc", "-shared", "-fPIC", "-Wall", "-Werror", f"-I{include}", str(folder / "numa.c")]
-    subprocess.run([*command, "-o", str(folder / "libnuma.so")], check=True, timeout=60)
+    subprocess.run([*command, "-o", str(folder / "libnuma.so")], check=True, timeout=1800)
     library, abi = ctypes.CDLL(str(folder / "libnuma.so")), module_of(include / HEADER.name)
     return Bound(library, abi, abi.bind(library))
 
