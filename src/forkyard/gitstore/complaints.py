@@ -146,8 +146,8 @@ _CAUSES = (
     ),
     _cause(
         "access",
-        r"SSL certificate problem|server certificate verification failed|certificate verify failed"
-        r"|SSL: no alternative certificate|SSL peer certificate",
+        r"SSL certificate problem|server (certificate )?verification failed|certificate verif|certificate signer"
+        r"|SSL: no alternative certificate|SSL peer certificate|gnutls_handshake\(\) failed: .*certificate",
         "the server's certificate is not accepted",
         "check this machine's clock and its ca-certificates; a company's own authority is named by"
         " `git config --global http.sslCAInfo FILE`",

@@ -51,7 +51,11 @@ class GitFailure(SourceError):
             where=f"git {' '.join(command[:3])}",
             why=self.complaint.why,
             next_step=self.complaint.next_step
-            or "if this stays so, the object store is damaged: run `forkyard clean sources`, then again",
+            or (
+                "the object store is damaged: run `forkyard clean sources`, then again"
+                if self.complaint.kind == "damaged"
+                else "run it again; if it stays so, please report it with your git version"
+            ),
         )
 
     @property

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -270,6 +271,45 @@ def test_a_page_is_no_repository(store: Store, answering: Callable[[int, str], s
     )
     error = failure(lambda: named_commit(store, answering(200, page)))
     assert error.complaint.kind == "no-repository", error.text
+
+
+def test_the_advice_for_a_certificate_nobody_vouches_for_helps(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("GIT_SSL_CAINFO", "GIT_SSL_NO_VERIFY", "SSL_CERT_FILE", "SSL_CERT_DIR", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([program, *words], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    class Quiet(http.server.ThreadingHTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that hangs up is what is tested."""
+
+    with Quiet(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            address = f"https://127.0.0.1:{server.server_address[1]}/a.git"
+            error = failure(lambda: named_commit(store, address))
+            assert "certificate is not accepted" in str(error.why), error.text
+            command = re.search(r"`(git config [^`]*)`", str(error.next_step))
+            assert command is not None
+            given = command[1].replace("FILE", shlex.quote(str(tmp_path / "cert.pem")))
+            subprocess.run(given, shell=True, check=True, timeout=60)
+            # It does not answer GET; but it was asked.
+            assert "certificate" not in str(failure(lambda: named_commit(store, address)).why)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("place", ["", ".git", "worktree", "bare", "submodule", "link", "url"])
