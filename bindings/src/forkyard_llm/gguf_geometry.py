@@ -120,8 +120,8 @@ class _Geometry:
         if not any(heads):
             return
         size = self._largest("embedding_length") // int(max(heads))
-        keys = self._largest("attention.key_length") or size
-        values = self._largest("attention.value_length") or size
+        keys = self._largest("attention.key_length", size)
+        values = self._largest("attention.value_length", size)
         key = f"{self._prefix}rope.dimension_count"
         given = key in self._summary.values
         turned = self._largest("rope.dimension_count") if given else keys
@@ -165,10 +165,14 @@ class _Geometry:
                 ("rope.dimension_count", "attention.key_length_mla", "attention.key_length"),
                 f"{self._prefix}rope.dimension_count is {turned}, but a key has {whole} values in all",
             )
-        shared = self._per_block("attention.head_count_kv")
-        if f"{self._prefix}attention.key_length_mla" in self._summary.values and (
-            keys != rank + turned or values != rank
-        ):
+        heads, shared = self._per_block("attention.head_count"), self._per_block("attention.head_count_kv")
+        absorbed = f"{self._prefix}attention.key_length_mla" in self._summary.values
+        for queries, others in zip(heads, shared, strict=False):
+            if not queries or others != (1 if absorbed else queries):
+                why = "all share one latent vector" if absorbed else "without attention.key_length_mla each has a key"
+                key = f"{self._prefix}attention.head_count_kv"
+                self._fail_first(("attention.head_count_kv",), f"{key} is {others} for {queries} heads; {why}")
+        if absorbed and (keys != rank + turned or values != rank):
             self._fail_first(
                 (
                     "attention.key_length",
@@ -181,7 +185,6 @@ class _Geometry:
             )
         if self._engine == "ik_llama.cpp" and architecture in _LATENT_OF_IK and shared and shared[0] == 1:
             wanted = _LATENT_OF_IK[architecture]
-            heads = self._per_block("attention.head_count")
             if (keys, values) != wanted or turned != wanted[0] - wanted[1] or not heads or heads[0] % 4:
                 self._fail_first(
                     ("attention.head_count", "attention.key_length", "attention.head_count_kv"),
@@ -257,9 +260,9 @@ class _Geometry:
 
     # -- reading
 
-    def _largest(self, name: str) -> int:
+    def _largest(self, name: str, default: int = 0) -> int:
         value = self._summary.values.get(self._prefix + name)
-        return int(max(value.numbers, default=0)) if value is not None else 0
+        return int(max(value.numbers, default=0)) if value is not None else default
 
     def _per_block(self, name: str) -> Sequence[float]:
         value = self._summary.values.get(self._prefix + name)

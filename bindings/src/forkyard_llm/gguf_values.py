@@ -80,7 +80,7 @@ _RANGES: Final = (
     _Range("ssm.group_count", 0, 1 << 16),
     _Range("ssm.conv_kernel", 0, 1 << 12),
     _Range("ssm.*_size", 0, 1 << 22),
-    _Range("ssm.time_step_rank", 0, 1 << 22),
+    _Range("ssm.time_step_rank", 1, 1 << 22),
     _Range("wkv.head_size", 1, 1 << 16),
     _Range("pooling_type", -1, 4),
     # Small numbers that are added or divided by. The norms' epsilons are 1e-12 to 1e-3.
@@ -106,6 +106,7 @@ _RANGES_OF: Final[Mapping[str | None, Sequence[_Range]]] = {
     "ik_llama.cpp": (
         _Range("*norm*epsilon", _TINY, 1),
         _Range("expert_gating_func", 0, 3),
+        _Range("attention.sliding_window", 16, 1 << 28, zero=True),  # smaller ones leave nothing to attend to
         _Range("expert_count", 0, 512),  # its LLAMA_MAX_EXPERTS
     )
 }

@@ -142,6 +142,7 @@ LATENT = {
         ({"attention.key_length": 575}, "deepseek2.attention.key_length is 575"),
         ({"attention.value_length": 511}, "attention.value_length 511"),
         ({"attention.kv_lora_rank": 256}, "they are 320 and 256"),
+        ({"attention.head_count_kv": 2}, "head_count_kv is 2 for 4 heads; all share one latent vector"),
         ({"rope.dimension_count": 192}, "deepseek2.rope.dimension_count is 192, but a key has 192 values in all"),
     ],
 )
@@ -205,3 +206,16 @@ def test_equal_shares(tmp_path: Path, architecture: str, keys: dict[str, int], s
     assert said in refused(made(tmp_path, architecture, keys))
     check(made(tmp_path, "rwkv7", {"embedding_length": 64, "wkv.head_size": 32, "token_shift_count": 2}))
     check(made(tmp_path, "x", {"attention.head_count": 8, "attention.output_group_count": 8}))
+
+
+def test_latent_vectors_for_each_head(tmp_path: Path) -> None:
+    keys = {name: value for name, value in LATENT.items() if "mla" not in name}
+    keys |= {"attention.head_count_kv": 4, "attention.key_length": 192, "attention.value_length": 128}
+    check(made(tmp_path, "deepseek2", keys))
+    said = refused(made(tmp_path, "deepseek2", {**keys, "attention.head_count_kv": 1}))
+    assert "head_count_kv is 1 for 4 heads; without attention.key_length_mla each has a key" in said
+
+
+def test_a_key_of_no_values(tmp_path: Path) -> None:
+    path = model(tmp_path, scalar("llama.attention.key_length", U32, 0))
+    assert "RoPE turns all of the 0 values" in refused(path)

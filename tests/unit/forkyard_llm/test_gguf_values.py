@@ -83,6 +83,8 @@ def test_the_norms_and_the_rotation(tmp_path: Path, name: str, value: float) -> 
         ("ssm.state_size", U32, 2**31),
         ("ssm.inner_size", U32, 2**31),
         ("ssm.time_step_rank", U32, 2**31),
+        ("ssm.time_step_rank", U32, 0),
+        ("attention.sliding_window", U32, 1),
         ("ssm.group_count", U32, 2**31),
         ("some_new_epsilon", F32, 3e38),
         ("some_new_number", F64, math.nan),
