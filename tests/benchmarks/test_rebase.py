@@ -38,6 +38,7 @@ from forkyard.stacks.exporting import export_commits
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = 40
+MANY = 177
 SEED = 20261001
 ROUNDS = int(os.environ.get("FORKYARD_BENCH_ROUNDS", "3"))
 PINS = {pin.commit[:8]: pin for pin in load_known_pins(ROOT, "llama.cpp")}
@@ -54,8 +55,10 @@ def store() -> Store:
     return Store(cache.store("llama.cpp"))
 
 
-def make_series(store: Store, pin: KnownPin, other: KnownPin, folder: Path, *, calm: bool) -> None:
-    """Write a stack of forty patches on a pin; ``calm`` ones keep to files that are the same on the other."""
+def make_series(
+    store: Store, pin: KnownPin, other: KnownPin, folder: Path, *, calm: bool, count: int = PATCHES
+) -> None:
+    """Write a stack of ``count`` patches on a pin; ``calm`` ones keep to files that are the same on the other."""
     numbers = random.Random(SEED)
     wanted = re.compile(r"^(src|common|ggml/src|tools|include|tests)/.*\.(cpp|c|h|cu|cuh)$")
     entries = {entry.path: entry for entry in store.entries(pin.tree) if wanted.match(entry.path)}
@@ -63,7 +66,7 @@ def make_series(store: Store, pin: KnownPin, other: KnownPin, folder: Path, *, c
     others = sorted(set(entries) - set(changed))
     base = base_commit(store, "llama.cpp", pin.commit, pin.date, pin.tree)
     tip, tree = base, pin.tree
-    for number in range(PATCHES):
+    for number in range(count):
         pool = others if calm or number % 4 == 0 else changed
         edits: list[tuple[str, Entry | None]] = []
         for path in numbers.sample(pool, numbers.choice([1, 1, 2, 3])):
@@ -83,7 +86,7 @@ def make_series(store: Store, pin: KnownPin, other: KnownPin, folder: Path, *, c
         message = f"bench : patch {number}\n\nSomething to carry over.\n\nUpstream-Status: Pending\n"
         tip = store.commit(tree, tip, author, message.encode())
     facts = commits(store, f"{base}..{tip}")
-    exported = export_commits(store, base, facts, [f"patch-{number}.patch" for number in range(PATCHES)])
+    exported = export_commits(store, base, facts, [f"patch-{number}.patch" for number in range(count)])
     (folder / "llama.cpp").mkdir(parents=True)
     (folder / "stack.toml").write_text(
         'title = "forty patches"\nintent = "to be measured"\nengines = ["llama.cpp"]\nsince = "2026-11-24"\n'
@@ -96,9 +99,9 @@ def make_series(store: Store, pin: KnownPin, other: KnownPin, folder: Path, *, c
         (folder / "src" / path).write_bytes(data)
 
 
-def make_project(store: Store, root: Path, start: str, end: str, *, calm: bool) -> None:
+def make_project(store: Store, root: Path, start: str, end: str, *, calm: bool, count: int = PATCHES) -> None:
     shutil.copytree(ROOT / "recipes", root / "recipes")
-    make_series(store, PINS[start], PINS[end], root / "patches" / "forty", calm=calm)
+    make_series(store, PINS[start], PINS[end], root / "patches" / "forty", calm=calm, count=count)
     recipe = root / "recipes" / "llama.cpp.toml"
     text, now, then = recipe.read_text(), PINS[NEW], PINS[start]
     for was, will in (
@@ -196,3 +199,32 @@ def test_forty_patches_over_six_weeks(
         f"\n{PATCHES} patches {start} -> {end} {' '.join(words)}: {seconds[0]:.1f} to {seconds[-1]:.1f} s,"
         f" {min(one.cpu_s for one in found):.1f} s of CPU, {most:.0f} MB, {answer['counts']}, {answer['state']}"
     )
+
+
+@pytest.mark.parametrize(("start", "end"), [(OLD, NEW)])
+def test_one_resolution_of_many_patches(
+    benchmark: BenchmarkFixture, store: Store, tmp_path: Path, start: str, end: str
+) -> None:
+    """What `--continue` takes when nearly all of 177 patches come after the conflict that was resolved."""
+    root, found = tmp_path / "project", list[Measured]()
+    make_project(store, root, start, end, calm=False, count=MANY)
+    assert measure(root, "--to", PINS[end].commit).answer["state"] == "waiting"
+
+    def resolve() -> tuple[tuple[()], dict[str, Any]]:
+        tree = root / "work" / "rebase-llama.cpp"
+        listing = subprocess.run(
+            ["git", "diff", "--name-only", "--diff-filter=U"], cwd=tree, check=True, capture_output=True, text=True
+        )
+        for path in listing.stdout.split():
+            lines = (tree / path).read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if line[:27] not in (b"<" * 27, b"|" * 27, b"=" * 27, b">" * 27)]
+            (tree / path).write_bytes(b"".join(kept))
+        subprocess.run(["git", "add", "--all"], cwd=tree, check=True)
+        return (), {}
+
+    benchmark.pedantic(lambda: found.append(measure(root, "--continue")), setup=resolve, rounds=ROUNDS)
+    assert all(len(one.answer["patches"]) == MANY for one in found)
+    seconds = sorted(one.seconds for one in found)
+    cpu_s = min(one.cpu_s for one in found)
+    benchmark.extra_info.update(cpu_s=round(cpu_s, 1), counts=found[0].answer["counts"])
+    print(f"\none resolution of {MANY} patches: {seconds[0]:.1f} to {seconds[-1]:.1f} s, {cpu_s:.1f} s of CPU")

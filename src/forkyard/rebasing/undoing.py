@@ -5,6 +5,7 @@ What a rebase replaces is put aside before it writes. ``git checkout`` would tak
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -105,6 +106,10 @@ def undo(root: Path, recipe: str) -> Undone:
     for path in changes.deletes:
         _keep_resolution(root, path)
     paths = commit_changes(root, changes)
+    for path in changes.deletes:
+        # A folder that the rebase made for it goes too; one that holds anything stays.
+        with contextlib.suppress(OSError):
+            (root / path).parent.rmdir()
     with explained("forget the rebase"):
         shutil.rmtree(folder)
     return Undone(old, new, tuple(paths), tuple(left))

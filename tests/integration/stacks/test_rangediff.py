@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -559,3 +560,26 @@ def test_killed_at_any_instant(project: Toy) -> None:
     assert list((project.cache / "scratch").iterdir()) == []
     assert git(project.root, "status", "--porcelain") == ""
     project.assert_sound()
+
+
+def test_a_committed_resolution_is_used(project: Toy) -> None:
+    (project.engine / PARTS[0]).write_text(code(1).replace("value += 19;", "value += 190;"))
+    git(project.engine, "commit", "--quiet", "--all", "--message", "Go on")
+    head = project.commit
+    assert project.run("range-diff", "changes", "worktree", f"@{head}").status == 6
+    answer = project.run("rebase", "toy", "--to", head)
+    while answer.status == 13:
+        tree = project.root / "work" / "rebase-toy"
+        for path in git(tree, "diff", "--name-only", "--diff-filter=U").split():
+            git(tree, "checkout", "--theirs", "--", path)
+        git(tree, "add", "--all")
+        answer = project.run("rebase", "toy", "--continue")
+    assert answer.status == 0
+    assert project.run("rebase", "toy", "--undo").json["left"] == []
+    kept = project.root / ".forkyard" / "resolutions" / "changes"
+    shutil.copytree(
+        kept / "llama.cpp", project.root / "patches" / "changes" / "llama.cpp" / "resolutions", dirs_exist_ok=True
+    )
+    shutil.rmtree(kept)
+    found = compare(project, "changes", "worktree", f"@{head}")
+    assert any("changes/a.patch conflicts there, and a record" in note for note in found["new"]["notes"])

@@ -567,6 +567,7 @@ def test_undo_is_exact(lab: Lab, hop: list[str]) -> None:
     assert undone is not None
     assert (undone.old, undone.new, undone.left) == (hop[0], hop[1], ())
     assert set(undone.paths) == set(done.finished.paths)
+    assert not (lab.root / "patches/part/llama.cpp/resolutions").exists()
     assert lab.snapshot() == before
     with pytest.raises(UsageError, match="no rebase of mine to undo"):
         lab.session().undo()
