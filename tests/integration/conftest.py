@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 6 * 60 * 60
 # The tree of ik_llama.cpp's package cannot be built without the one patch of this stack, which changes no code of it.
 STOCK = {"ik_llama.cpp": "fixes"}
+# An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
+os.environ["GGML_NO_BACKTRACE"] = "1"
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.
 VARIANTS = {
     "avx512": ("avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx2", "fma", "f16c", "bmi2"),

@@ -25,7 +25,9 @@ def real_payloads(payloads: dict[str, Path], environment: dict[str, str], monkey
 
 
 def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=1800, check=False)
+    return subprocess.run(
+        [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=1800, check=False
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)

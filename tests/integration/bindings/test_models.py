@@ -31,7 +31,9 @@ def test_two_at_once_get_one_verified_file(name: str, tmp_path: Path, environmen
     assert hashlib.sha256(path.read_bytes()).hexdigest() == known.sha256
     assert check(path).architecture == known.architecture
     assert not (path.parent / ".wheels").exists()
-    offline = subprocess.run([*COMMAND, name, "--offline"], capture_output=True, text=True, env=environment, timeout=1800)
+    offline = subprocess.run(
+        [*COMMAND, name, "--offline"], capture_output=True, text=True, env=environment, timeout=1800
+    )
     assert offline.stdout == f"{path}\n"
 
 

@@ -142,7 +142,9 @@ def test_text_for_people(toy: Toy) -> None:
 def test_an_error_for_people(toy: Toy) -> None:
     toy.edit_recipe("stacks = []", "stakcs = []")
     command = [sys.executable, "-m", "forkyard", "plan", VARIANT]
-    done = subprocess.run(command, cwd=toy.home, env=toy.env(), capture_output=True, text=True, timeout=1800, check=False)
+    done = subprocess.run(
+        command, cwd=toy.home, env=toy.env(), capture_output=True, text=True, timeout=1800, check=False
+    )
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: ")
     assert f"where: {line_of(toy.recipe, 'stakcs')}" in done.stderr

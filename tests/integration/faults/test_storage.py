@@ -40,7 +40,9 @@ def namespace() -> list[str] | None:
     """The command that gives a mount namespace in which a tmpfs may be mounted; ``None`` if there is none."""
     for command in _NAMESPACES:
         try:
-            done = subprocess.run([*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=1800)
+            done = subprocess.run(
+                [*command, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, timeout=1800
+            )
         except FileNotFoundError:
             return None
         if done.returncode == 0:

@@ -61,7 +61,9 @@ def configuration(source: str, folder: Path) -> bytes:
     (folder / "tile.cpp").write_text(PROGRAM + text + MAIN, encoding="utf-8")
     command = [compiler(), "-std=c++17", "-O2", "-o", str(folder / "tile"), str(folder / "tile.cpp")]
     subprocess.run(command, check=True, timeout=1800)
-    return bytes.fromhex(subprocess.run([folder / "tile"], capture_output=True, check=True, timeout=1800).stdout.decode())
+    return bytes.fromhex(
+        subprocess.run([folder / "tile"], capture_output=True, check=True, timeout=1800).stdout.decode()
+    )
 
 
 def test_an_intrinsic_that_misstates_what_it_reads(engine_payload: Callable[[str], Path], tmp_path: Path) -> None:

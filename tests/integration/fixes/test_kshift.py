@@ -117,6 +117,7 @@ class Engines:
         output = self._folder / "logits.f32"
         output.unlink(missing_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "GGML_"))}
+        environment["GGML_NO_BACKTRACE"] = "1"  # a debugger takes longer than the test
         if not case.rotation:
             environment["LLAMA_ATTN_ROT_DISABLE"] = "1"
         types = [case.cache_type, case.cache_type]
