@@ -17,8 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from forkyard.building import default_jobs
-
 # A runner that starts us in the background leaves SIGINT ignored, and programs we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -30,6 +28,9 @@ _times: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """As many as compiles at a time; each may hold a model, and what it starts is not single-threaded either."""
+    # Not for every pytest that a test starts.
+    from forkyard.building import default_jobs
+
     return min(4, default_jobs())
 
 
