@@ -11,7 +11,7 @@ import io
 import re
 from pathlib import Path
 
-from gitdb import IStream, LooseObjectDB  # type: ignore[import-untyped]
+from gitdb import IStream, LooseObjectDB
 
 from forkyard.gitstore.formats import COMMITTER, Author
 

@@ -112,6 +112,7 @@ def edges(option: Option) -> list[Any]:
     return [option.kind(option.low), option.kind(option.high)]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("engine", ENGINES)
 def test_both_ends_of_every_range_are_survived(smollm2: Path, engine: str):
     # Hundreds of threads on a few cores are a matter of patience, and GPUs are not here.
