@@ -12,7 +12,7 @@ import click
 
 from forkyard.cache import Cache, storage_error
 from forkyard.console import Console
-from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, PatchError, SourceError
+from forkyard.errors import EXIT_INTERRUPTED, ForkyardError, NetworkError, PatchError, SourceError
 from forkyard.journal import recover
 from forkyard.places import settle
 from forkyard.workshop import project_around
@@ -46,7 +46,7 @@ def _answering(function: _F, *, recovering: bool) -> _F:
             status = function(console, *args, **options)
         except ForkyardError as error:
             shown = error
-            if isinstance(error, SourceError | PatchError):
+            if isinstance(error, SourceError | PatchError | NetworkError):
                 # git does not say that a disk is full in words one could rely on.
                 shown = Cache.default().out_of_room("go on", error.what) or error
             console.failure(shown)

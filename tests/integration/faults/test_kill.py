@@ -10,16 +10,17 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from ..toy import Answer, Toy, assert_complete_wheels, assert_sound_cache, finish, make_toy
 
-MOMENTS = 20
 SEED = int(os.environ.get("FORKYARD_TEST_SEED", "20260102"))
 
 
-def moments() -> list[float]:
-    """One random moment in each twentieth of a build: together they cover all of it."""
+def moments(count: int) -> list[float]:
+    """One random moment in each of ``count`` parts of a build: together they cover all of it."""
     numbers = random.Random(SEED)
-    return [(number + numbers.random()) / MOMENTS for number in range(MOMENTS)]
+    return [(number + numbers.random()) / count for number in range(count)]
 
 
 def kill(pid: int, *, group: bool) -> None:
@@ -50,16 +51,17 @@ def killed_then_built(toy: Toy, after_s: float, *, group: bool, expected: str) -
     return cut_off
 
 
-def test_killed_at_random_moments(tmp_path: Path, undisturbed: Answer) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.deep)])
+def test_killed_at_random_moments(tmp_path: Path, undisturbed: Answer, count: int) -> None:
     """From the fetching of the source to the packing; the process alone and its whole group, in turns."""
-    toys = [make_toy(tmp_path / str(number)) for number in range(MOMENTS)]
+    toys = [make_toy(tmp_path / str(number)) for number in range(count)]
     cut_off = []
     # Two at a time: most of a build is one process that waits for another.
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         measured = list(pool.map(timed_build, [make_toy(tmp_path / name) for name in ("one", "other")]))
         print(f"FORKYARD_TEST_SEED={SEED}; an undisturbed build takes {measured} s")
         running = {}
-        for number, moment in enumerate(moments()):
+        for number, moment in enumerate(moments(count)):
             after_s, group = moment * sum(measured) / 2, number % 2 == 1
             what = f"SIGKILL to the {'group' if group else 'process'} after {after_s:.3f} s"
             expected = undisturbed.built["sha256"]
@@ -68,7 +70,7 @@ def test_killed_at_random_moments(tmp_path: Path, undisturbed: Answer) -> None:
             print(what)
             cut_off.append(result.result())
     # A moment near the end may come too late on a machine that became faster meanwhile; not many of them.
-    assert sum(cut_off) >= MOMENTS // 2
+    assert sum(cut_off) >= count // 2
 
 
 def test_killed_in_the_middle_of_compiling(toy: Toy, undisturbed: Answer) -> None:

@@ -780,8 +780,6 @@ def test_a_stack_that_has_nothing_for_an_engine(pair: Toy) -> None:
 
 # -- faults ----------------------------------------------------------------------------------------------------
 
-MOMENTS = 16
-
 
 def prepared(folder: Path) -> Toy:
     """A toy with an edit whose refresh changes two stacks, a series file and whole files."""
@@ -796,7 +794,8 @@ def prepared(folder: Path) -> Toy:
     return toy
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", [6, pytest.param(20, marks=pytest.mark.deep)])
+def test_killed_at_random_moments(tmp_path: Path, moments: int) -> None:
     """Whatever the moment, the next command finds all old files or all new ones, and a refresh ends with the new."""
     print(f"FORKYARD_TEST_SEED={SEED}")
     model = prepared(tmp_path / "model")
@@ -811,12 +810,12 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     shutil.copytree(toy.root, backup, symlinks=True)
     chance = random.Random(SEED)
     cut, states = 0, set()
-    for number in range(MOMENTS):
+    for number in range(moments):
         shutil.rmtree(toy.root)
         shutil.copytree(backup, toy.root, symlinks=True)
         child = toy.start("stack", "refresh", "one", *ENGINE)
         # Most of a refresh is reading; the writing at its end is what matters.
-        after = took * (0.25 + 0.85 * (number + chance.random()) / MOMENTS)
+        after = took * (0.25 + 0.85 * (number + chance.random()) / moments)
         time.sleep(after)
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -831,7 +830,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         ok(refresh(toy))
         assert {path: data for path, data in files(toy).items() if not path.endswith("toy.toml")} == new
         assert ok(refresh(toy))["written"] == []
-    assert cut >= MOMENTS // 3
+    assert cut >= moments // 3
     assert "old" in states
 
 

@@ -158,6 +158,7 @@ def test_a_kill_at_any_instant_loses_nothing(toy: Toy, fork: Path) -> None:
     length = time.monotonic() - started
     undisturbed = {path.replace("undisturbed", "topic"): data for path, data in files(toy.root).items()}
     shutil.rmtree(toy.root / "patches" / "undisturbed")
+    (toy.root / "patches" / ".gitattributes").unlink()
     for _ in range(8):
         child = toy.start("stack", "from-branch", str(fork), "topic", "--engine", "llama.cpp", "--offline")
         time.sleep(chance.uniform(0.3, 1.05) * length)
@@ -173,6 +174,7 @@ def test_a_kill_at_any_instant_loses_nothing(toy: Toy, fork: Path) -> None:
                 path: data for path, data in undisturbed.items() if not path.endswith("stack.toml")
             }
             shutil.rmtree(toy.root / "patches" / "topic")
+            (toy.root / "patches" / ".gitattributes").unlink()
     ok(adopt(toy, fork))
     toy.assert_sound()
 

@@ -131,6 +131,7 @@ def test_a_build_with_stacks_that_are_not_neighbours(three: Toy) -> None:
     assert three.build("--stacks", "a,c").built["sha256"] == built["sha256"]
 
 
+@pytest.mark.deep
 def test_a_middle_patch_that_does_not_build(three: Toy) -> None:
     """It is named with the compiler's words; what comes after is not called good, other series go on."""
     three.stack(
@@ -187,6 +188,7 @@ def test_a_patch_that_breaks_a_test(three: Toy) -> None:
     assert mended["first_bad"] == []
 
 
+@pytest.mark.deep
 def test_tests_that_do_not_run_are_no_pass(three: Toy) -> None:
     three.write_test(TEST, test_of(("a-two", 4, 18)).replace("def test_0", "@pytest.mark.skip\ndef test_0"))
     recipe = verify(three, "a", status=12)
@@ -201,6 +203,7 @@ def test_tests_that_do_not_run_are_no_pass(three: Toy) -> None:
     assert "not found" in unit_of(verify(three, "a", status=12), "a 2")["result"]["problem"]["why"]
 
 
+@pytest.mark.deep
 def test_pairs_that_conflict_and_pairs_that_only_build_apart(toy: Toy) -> None:
     use = [
         ("src/part1.cpp", "int toy_part_1", "int toy_part_3(int);\nint toy_part_1"),
@@ -301,6 +304,7 @@ def test_only_what_a_change_touches(three: Toy) -> None:
     assert three.run(*VERIFY, "--base", "HEAD").status == 2
 
 
+@pytest.mark.deep
 def test_killed_it_goes_on_where_it_was(three: Toy) -> None:
     slow = test_of(("a-one", 3, 17), ("a-two", 4, 18)).replace(
         "    assert part(4)",
@@ -337,6 +341,7 @@ def test_interrupted(three: Toy) -> None:
     assert verify(three, "b", "--no-tests")["ok"]
 
 
+@pytest.mark.deep
 def test_two_at_once_share_the_work(three: Toy) -> None:
     counting = three.home / "runs"
     three.write_test(

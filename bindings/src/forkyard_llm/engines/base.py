@@ -99,7 +99,7 @@ class Engine(ABC):
         self._fill_context_params(context_params, options)
         self._set_engine_options(model_params, context_params, own)
         with self.numa.admit(options.numa), self.log.collected() as complaints:
-            session = self._load(path, options, model_params, context_params)
+            session = self._load(path, options, model_params, context_params, complaints)
         del keep
         try:
             self._check_obeyed(options, session, complaints)
@@ -125,7 +125,9 @@ class Engine(ABC):
             msg = f"{self.family} made a context of {session.n_ctx} tokens, n_ctx asks for {options.n_ctx}"
             raise EngineError(msg)
 
-    def _load(self, path: Path, options: ModelOptions, model_params: Params, context_params: Params) -> Session:
+    def _load(
+        self, path: Path, options: ModelOptions, model_params: Params, context_params: Params, complaints: list[str]
+    ) -> Session:
         self.log.forget()
         model = self.api.llama_model_load_from_file(os.fsencode(path), model_params)
         if not model:
@@ -133,7 +135,7 @@ class Engine(ABC):
             self.numa.check_placed(what, options.numa)
             msg = f"{what}: {self.log.complaints() or 'it gives no reason'}"
             raise ModelError(msg)
-        self.numa.warn_unplaced()
+        self.numa.warn_unplaced(complaints)
         context = None
         if not options.vocab_only:
             if not self._writes_text(model):
@@ -154,7 +156,7 @@ class Engine(ABC):
                 self.numa.check_placed(what, options.numa)
                 msg = f"{what}: {self.log.complaints() or 'it gives no reason'}; try a smaller n_ctx or n_batch"
                 raise EngineError(msg)
-            self.numa.warn_unplaced()
+            self.numa.warn_unplaced(complaints)
         return self._session(model, context, options)
 
     def _writes_text(self, model: Handle) -> bool:

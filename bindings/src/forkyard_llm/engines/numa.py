@@ -193,11 +193,12 @@ class Numa:
         if self._mirror is not None and strategy in _OURS:
             self._mirror.set(_DEFAULTS[strategy] if choice.words is None else choice.words)
 
-    def warn_unplaced(self) -> None:
-        """Say what a load that succeeded went on without."""
+    def warn_unplaced(self, complaints: list[str]) -> None:
+        """Say what a load that succeeded went on without; ``complaints`` loses the engine's own line about it."""
         failure = self._take_failure()
         if failure is not None:
             log.warning("%s; going on without, as numa_mirror='best-effort' asks for", failure.reason)
+            complaints[:] = [line for line in complaints if failure.reason not in line]
 
     def check_placed(self, what: str, choice: NumaChoice) -> None:
         """Raise what ended a load, if it is that weights or state could not be placed.

@@ -307,8 +307,10 @@ def test_a_copy_left_out_is_a_warning(engine: Engine, caplog: pytest.LogCaptureF
     assert engine.mirror is not None
     with engine.numa.admit(numa_choice("mirror", "best-effort")):
         engine.mirror.failure = NumaFailure("no_room", 1, 4096, LACKS)
-        engine.numa.warn_unplaced()
-        engine.numa.warn_unplaced()
+        said = [f"warning: {LACKS}", "another"]
+        engine.numa.warn_unplaced(said)
+        engine.numa.warn_unplaced(said)
+    assert said == ["another"]
     assert [record.getMessage() for record in caplog.records] == [
         f"{LACKS}; going on without, as numa_mirror='best-effort' asks for"
     ]
