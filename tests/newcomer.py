@@ -161,7 +161,9 @@ def main() -> int:
         if given.cache is not None:
             given.cache.mkdir(parents=True, exist_ok=True)
             owner = (home / "forkyard").stat()
-            os.chown(given.cache, owner.st_uid, owner.st_gid)
+            # What somebody put there beforehand is the newcomer's, too.
+            for path in (given.cache, *given.cache.rglob("*")):
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         for name in ("build", "tests"):
             begun = time.monotonic()
             status = inside(folder, given.cache and given.cache.absolute(), readme_command(name, text), log)

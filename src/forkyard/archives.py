@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import lzma
-import tarfile
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from forkyard.cache import explained
 from forkyard.errors import SourceError
+
+if TYPE_CHECKING or sys.version_info >= (3, 11, 4):
+    import tarfile
+else:  # Debian 12's Python: its tarfile knows no filters
+    from backports import tarfile
 
 MAX_BYTES = 4 << 30
 MAX_MEMBERS = 500_000
