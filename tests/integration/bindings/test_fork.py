@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from forkyard_llm import loading
+
+pytestmark = pytest.mark.usefixtures("built_payloads")
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 # Of what ends at once or never; long enough for a machine with better things to do.
@@ -36,15 +37,6 @@ def in_child(function):
         print("EngineError", error)
     sys.exit(0)  # with finalizers and all
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def real_payloads(payloads: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
-        patch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
-        patch.setenv("FORKYARD_LLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def run(code: str, model: Path, engine: str) -> list[str]:

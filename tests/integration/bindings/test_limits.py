@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import pytest
 from forkyard_llm import loading
 from forkyard_llm.engines.options import CHOICES, COMMON_OPTIONS, ENGINE_OPTIONS, UNDONE, Option
 from forkyard_llm.sampling import SamplingParams
+
+pytestmark = pytest.mark.usefixtures("built_payloads")
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 TIMEOUT_S = 1800
@@ -49,15 +50,6 @@ for case in json.loads(sys.argv[3]):
     print(json.dumps([case, status, os.read(reader, 4000).decode("utf-8", "replace")]), flush=True)
     os.close(reader)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def real_payloads(payloads: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
-        patch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
-        patch.setenv("FORKYARD_LLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

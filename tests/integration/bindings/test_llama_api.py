@@ -20,21 +20,13 @@ from forkyard_llm.payloads import read_payload
 from forkyard_llm.sampling import SamplingParams
 
 COUNTING = "1, 2, 3, 4, 5, 6, 7,"
+pytestmark = pytest.mark.usefixtures("built_payloads")
+
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def real_payloads(payloads: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The payloads built here, for this process and its children."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
-        patch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
-        patch.setenv("FORKYARD_LLM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def both(real_payloads: None, smollm2: Path) -> Iterator[dict[str, Llama]]:
+def both(built_payloads: None, smollm2: Path) -> Iterator[dict[str, Llama]]:
     """One open model per engine, side by side for the whole module."""
     models = {engine: open_model(smollm2, engine=engine, n_ctx=256) for engine in ENGINES}
     yield models
