@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,12 @@ def test_the_server_ends_with_an_error(
         model.write_bytes(b"this is not a model\n" * 100)
     server = engine_payload("ik_llama.cpp") / "bin" / "llama-server"
 
-    # No port is opened before the model is there.
+    # It listens before it loads.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     done = subprocess.run(
-        [server, "-m", model, "--port", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
+        [server, "-m", model, "--port", port], cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False
     )
 
     assert done.returncode == 1, f"ended by {done.returncode}: {done.stderr[-2000:]}"
