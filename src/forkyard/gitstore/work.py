@@ -101,13 +101,29 @@ class WorkRepository(Repository):
             else:
                 store.allow_any_fetch()
                 new.bring(store, tip)
-            new._git("update-ref", f"refs/heads/{branch}", tip)
-            for name, commit in refs.items():
-                new._git("update-ref", name, commit)
-            new._git("reset", "--quiet", "--hard", tip)
+            new._stand_at(tip, branch, refs)
             (new.path / ".git" / "forkyard-ready").touch()
             os.rename(new.path, path)
         return cls(path)
+
+    def start_again(self, tip: str, branch: str, refs: Mapping[str, str]) -> None:
+        """Have it be as :meth:`make` would make it; whatever was edited or built in the work tree is deleted.
+
+        Only files that differ are written, so it takes a fraction of the time.
+
+        Raises:
+            GitFailure: git could not; what it had done stays.
+        """
+        with self._moving():
+            self._git("symbolic-ref", "HEAD", f"refs/heads/{branch}")
+            self._stand_at(tip, branch, refs)
+            self._git("clean", "--quiet", "-ffdx")
+
+    def _stand_at(self, tip: str, branch: str, refs: Mapping[str, str]) -> None:
+        commits = {f"refs/heads/{branch}": tip, **refs}
+        lines = "".join(f"update {name} {commit}\n" for name, commit in commits.items())
+        self._git("update-ref", "--stdin", stdin=lines.encode())
+        self._git("reset", "--quiet", "--hard", tip)
 
     def _continue_from(self, upstream: Mapping[str, str]) -> None:
         """Have a person's git see upstream's commits before ours; forkyard's own git goes on seeing ours alone."""

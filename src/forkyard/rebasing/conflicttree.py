@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from forkyard.cache import explained
-from forkyard.errors import UsageError
+from forkyard.errors import SourceError, UsageError
 from forkyard.gitstore import Entry, Store
 from forkyard.gitstore.shallow import cut_history
 from forkyard.gitstore.work import WorkRepository, lend
@@ -50,16 +50,30 @@ class ConflictTree:
         old = next(one for one in done.old.patches if (one.stack, one.name) == outcome.key)
         # The conflict first, the name last: without its conflict the tree would read as "take nothing of the patch".
         unfinished = self._unfinished
-        remove_folder(unfinished)
         with explained(f"make {self.path}"):
             self.path.parent.mkdir(exist_ok=True)
         lend([store], self.path)
         refs = {"refs/forkyard/base": done.base, "refs/forkyard/patch": old.commit}
-        made = WorkRepository.make(unfinished, store, head, "rebase", refs, lenders=[store], upstream=upstream)
-        cut_history(made, store)
+        made = WorkRepository(unfinished)
+        if not self._started_again(made, head, refs):
+            remove_folder(unfinished)
+            made = WorkRepository.make(unfinished, store, head, "rebase", refs, lenders=[store], upstream=upstream)
+            cut_history(made, store)
         made.show_conflict(carried.marked, [pair for one in carried.open for pair in _stages(one)], {})
         with explained(f"make {self.path}"):
             os.rename(unfinished, self.path)
+
+    @staticmethod
+    def _started_again(last: WorkRepository, head: str, refs: Mapping[str, str]) -> bool:
+        """Whether the work tree of the conflict before this one could be taken for it."""
+        if not last.exists:
+            return False
+        try:
+            last.start_again(head, "rebase", refs)
+        except SourceError:
+            # A person's own configuration or lock is in the way.
+            return False
+        return True
 
     @property
     def _unfinished(self) -> Path:
@@ -108,6 +122,8 @@ class ConflictTree:
 
     def set_aside(self) -> Path | None:
         """Move it out of the way, as what lies there no longer answers the conflict; ``None`` if nothing is there."""
+        # Whatever was put by belongs to a rebase that is no more, or to a conflict that was another.
+        remove_folder(self._unfinished)
         if not self.path.exists():
             return None
         number = 1
@@ -117,6 +133,13 @@ class ConflictTree:
         with explained(f"move {self.path}"):
             os.rename(self.path, aside)
         return aside
+
+    def put_by(self) -> None:
+        """Take it away as :meth:`remove` does, and keep it to lay out the next conflict in."""
+        if self.ready:
+            remove_folder(self._unfinished)
+            with explained(f"move {self.path}"):
+                os.rename(self.path, self._unfinished)
 
     def remove(self) -> None:
         """Delete it, if it is ours."""

@@ -203,7 +203,7 @@ class Session:
                     self._take_resolution(state, waiting, target, old)
                     state = state.with_waiting(None)
                 # The resolution is recorded: from here on a kill costs nothing.
-                self._tree.remove()
+                self._tree.put_by()
                 write_state(self._root, state)
             elif skip:
                 msg = "no patch waits to be skipped"

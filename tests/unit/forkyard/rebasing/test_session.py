@@ -216,6 +216,42 @@ def test_several_conflicts_one_after_the_other(lab: Lab) -> None:
     assert lab.files(lab.replay(made[1], made[1]).tree) == {"a.c": numbered(l3="A", l9="B", l15="C")}
 
 
+@pytest.mark.parametrize("spoil", [None, "lock", "ready"])
+def test_the_next_conflict_is_laid_out_where_the_last_was(lab: Lab, spoil: str | None) -> None:
+    """Checking thousands of files out again for each conflict took most of the time."""
+    made = lab.history({"a.c": numbered()}, {"a.c": numbered(l3="u", l9="u"), "u.c": text("upstream")})
+    lab.series(made[0], ("p0", {"a.c": numbered(l3="1")}), ("p1", {"a.c": numbered(l3="1", l9="2")}))
+    tree = waiting(lab, made[1]).worktree
+    assert tree is not None
+    old = (tree / "u.c").stat().st_ino
+    # A build, edits that do not belong to it, a branch and a folder of the person's own.
+    git(tree, "branch", "mine")
+    git(tree, "symbolic-ref", "HEAD", "refs/heads/mine")
+    (tree / ".git/info/exclude").write_text("*.o\n")
+    (tree / "u.o").write_bytes(b"built")
+    git(tree, "init", "--quiet", "nested")
+    (tree / "nested/n.c").write_bytes(b"n")
+    (tree / ".git/info/exclude").write_text("*.o\nnested\n")
+    resolve(lab.session(), numbered(l3="A", l9="u"))
+    if spoil == "lock":
+        (tree / ".git/index.lock").touch()
+        os.utime(tree / ".git/index.lock", (0, 0))
+    elif spoil == "ready":
+        # As a kill in the middle of laying out leaves it.
+        shutil.copytree(tree, tree.with_name(f".{tree.name}.unfinished"))
+    done = lab.session().resume()
+    assert done.state.waiting is not None
+    assert done.state.waiting.patch == "p1.patch"
+    assert {path.name for path in tree.iterdir()} == {".git", "a.c", "u.c"}
+    assert git(tree, "symbolic-ref", "HEAD").strip() == "refs/heads/rebase"
+    assert git(tree, "status", "--porcelain").split() == ["UU", "a.c"]
+    assert ((tree / "u.c").stat().st_ino == old) == (spoil != "lock")
+    assert not tree.with_name(f".{tree.name}.unfinished").exists()
+    resolve(lab.session(), numbered(l3="A", l9="B"))
+    assert lab.session().resume().finished is not None
+    assert not list((lab.root / "work").iterdir())
+
+
 def test_only_one_at_a_time(lab: Lab, hop: list[str]) -> None:
     waiting(lab, hop[1])
     with pytest.raises(UsageError, match="a rebase of mine is under way"):
