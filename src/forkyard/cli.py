@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from forkyard import __version__
 from forkyard import doctor as doctoring
-from forkyard.cache import Cache
+from forkyard.cache import Cache, storage_error
 from forkyard.commands.answering import answers, answers_anyway, choices, sources, stack_names_of
 from forkyard.commands.lazy import LazyGroup
 from forkyard.console import Console
@@ -52,8 +53,22 @@ _COMMANDS = {
 }
 
 
+class _Front(LazyGroup):
+    """The command itself: what it cannot write, ``--help`` among it, is an error like any other."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            known = storage_error(error, "write the answer")
+            if known is None:
+                raise
+            Console().failure(known)
+            sys.exit(known.exit_code)
+
+
 @click.group(
-    cls=LazyGroup,
+    cls=_Front,
     lazy=_COMMANDS,
     epilog=_EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -37,3 +40,14 @@ def test_an_interruption_that_closes_a_file_twice_is_one() -> None:
 def test_errors_of_storage_are_explained() -> None:
     done = CliRunner().invoke(fails_with(OSError(errno.ENOSPC, "No space left on device", "x")), [])
     assert done.exit_code == 10
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "stack --help"])
+def test_help_that_cannot_be_written(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "forkyard", *words.split()], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 10
+    assert "the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
