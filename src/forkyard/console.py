@@ -150,10 +150,15 @@ class Console:
     def failure(self, error: ForkyardError) -> None:
         """An error: for people on standard error, with ``--json`` as the document on standard output."""
         # Not on an output that takes no more: then this is the error.
-        with contextlib.suppress(OSError):
+        try:
             if self.as_json:
                 _print_json(error.as_json())
                 return
+            sys.stdout.flush()
+        except OSError:
+            # Python would try to write the rest once more at its end, and end with a code of its own.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         self._err.print(Text("error: ", style="bold red").append(Text(error.describe(), style="")))
 
 
