@@ -57,13 +57,15 @@ class _Front(LazyGroup):
     """The command itself: what it cannot write, ``--help`` among it, is an error like any other."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        # Made first: it could not set up an output that takes no more.
+        console = Console()
         try:
             return super().main(*args, **options)
         except OSError as error:
             known = storage_error(error, "write the answer")
             if known is None:
                 raise
-            Console().failure(known)
+            console.failure(known)
             sys.exit(known.exit_code)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,10 +45,11 @@ def test_errors_of_storage_are_explained() -> None:
 
 @pytest.mark.parametrize("words", ["--help", "--version", "stack --help"])
 def test_help_that_cannot_be_written(words: str) -> None:
+    # Without a buffer of Python's own another write would fail.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "forkyard", *words.split()]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "forkyard", *words.split()], stdout=full, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert done.returncode == 10
     assert "the disk is full" in done.stderr
     assert "Traceback" not in done.stderr
