@@ -135,6 +135,7 @@ def _plan_text(item: Plan, shop: Workshop) -> str:
         *(f"              {number}. {_source_text(source)}" for number, source in enumerate(facts["sources"], 1)),
         f"  stacks      {'; '.join(applied) or 'none'}",
         f"  needs CPU   {', '.join(facts['cpu_features'])}",
+        *([f"  carries     {', '.join(member['name'] for member in facts['members'])}"] if facts["members"] else []),
         f"  cmake       {' '.join(f'{name}={value}' for name, value in item.options.items())}",
         f"  C flags     {' '.join(item.c_flags) or '-'}",
         f"  C++ flags   {' '.join(item.cxx_flags) or '-'}",

@@ -67,6 +67,17 @@ def make_manifest(
         "capabilities": sorted(stack.about.capability for stack in plan.stacks if stack.about.capability),
         "cpu_features": list(plan.variant.features),
         "rank": plan.variant.rank,
+        # The best first. What is not here is the same for all.
+        "members": [
+            {
+                "name": one.name,
+                "cpu_features": list(one.features),
+                "rank": one.rank,
+                "flags": list(one.flags),
+                "libraries": {plan.recipe.build.cpu_target: plan.cpu_library(one.name)},
+            }
+            for one in reversed(plan.variant.members)
+        ],
         "hardware": plan.variant.hardware,
         "cmake": plan.options,
         "compile_flags": {

@@ -83,6 +83,23 @@ class Plan:
         return self.distribution.replace("-", "_")
 
     @property
+    def loadable(self) -> bool:
+        """Whether the CPU library is loaded as a backend, and not linked to the others."""
+        return self.options.get("GGML_BACKEND_DL") == "ON"
+
+    def cpu_library(self, member: str) -> str:
+        """Path in the package of the CPU library of a member of the variant.
+
+        Where the engine searches for backends, beside its tools, each has a name of its own. Linked ones have one name,
+        by which the others need it, and a folder of their own; the first lies among the others.
+        """
+        target, suffix = self.recipe.build.cpu_target, f"{self.slug}-{self.variant.name}"
+        if self.loadable:
+            return f"bin/lib{target}-{member}-{suffix}.so"
+        folder = "lib" if member == self.variant.members[0].name else f"lib/{member}"
+        return f"{folder}/lib{target}-{suffix}.so"
+
+    @property
     def label(self) -> str:
         """What the build calls its commit."""
         return pin_label(self.recipe, self.stacks)
@@ -121,6 +138,10 @@ class Plan:
             "cxx_flags": list(self.cxx_flags),
             "cpu_target": self.recipe.build.cpu_target,
             "cpu_flags": list(self.cpu_flags),
+            "members": [
+                {"name": one.name, "cpu_features": list(one.features), "cpu_flags": list(one.flags)}
+                for one in self.variant.members
+            ],
             "toolchain": self.toolchain.as_json(),
             "tools": list(self.recipe.build.tools),
             "folders": {
@@ -207,6 +228,9 @@ def make_plan(
             "kind": resolved.kind,
             "hardware": resolved.hardware,
             "flags": list(resolved.flags),
+            "members": [
+                [one.name, list(one.features), one.rank, list(one.flags), dict(one.borrows)] for one in resolved.members
+            ],
         },
         "options": options,
         "c_flags": list(recipe.build.c_flags),

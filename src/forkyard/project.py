@@ -90,6 +90,19 @@ def write_project(
         "libraries": plan.recipe.build.libraries,
         "cpu_target": plan.recipe.build.cpu_target,
         "cpu_flags": plan.cpu_flags,
+        "loadable": plan.loadable,
+        "members": [
+            {
+                "name": one.name,
+                "flags": one.flags,
+                "options": one.options,
+                "borrows": [(lender, "|".join(map(re.escape, paths))) for lender, paths in sorted(one.borrows.items())],
+                "folder": str(PurePosixPath(plan.cpu_library(one.name)).parent),
+                "output_name": PurePosixPath(plan.cpu_library(one.name)).stem.removeprefix("lib"),
+            }
+            for one in plan.variant.members
+        ],
+        "cpu_score_target": plan.recipe.build.cpu_score_target,
         "defines": plan.recipe.build.defines,
         "include_dirs": include_dirs,
         "openmp": openmp_name(plan),

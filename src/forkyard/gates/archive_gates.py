@@ -65,7 +65,9 @@ def check_modes(wheel: WheelContents) -> Iterator[Finding]:
 
 
 def _is_program(name: str, data: bytes) -> bool:
-    return PurePosixPath(name).parent.name == "bin" and (is_elf(data) or data.startswith(b"#!"))
+    path = PurePosixPath(name)
+    # An engine looks for the libraries it loads beside its programs.
+    return path.parent.name == "bin" and path.suffix != ".so" and (is_elf(data) or data.startswith(b"#!"))
 
 
 def check_dates(wheel: WheelContents) -> Iterator[Finding]:
@@ -99,17 +101,22 @@ def check_layout(wheel: WheelContents, package: str) -> Iterator[Finding]:
             yield Finding("layout", name, "is missing")
 
 
-def payload_libraries(wheel: WheelContents, package: str) -> tuple[dict[str, str], list[Finding]]:
-    """Return path in the wheel -> CMake target, as the payload's manifest says, and what is wrong with it."""
+def payload_libraries(wheel: WheelContents, package: str) -> tuple[dict[str, str], dict[str, str], list[Finding]]:
+    """What the payload's manifest says of its libraries.
+
+    Returns:
+        path in the wheel -> CMake target; path -> the member of the variant that it is for, of those that are for one;
+        what is wrong with the manifest.
+    """
     path = f"{package}/manifest.json"
     if path not in wheel.files:
-        return {}, []  # the layout gate says so
+        return {}, {}, []  # the layout gate says so
     try:
         manifest = json.loads(wheel.files[path])
     except (ValueError, RecursionError) as error:
-        return {}, [Finding("manifest", path, f"is not JSON: {error}")]
+        return {}, {}, [Finding("manifest", path, f"is not JSON: {error}")]
     if not isinstance(manifest, dict):
-        return {}, [Finding("manifest", path, "is not a JSON object")]
+        return {}, {}, [Finding("manifest", path, "is not a JSON object")]
     findings = []
     if manifest.get("package") != package:
         findings.append(Finding("manifest", path, f"is the manifest of the package {manifest.get('package')!r}"))
@@ -124,7 +131,22 @@ def payload_libraries(wheel: WheelContents, package: str) -> tuple[dict[str, str
                 findings.append(Finding("manifest", path, f"{section}.{name} is {place!r}, which is not there"))
             elif section == "libraries":
                 names[f"{package}/{place}"] = name
-    return names, findings
+    members: dict[str, str] = {}
+    for number, member in enumerate(manifest.get("members") or ()):
+        try:
+            listed = {f"{package}/{place}": (str(name), str(place)) for name, place in member["libraries"].items()}
+            owner = str(member["name"])
+        except (LookupError, TypeError, AttributeError):
+            findings.append(Finding("manifest", path, f"members[{number}] has no name or no libraries"))
+            continue
+        for full, (name, place) in listed.items():
+            if full not in wheel.files:
+                findings.append(Finding("manifest", path, f"{owner}'s library {name} is {place!r}, which is not there"))
+            elif full in members:
+                findings.append(Finding("manifest", path, f"{place} is said to be {members[full]}'s and {owner}'s"))
+            else:
+                names[full], members[full] = name, owner
+    return names, members, findings
 
 
 def check_record(wheel: WheelContents) -> Iterator[Finding]:

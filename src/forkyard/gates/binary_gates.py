@@ -29,8 +29,11 @@ _SHOWN = 4
 _ID_DIGITS = 9
 
 
-def check_sonames(elves: Elves) -> Iterator[Finding]:
-    """Each library has a soname, which is its file's name, and no two files share one."""
+def check_sonames(elves: Elves, members: Mapping[str, str]) -> Iterator[Finding]:
+    """Each library has a soname, which is its file's name, and no two files share one.
+
+    Libraries for several *members* of a variant (path -> member) may: only one of those is ever loaded.
+    """
     owners: dict[str, str] = {}
     for path, elf in elves.items():
         if elf.interpreter is not None:
@@ -41,7 +44,8 @@ def check_sonames(elves: Elves) -> Iterator[Finding]:
             continue
         if elf.soname != name:
             yield Finding("sonames", path, f"has the soname {elf.soname}, by which no file here is found")
-        if elf.soname in owners:
+        rivals = {members.get(path), members.get(owners.get(elf.soname, path))}
+        if elf.soname in owners and (None in rivals or len(rivals) == 1):
             yield Finding("sonames", path, f"has the same soname as {owners[elf.soname]}: {elf.soname}")
         owners.setdefault(elf.soname, path)
 
@@ -156,29 +160,34 @@ def _users_of(elves: Elves, glibc: str | None) -> list[str]:
 
 
 def check_instructions(
-    elves: Elves, names: Mapping[str, str], limits: IsaLimits, facts: dict[str, Any]
+    elves: Elves,
+    names: Mapping[str, str],
+    members: Mapping[str, str],
+    limits: IsaLimits,
+    facts: dict[str, Any],
 ) -> Iterator[Finding]:
     """No instruction beyond the variant in any file, and the variant's own instructions in the CPU library.
 
-    *names* maps the path of a library to its CMake target. Puts ``instruction_sets`` (path -> sets beyond the
-    x86-64 baseline) into *facts*.
+    *names* maps the path of a library to its CMake target, *members* to the member of the variant it is for. Puts
+    ``instruction_sets`` (path -> sets beyond the x86-64 baseline) into *facts*.
     """
     used: dict[str, list[str]] = {}
-    cpu_sets: set[str] | None = None
+    cpu_sets: dict[str | None, set[str]] = {}
     for path, elf in elves.items():
         if (elf.machine, elf.bits) != ("EM_X86_64", 64):
             yield Finding("instructions", path, f"is code for {elf.machine}, {elf.bits} bits")
             continue
         use = code_use(elf)
         used[path] = sorted(set(use.sets) - BASELINE)
-        name = names.get(path, "")
-        if name == limits.cpu_library:
-            cpu_sets = set(use.sets)
+        name, member = names.get(path, ""), members.get(path)
+        own = limits if member is None else limits.members.get(member, limits)
+        if name == own.cpu_library:
+            cpu_sets[member] = set(use.sets)
         if use.undecodable is not None:
             yield Finding("instructions", path, f"holds what is no instruction at {use.undecodable:#x}")
-        guarded = limits.guarded.get(name, frozenset())
+        guarded = own.guarded.get(name, frozenset())
         for unit in used[path]:
-            if unit in limits.allowed:
+            if unit in own.allowed:
                 continue
             if unit in guarded and "CPUID" in use.sets:
                 continue
@@ -186,16 +195,18 @@ def check_instructions(
             why = "; it may be guarded, but the file holds no CPUID" if unit in guarded else ""
             yield Finding("instructions", path, f"uses {unit}, which the variant does not have ({shown}){why}")
     facts["instruction_sets"] = used
-    if cpu_sets is None:
-        yield Finding("instructions", limits.cpu_library, "the CPU library is not in the wheel")
-        return
-    for feature, sets in limits.proof.items():
-        if not sets & cpu_sets:
-            yield Finding(
-                "instructions",
-                limits.cpu_library,
-                f"holds no {feature} instruction, which the variant is for: a compile flag did not arrive",
-            )
+    for member, own in ((None, limits),) if not limits.members else limits.members.items():
+        library = own.cpu_library if member is None else f"{own.cpu_library} for {member}"
+        if member not in cpu_sets:
+            yield Finding("instructions", library, "the CPU library is not in the wheel")
+            continue
+        for feature, sets in own.proof.items():
+            if not sets & cpu_sets[member]:
+                yield Finding(
+                    "instructions",
+                    library,
+                    f"holds no {feature} instruction, which the variant is for: a compile flag did not arrive",
+                )
 
 
 def check_identity(wheel: WheelContents, elves: Elves, package: str) -> Iterator[Finding]:

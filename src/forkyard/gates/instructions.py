@@ -50,6 +50,8 @@ class IsaLimits:
     """Feature -> instruction sets, one instruction of which must be in the CPU library."""
     guarded: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Library name -> instruction sets its code uses only after asking the CPU."""
+    members: Mapping[str, IsaLimits] = field(default_factory=dict)
+    """Member of the variant -> the same for its own libraries; each must have a CPU library."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def limits_for(recipe: Recipe, resolved: ResolvedVariant) -> IsaLimits:
     guarded: dict[str, frozenset[str]] = {}
     for entry in recipe.build.guarded:
         guarded[entry.library] = guarded.get(entry.library, frozenset()) | frozenset(entry.instruction_sets)
-    return IsaLimits(resolved.instruction_sets, recipe.build.cpu_target, dict(resolved.proof), guarded)
+    target = recipe.build.cpu_target
+    members = {one.name: IsaLimits(one.instruction_sets, target, dict(one.proof), guarded) for one in resolved.members}
+    return IsaLimits(resolved.instruction_sets, target, dict(resolved.proof), guarded, members)
 
 
 def code_use(elf: ElfFile) -> CodeUse:

@@ -49,7 +49,7 @@ def check_wheel(path: Path, *, package: str, limits: IsaLimits, forbidden_prefix
     except UnreadableWheelError as error:
         return GateReport(path.name, GATES, (Finding("readable", path.name, str(error)),), facts, seconds)
     elves, findings = _elves(wheel)
-    names, contradictions = archive_gates.payload_libraries(wheel, package)
+    names, members, contradictions = archive_gates.payload_libraries(wheel, package)
     seconds["readable"] = time.perf_counter() - started
     gates: dict[str, Callable[[], Iterator[Finding]]] = {
         "names": lambda: archive_gates.check_names(wheel),
@@ -58,10 +58,10 @@ def check_wheel(path: Path, *, package: str, limits: IsaLimits, forbidden_prefix
         "layout": lambda: archive_gates.check_layout(wheel, package),
         "record": lambda: archive_gates.check_record(wheel),
         "manifest": lambda: iter(contradictions),
-        "sonames": lambda: binary_gates.check_sonames(elves),
+        "sonames": lambda: binary_gates.check_sonames(elves, members),
         "linkage": lambda: binary_gates.check_linkage(elves, package, wheel),
         "platform": lambda: binary_gates.check_platform(elves, wheel, facts),
-        "instructions": lambda: binary_gates.check_instructions(elves, names, limits, facts),
+        "instructions": lambda: binary_gates.check_instructions(elves, names, members, limits, facts),
         "identity": lambda: binary_gates.check_identity(wheel, elves, package),
         "traces": lambda: binary_gates.check_traces(wheel, forbidden_prefixes),
     }

@@ -203,6 +203,11 @@ class Build(Table):
     c_flags: Lines = Field(default=(), description="Flags for every C compile.")
     cxx_flags: Lines = Field(default=(), description="Flags for every C++ compile.")
     cpu_target: Name = Field(description="CMake target that is compiled with the variant's instruction sets.")
+    cpu_score_target: Name | None = Field(
+        default=None,
+        description="Object library linked into a loadable CPU target, compiled with the names of the ISA options that "
+        "are ON: by it the engine judges which of several a CPU can run.",
+    )
     guarded: Annotated[tuple[Guarded, ...], BeforeValidator(to_tuple)] = Field(
         default=(), description="What the ISA gate lets pass because the code itself checks the CPU first."
     )

@@ -28,6 +28,7 @@ from forkyard.recipes.model import (
     Line,
     Lines,
     Name,
+    Names,
     OptionName,
     Options,
     OptionValue,
@@ -70,6 +71,9 @@ class EngineIsa(Table):
     options: dict[OptionName, FeatureNames] = Field(
         description="Every ISA option upstream has for x86, with the features its ON state allows."
     )
+    defaults: Options = Field(
+        default_factory=dict, description="Options that some variants set, with their values in all others."
+    )
 
 
 class VariantEngine(Table):
@@ -79,13 +83,21 @@ class VariantEngine(Table):
     gains: Line | None = Field(default=None, description="What the variant gives this engine that those below lack.")
     options: Options = Field(default_factory=dict, description="CMake options besides the derived ISA options.")
     flags: Lines = Field(default=(), description="Compile flags besides the derived ones, for the CPU target.")
+    borrows: dict[Name, Lines] = Field(
+        default_factory=dict,
+        description="A lower variant -> parts of paths of sources that ask for nothing this variant adds to it: in a "
+        "wheel that carries both they are compiled once.",
+    )
 
 
 class Variant(Table):
     """One build of an engine for one class of CPUs."""
 
     title: Line = Field(description="One line for people.")
-    kind: Literal["isa"] = Field(description="What the variant is about: an instruction set.")
+    kind: Literal["isa", "cpu"] = Field(
+        description="What the variant is about: one instruction set, or several of which one is chosen at load."
+    )
+    members: Names = Field(default=(), description="The variants whose CPU library a `cpu` variant carries.")
     extends: Name | None = Field(default=None, description="Variant whose features this one adds to.")
     native: bool = Field(default=False, description="Compile for the build machine: its features are the variant's.")
     features: FeatureNames = Field(default=(), description="CPU features the variant adds; all are required to run.")
@@ -136,6 +148,24 @@ class Variants(Table):
 
 
 @dataclass(frozen=True)
+class Member:
+    """One of the instruction sets of a variant that carries several."""
+
+    name: str
+    features: tuple[str, ...]
+    """As :attr:`ResolvedVariant.features`."""
+    rank: int
+    flags: tuple[str, ...]
+    """Compile flags besides the variant's own."""
+    options: tuple[str, ...]
+    """The engine's ISA options that would be ON in a variant of this instruction set alone."""
+    instruction_sets: frozenset[str]
+    proof: Mapping[str, frozenset[str]]
+    borrows: Mapping[str, tuple[str, ...]]
+    """Another member -> parts of paths of sources whose objects are taken from it."""
+
+
+@dataclass(frozen=True)
 class ResolvedVariant:
     """A variant as one engine is built for it."""
 
@@ -158,6 +188,8 @@ class ResolvedVariant:
     """Feature -> iced-x86 names, one instruction of which must be in the CPU library."""
     compilers: Mapping[str, Mapping[CompilerKind, int]]
     """Feature -> compiler -> its first major version that knows the feature's flags; empty for a native variant."""
+    members: tuple[Member, ...] = ()
+    """Lowest rank first; the first is what the variant itself is compiled for."""
 
 
 def resolve(
@@ -191,8 +223,9 @@ def resolve(
             why=own.unsupported,
             next_step=f"choose one of: {', '.join(supported(variants, family))}",
         )
-    features = set(variants.features_of(name))
-    proof_names = variant.proof
+    members = _members(variants, name, family)
+    features = set(variants.features_of(members[0] if members else name))
+    proof_names = variants.get(members[0]).proof if members else variant.proof
     if variant.native:
         if host_features is None:
             raise RecipeError(
@@ -207,7 +240,7 @@ def resolve(
     # A native build gets everything from the compiler's own detection; flags would only repeat it.
     extra = [] if variant.native else [f for f in variants.features if f in features and f not in covered]
     flags = [flag for f in extra for flag in variants.features[f].flags]
-    options.update(own.options)
+    options.update({**engine.defaults, **own.options})
     sets = {f: frozenset(variants.features[f].instruction_sets) for f in features}
     return ResolvedVariant(
         name=name,
@@ -223,7 +256,36 @@ def resolve(
         instruction_sets=frozenset().union(*sets.values()),
         proof={f: sets[f] for f in proof_names},
         # A compiler that detects the machine's features knows them.
-        compilers={f: variants.features[f].compilers for f in sorted(features) if not variant.native},
+        compilers={
+            f: variants.features[f].compilers
+            for f in sorted(features.union(*(variants.features_of(member) for member in members)))
+            if not variant.native
+        },
+        members=tuple(_member(variants, member, family, features, members) for member in members),
+    )
+
+
+def _members(variants: Variants, name: str, family: str) -> list[str]:
+    """The members of a variant that an engine has, lowest rank first."""
+    return [n for n in reversed(supported(variants, family)) if n in variants.get(name).members]
+
+
+def _member(variants: Variants, name: str, family: str, base: Collection[str], others: Collection[str]) -> Member:
+    alone = resolve(variants, name, family)
+    more = set(alone.features) - set(base)
+    flags = [flag for f, feature in variants.features.items() if f in more for flag in feature.flags]
+    isa = {option for known, engine in variants.engines.items() if known == family for option in engine.options}
+    return Member(
+        name=name,
+        features=alone.features,
+        rank=alone.rank,
+        flags=tuple(dict.fromkeys([*flags, *_own(variants.get(name), family).flags])),
+        options=tuple(option for option in sorted(isa) if alone.options[option] is True),
+        instruction_sets=alone.instruction_sets,
+        proof=alone.proof,
+        borrows={
+            lender: paths for lender, paths in _own(variants.get(name), family).borrows.items() if lender in others
+        },
     )
 
 
@@ -239,7 +301,8 @@ class Choice:
 
     variant: str
     reasons: tuple[str, ...]
-    """What the engine gains from it, and why each better one is not it; a sentence each, without a full stop."""
+    """What the engine gains from it, why each better one is not it, and what runs elsewhere as well; a sentence each,
+    without a full stop."""
 
 
 def best(variants: Variants, family: str, host_features: Collection[str]) -> Choice | str:
@@ -254,7 +317,7 @@ def best(variants: Variants, family: str, host_features: Collection[str]) -> Cho
     passed: list[str] = []
     for name in sorted(variants.variants, key=lambda n: (-variants.variants[n].rank, n)):
         variant = variants.variants[name]
-        if variant.native:
+        if variant.native or variant.kind != "isa":
             continue
         own = _own(variant, family)
         lacking = sorted(variants.features_of(name) - set(host_features))
@@ -265,7 +328,10 @@ def best(variants: Variants, family: str, host_features: Collection[str]) -> Cho
         else:
             gains = (_own(variants.variants[n], family).gains for n in _lineage(variants, name))
             found = [text for text in gains if text is not None]
-            return Choice(name, (f"the highest-ranked variant this CPU can run: {variant.title}", *found, *passed))
+            many = [n for n in supported(variants, family) if variants.variants[n].kind == "cpu"]
+            others = [f"for other machines as well: {n}, one wheel for {variants.variants[n].title}" for n in many]
+            reasons = (f"the highest-ranked variant this CPU can run: {variant.title}", *found, *passed, *others)
+            return Choice(name, reasons)
     return f"this CPU runs no variant of {family}: {'; '.join(passed)}"
 
 
@@ -327,7 +393,13 @@ def inconsistencies(variants: Variants) -> list[Problem]:
         if not variant.native:
             missing = [f for f in variant.proof if f in known and f not in variants.features_of(name)]
             found += [Problem((*key, "proof"), f"{f!r} is no feature of the variant", None) for f in missing]
+        found += _wrong_members(variants, name)
         for family, own in variant.engines.items():
+            found += [
+                Problem((*key, "engines", family, "borrows", n), f"{n!r} is no variant that it extends", None)
+                for n in own.borrows
+                if n not in _lineage(variants, name)[1:]
+            ]
             isa = variants.engines.get(family)
             derived = set() if isa is None else {*isa.options, isa.native}
             place: KeyPath = (*key, "engines", family, "options")
@@ -336,6 +408,34 @@ def inconsistencies(variants: Variants) -> list[Problem]:
                 for option in own.options
                 if option in derived
             ]
+    return found
+
+
+def _wrong_members(variants: Variants, name: str) -> list[Problem]:
+    variant, key = variants.variants[name], ("variants", name, "members")
+    if (variant.kind == "cpu") != bool(variant.members):
+        return [Problem(key, "a `cpu` variant has members, and no other has", None)]
+    if not variant.members:
+        return []
+    found: list[Problem] = []
+    for i, member in enumerate(variant.members):
+        if member not in variants.variants:
+            found.append(Problem((*key, i), f"there is no variant {member!r}", did_you_mean(member, variants.variants)))
+        elif variants.variants[member].kind != "isa" or variants.variants[member].native:
+            found.append(Problem((*key, i), f"{member!r} is not one instruction set", None))
+    if variant.features or variant.extends:
+        found.append(Problem(("variants", name), "its features are those of its members", "leave them out"))
+    if found:
+        return found
+    for family in variants.engines:
+        names = _members(variants, name, family)
+        if not names:
+            found.append(Problem(key, f"{family} has none of these variants", None))
+        for member in names[1:]:
+            lacking = variants.features_of(names[0]) - variants.features_of(member)
+            if lacking:
+                lost = ", ".join(sorted(lacking))
+                found.append(Problem(key, f"{member} lacks {lost} of {names[0]}, for which all else is compiled", None))
     return found
 
 
@@ -361,6 +461,6 @@ def _best_proof(variants: Variants, family: str, features: Collection[str]) -> t
     """Return the proof of the best fixed variant a machine with *features* runs: native must reach it too."""
     for name in supported(variants, family):
         variant = variants.variants[name]
-        if not variant.native and variants.features_of(name) <= set(features):
+        if variant.kind == "isa" and not variant.native and variants.features_of(name) <= set(features):
             return variant.proof
     return ()

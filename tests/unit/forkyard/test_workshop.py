@@ -113,6 +113,8 @@ def test_a_machine_that_runs_only_one_engine(shop: Workshop, monkeypatch: pytest
 
 
 def test_a_machine_that_runs_nothing(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_recipe(shop.root, "other", "ik_llama.cpp")
+    (shop.root / "recipes" / "mine.toml").unlink()
     monkeypatch.setattr("forkyard.workshop.native_features", lambda _: ())
     with pytest.raises(RecipeError, match="no engine can be built for this machine"):
         shop.plans("best", [])

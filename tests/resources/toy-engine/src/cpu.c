@@ -1,4 +1,7 @@
 #include "ggml.h"
+#if !defined(TOY_FOLDER)
+#error "compiled without what its folder defines"
+#endif
 // One user of each instruction set that a variant promises.
 #if defined(__SSSE3__)
 #include <immintrin.h>

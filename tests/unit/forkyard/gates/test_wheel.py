@@ -216,3 +216,80 @@ def test_nothing_is_raised_for_a_damaged_wheel(
         data[at % len(data)] = value
     path.write_bytes(bytes(data))
     check_wheel(path, package=PACKAGE, limits=limits)
+
+
+# -- several instruction sets --------------------------------------------------------------------------
+
+FAST = IsaLimits(frozenset({"AVX", "AVX2", "AVX512F"}), "cpu", {"avx512f": frozenset({"AVX512F"})})
+
+
+def of_members(make_elf: MakeElf, limits: IsaLimits, **changes: Any) -> tuple[dict[str, bytes | None], IsaLimits]:
+    """The files of a payload with a CPU library for ``slow``, among the others, and for ``fast``; and its limits."""
+    fast = {"soname": "libcpu-fy.so", "code": ["avx512f"], "runpath": "$ORIGIN/..", **changes.get("elf", {})}
+    members = [
+        {"name": "fast", "libraries": {"cpu": "lib/fast/libcpu-fy.so"}},
+        {"name": "slow", "libraries": {"cpu": "lib/libcpu-fy.so"}},
+    ]
+    manifest = {
+        "package": PACKAGE,
+        "pin": {"commit": PIN},
+        "libraries": {"engine": "lib/libengine-fy.so", "cpu": "lib/libcpu-fy.so"},
+        "tools": {"tool": "bin/tool"},
+        "members": changes.get("members", members),
+    }
+    files: dict[str, bytes | None] = {
+        "lib/fast/libcpu-fy.so": make_elf(**fast),
+        "manifest.json": json.dumps(manifest).encode(),
+        **changes.get("files", {}),
+    }
+    return files, IsaLimits(limits.allowed, limits.cpu_library, limits.proof, {}, {"fast": FAST, "slow": limits})
+
+
+def test_each_instruction_set_has_its_own_limits(make_wheel: MakeWheel, make_elf: MakeElf, limits: IsaLimits) -> None:
+    files, own = of_members(make_elf, limits)
+    assert found(make_wheel(files=files), own) == []
+    # Libraries that are loaded as backends lie beside the programs, each under a name of its own.
+    members = [
+        {"name": "fast", "libraries": {"cpu": "bin/libcpu-fast-fy.so"}},
+        {"name": "slow", "libraries": {"cpu": "lib/libcpu-fy.so"}},
+    ]
+    module = make_elf(
+        soname="libcpu-fast-fy.so", code=["avx512f"], runpath="$ORIGIN/../lib", needed=["libengine-fy.so"]
+    )
+    changes = {"lib/fast/libcpu-fy.so": None, "bin/libcpu-fast-fy.so": module}
+    files, own = of_members(make_elf, limits, members=members, files=changes)
+    place = f"{PACKAGE}/bin/libcpu-fast-fy.so"
+    assert found(make_wheel(files=files, modes={place: 0o100644}), own) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "wheel", "expected"),
+    [
+        ({"elf": {"code": []}}, {}, "cpu for fast: holds no avx512f instruction"),
+        ({"elf": {"code": ["avx512f", "avx512_vnni"]}}, {}, "lib/fast/libcpu-fy.so: uses AVX512_VNNI"),
+        ({}, {"cpu": {"code": ["avx2", "avx512f"]}}, "lib/libcpu-fy.so: uses AVX512F"),
+        ({}, {"engine": {"code": ["avx512f"]}}, "libengine-fy.so: uses AVX512F"),
+        ({}, {"cpu": {"code": []}}, "cpu for slow: holds no avx2 instruction"),
+        ({"members": []}, {}, "cpu for fast: the CPU library is not in the wheel"),
+        ({"members": []}, {}, "has the same soname as"),
+        ({"files": {"lib/fast/libcpu-fy.so": None}}, {}, "fast's library cpu is 'lib/fast/libcpu-fy.so', which is not"),
+        ({"members": [{"name": "fast"}]}, {}, "members[0] has no name or no libraries"),
+        (
+            {"members": [{"name": name, "libraries": {"cpu": "lib/libcpu-fy.so"}} for name in ("fast", "slow")]},
+            {},
+            "lib/libcpu-fy.so is said to be fast's and slow's",
+        ),
+        ({"elf": {"runpath": "$ORIGIN/../../.."}}, {}, "looks for libraries in '$ORIGIN/../../..'"),
+    ],
+)
+def test_faults_of_one_instruction_set(
+    make_wheel: MakeWheel,
+    make_elf: MakeElf,
+    limits: IsaLimits,
+    changes: dict[str, Any],
+    wheel: dict[str, Any],
+    expected: str,
+) -> None:
+    files, own = of_members(make_elf, limits, **changes)
+    findings = found(make_wheel(files=files, **wheel), own)
+    assert any(expected in finding for finding in findings), findings

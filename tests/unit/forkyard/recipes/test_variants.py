@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from forkyard_llm import selection
 from iced_x86 import CpuidFeature
 
 from forkyard.errors import RecipeError
@@ -133,9 +132,66 @@ def test_the_fast_kernels_of_ik_get_every_flag_they_ask_for(own: Variants) -> No
 
 def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None:
     assert supported(own, "llama.cpp") == [
-        *("native", "amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "sse42"),
+        *("native", "amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2"),
+        *("avx-f16c", "avx", "sse42", "x86-64", "cpu"),
     ]
-    assert supported(own, "ik_llama.cpp") == ["native", "avx512-bf16", "avx512-vnni", "avx512", "avx2"]
+    assert supported(own, "ik_llama.cpp") == [
+        *("native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu"),
+    ]
+
+
+# -- a variant that carries several -------------------------------------------------------------------
+
+
+def test_the_cpu_variant_has_every_instruction_set_of_each_engine(own: Variants) -> None:
+    for family in FAMILIES:
+        resolved = resolve(own, "cpu", family)
+        isa = [name for name in supported(own, family) if own.variants[name].kind == "isa" and name != "native"]
+        assert [member.name for member in resolved.members] == isa[::-1]
+        first = resolve(own, isa[-1], family)
+        assert (resolved.features, resolved.flags) == (first.features, first.flags)
+        assert resolved.instruction_sets == first.instruction_sets
+        # Whatever a member needs of the compiler, the whole does.
+        assert set(resolved.compilers) == set(own.features_of(isa[0])) | {"avx_vnni"}
+        for member in resolved.members:
+            alone = resolve(own, member.name, family)
+            assert (member.features, member.rank, member.proof) == (alone.features, alone.rank, alone.proof)
+            assert member.instruction_sets == alone.instruction_sets
+            given = {flag for f in alone.features if f not in resolved.features for flag in own.features[f].flags}
+            assert set(member.flags) == given
+
+
+def test_only_a_variant_of_several_is_loaded_as_a_backend(own: Variants) -> None:
+    for name in supported(own, "llama.cpp"):
+        options = resolve(own, name, "llama.cpp", own.features).options
+        assert options["GGML_BACKEND_DL"] is (name == "cpu")
+
+
+def test_the_engine_is_told_what_to_ask_the_cpu_for(own: Variants) -> None:
+    members = {member.name: member.options for member in resolve(own, "cpu", "llama.cpp").members}
+    assert members["x86-64"] == ()
+    assert members["avx-f16c"] == ("GGML_AVX", "GGML_F16C", "GGML_SSE42")
+    assert set(members["amx"]) > {"GGML_AMX_INT8", "GGML_AVX512_BF16"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('kind = "cpu"', "a `cpu` variant has members"),
+        ('kind = "isa"\nmembers = ["avx2"]', "a `cpu` variant has members"),
+        ('kind = "cpu"\nmembers = ["avx22"]', "there is no variant 'avx22'"),
+        ('kind = "cpu"\nmembers = ["native"]', "'native' is not one instruction set"),
+        ('kind = "cpu"\nmembers = ["cpu"]', "'cpu' is not one instruction set"),
+        ('kind = "cpu"\nmembers = ["avx2"]\nextends = "avx2"', "its features are those of its members"),
+        ('kind = "cpu"\nmembers = ["sse42"]', "ik_llama.cpp has none of these"),
+        ('kind = "cpu"\nmembers = ["avx2-vnni", "avx512"]', "avx512 lacks avx_vnni of avx2-vnni"),
+    ],
+)
+def test_members_that_do_not_fit(project: Path, repository: Path, text: str, problem: str) -> None:
+    mine = project / "mine.toml"
+    mine.write_text(f'schema = 1\n[variants.many]\ntitle = "x"\nrank = 1\n{text}\n')
+    with pytest.raises(RecipeError, match=problem):
+        load_variants(repository, mine)
 
 
 # -- the best for a machine ----------------------------------------------------------------------------
@@ -149,16 +205,17 @@ AMX = BF16 | {"amx_tile", "amx_int8", "amx_bf16"}
 # AVX-512 without BW (Xeon Phi), and AVX-VNNI without AVX-512 (Alder Lake).
 HOSTS = [
     ("SSE4.2", SSE42, "sse42", None),
-    ("AVX without AVX2", SSE42 | {"avx"}, "sse42", None),
+    ("AVX without AVX2", SSE42 | {"avx"}, "avx", None),
+    ("AVX with F16C", SSE42 | {"avx", "f16c", "fma"}, "avx-f16c", None),
     ("AVX2", AVX2, "avx2", "avx2"),
-    ("AVX2 with AVX-VNNI", AVX2 | {"avx_vnni"}, "avx2", "avx2"),
+    ("AVX2 with AVX-VNNI", AVX2 | {"avx_vnni"}, "avx2-vnni", "avx2-vnni"),
     ("half of AVX-512", AVX2 | {"avx512f", "avx512cd"}, "avx2", "avx2"),
     ("AVX-512", AVX512, "avx512", "avx512"),
     ("VNNI", VNNI, "avx512-vnni", "avx512-vnni"),
     ("BF16 without VBMI", VNNI | {"avx512_bf16"}, "avx512-vnni", "avx512-vnni"),
     ("BF16", BF16, "avx512-bf16", "avx512-bf16"),
     ("AMX", AMX, "amx", "avx512-bf16"),
-    ("nothing", set[str](), None, None),
+    ("nothing", set[str](), "x86-64", None),
 ]
 
 
@@ -201,6 +258,7 @@ def test_the_reasons_of_a_choice(own: Variants) -> None:
         "ik_llama.cpp", AVX512
     )
     assert "not amx: it has no AMX kernels" in reasons("ik_llama.cpp", AMX)
+    assert "for other machines as well: cpu" in reasons("ik_llama.cpp", AMX)
 
 
 def test_a_variant_of_ones_own_is_chosen_by_its_rank(project: Path, repository: Path) -> None:
@@ -221,15 +279,28 @@ def test_no_variant_is_called_best(project: Path, repository: Path) -> None:
         load_variants(repository, mine)
 
 
-def test_the_bindings_advise_by_the_same_ranks(own: Variants) -> None:
-    """They come without the variants file, so they carry names and the features that tell one from the next."""
-    names = [name for name, _ in selection._LADDER]
-    assert names == sorted(names, key=lambda name: -own.variants[name].rank)
-    for name, needs in selection._LADDER:
-        assert set(needs) <= own.features_of(name)
+# -- sources that two variants share ------------------------------------------------------------------
 
 
-def test_each_feature_names_compilers_that_know_it(own: Variants) -> None:
-    resolved = resolve(own, "amx", "llama.cpp")
-    assert resolved.compilers["amx_int8"] == {"gcc": 11, "clang": 12}
-    assert resolve(own, "native", "llama.cpp", AMX).compilers == {}
+def test_what_does_not_ask_for_a_feature_is_compiled_once(own: Variants) -> None:
+    members = {member.name: member for member in resolve(own, "cpu", "ik_llama.cpp").members}
+    assert members["avx2-vnni"].borrows == {"avx2": ("/iqk/fa/",)}
+    assert not any(member.borrows for name, member in members.items() if name != "avx2-vnni")
+
+
+def test_nothing_is_borrowed_of_who_is_not_there(project: Path, repository: Path) -> None:
+    mine = project / "mine.toml"
+    mine.write_text('schema = 1\n[variants.many]\ntitle = "x"\nkind = "cpu"\nmembers = ["avx2-vnni"]\nrank = 1\n')
+    (member,) = resolve(load_variants(repository, mine), "many", "ik_llama.cpp").members
+    assert member.borrows == {}
+
+
+@pytest.mark.parametrize("lender", ["avx512", "mine", "nobody"])
+def test_who_cannot_lend(project: Path, repository: Path, lender: str) -> None:
+    mine = project / "mine.toml"
+    mine.write_text(
+        'schema = 1\n[variants.mine]\ntitle = "x"\nkind = "isa"\nextends = "avx2"\nrank = 1\n'
+        f'[variants.mine.engines."ik_llama.cpp"]\nborrows = {{ {lender} = ["/x/"] }}\n'
+    )
+    with pytest.raises(RecipeError, match=f"'{lender}' is no variant that it extends"):
+        load_variants(repository, mine)
