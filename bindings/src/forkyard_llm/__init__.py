@@ -26,7 +26,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .engines.devices import Device as Device
     from .llama import Llama as Llama
+    from .llama import devices as devices
     from .payloads import discover as discover
     from .selection import select as select
 
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AbiMismatch",
+    "Device",
     "DownloadError",
     "EngineError",
     "ForkyardLlmError",
@@ -44,11 +47,18 @@ __all__ = [
     "UnsupportedOption",
     "UsageError",
     "__version__",
+    "devices",
     "discover",
     "select",
 ]
 
-_LAZY = {"Llama": "llama", "discover": "payloads", "select": "selection"}
+_LAZY = {
+    "Device": "engines.devices",
+    "Llama": "llama",
+    "devices": "llama",
+    "discover": "payloads",
+    "select": "selection",
+}
 
 
 def __getattr__(name: str) -> object:

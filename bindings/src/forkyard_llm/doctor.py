@@ -41,7 +41,7 @@ class Report:
 def examine(*, refresh: bool = True) -> Report:
     """Look at everything. `refresh` probes every payload anew instead of believing remembered verdicts."""
     judged = selection.survey(refresh=refresh)
-    chosen, problem = _choice({candidate.payload.root: candidate.verdict for candidate in judged})
+    chosen, problem = _choice({candidate.payload.key: candidate.verdict for candidate in judged})
     payloads: list[dict[str, Any]] = []
     for candidate in judged:
         payload, verdict = candidate.payload, candidate.verdict
@@ -51,9 +51,10 @@ def examine(*, refresh: bool = True) -> Report:
                 "version": payload.manifest["version"],
                 "engine": payload.engine,
                 "variant": payload.variant,
+                "member": payload.member,
                 "rank": payload.rank,
                 "root": str(payload.root),
-                "chosen": payload.root == chosen,
+                "chosen": payload.key == chosen,
                 "usable": verdict.usable,
                 "reason": verdict.reason,
                 "remembered": verdict.remembered,
@@ -135,23 +136,38 @@ def _show_payload(entry: Mapping[str, Any], console: Console) -> None:
         mark = "[red]rejected[/red]"
     title = f"{entry['distribution']} {entry['version']}"
     kind = f"{entry['engine']}, {escape(entry['variant'])}"
+    if entry["member"]:
+        kind += f": {escape(entry['member'])}"
     console.print(
         f"{mark} [bold]{escape(title)}[/bold] ({kind}, rank {entry['rank']})",
         soft_wrap=True,
         highlight=False,
     )
-    details = [entry["reason"], entry.get("system_info"), entry["root"]]
-    if entry["capabilities"]:
+    details = [entry["reason"]]
+    if entry["chosen"] or not entry["member"]:
+        # Of the instruction sets of one payload only the chosen one is told whole.
+        details += [entry.get("system_info"), *map(_device, entry.get("devices", ())), entry["root"]]
+    if entry["capabilities"] and len(details) > 1:
         details.append("capabilities: " + ", ".join(entry["capabilities"]))
     for detail in details:
         if detail:
             console.print(f"         {escape(str(detail))}", soft_wrap=True, highlight=False)
 
 
-def _choice(verdicts: Mapping[Path, Verdict]) -> tuple[Path | None, str | None]:
-    """(root of the payload `select()` takes after these verdicts, or None; why there is none)."""
+def _device(device: Mapping[str, Any]) -> str:
+    """A line about one device of a payload."""
+    text = f"device {device['name']} ({device['kind']})"
+    if device["description"]:
+        text += f": {device['description']}"
+    if device["total_bytes"]:
+        text += f", {device['free_bytes'] / 2**30:.1f} of {device['total_bytes'] / 2**30:.1f} GiB free"
+    return text
+
+
+def _choice(verdicts: Mapping[tuple[Path, str], Verdict]) -> tuple[tuple[Path, str] | None, str | None]:
+    """(key of the payload `select()` takes after these verdicts, or None; why there is none)."""
     try:
-        return selection.select(verdicts=verdicts).root, None
+        return selection.select(verdicts=verdicts).key, None
     except PayloadNotFound as error:
         return None, str(error)
     except ForkyardLlmError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
 
 from .errors import ModelError
@@ -38,4 +39,4 @@ def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: 
             raise ModelError(msg)
     check_values(first, engine=engine)
     check_geometry(parts, engine=engine)
-    return first
+    return replace(first, model_bytes=sum(part.file_size for part in parts))

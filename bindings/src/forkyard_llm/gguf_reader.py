@@ -68,6 +68,14 @@ class GgufSummary:
     file_size: int
     values: Mapping[str, Value]
     shapes: Mapping[str, tuple[int, ...]]
+    model_bytes: int = 0
+    """Of all files of the model, where they were looked at."""
+
+    @property
+    def layers(self) -> int:
+        """How many layers the metadata has; 0 if it does not say."""
+        value = self.values.get(f"{self.architecture}.block_count")
+        return int(value.numbers[0]) if value is not None and value.numbers else 0
 
     @property
     def keys(self) -> int:

@@ -17,6 +17,7 @@ from .checks import INT_MAX, flag, integer, token_ids
 from .completion import Completion, Delta, collect, completion_body, completion_chunks, run, usage
 from .completion_text import stop_strings
 from .engines.cores import default_threads
+from .engines.devices import AUTO, Device, fitting_layers
 from .engines.generation import Generation, check_prompt
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
@@ -29,7 +30,15 @@ from .sampling import RANDOM_SEED, SamplingParams
 from .selection import leave_out, select
 from .text import to_engine
 
-__all__ = ["Llama"]
+__all__ = ["Llama", "devices"]
+
+
+def devices(engine: str = "auto", variant: str | None = None) -> tuple[Device, ...]:
+    """What the payload of ``engine`` and ``variant`` can compute on, in its order, the CPU among them.
+
+    The payload is loaded into this process, as :class:`Llama` would do it. Raises what that raises for payloads.
+    """
+    return load(select(engine, variant)).devices()
 
 
 class Llama:
@@ -48,7 +57,9 @@ class Llama:
         n_threads: threads that generate, at most 512; None for the physical cores this process may use, less where a
             CPU quota of its control group allows less.
         n_threads_batch: threads that read the prompt; None for ``n_threads``.
-        n_gpu_layers: layers to keep on a GPU, -1 for all; an error where the payload has no GPU to use.
+        n_gpu_layers: layers to keep on a GPU, -1 for all; an error where the payload has no GPU to use. ``auto`` for
+            as many as fit into the GPUs' free memory, none where there is no GPU.
+        devices: the GPUs to use, by the names :func:`forkyard_llm.devices` has; None for all.
         split_mode: how several GPUs share the model, by name.
         tensor_split, main_gpu: each GPU's share; the GPU that is used where only one is.
         seed: makes the sequence of completions that give no seed of their own repeatable; None or -1 for a fresh one.
@@ -85,7 +96,8 @@ class Llama:
         n_ubatch: int | None = None,
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
-        n_gpu_layers: int = 0,
+        n_gpu_layers: int | str = 0,
+        devices: Sequence[str] | None = None,
         split_mode: str | None = None,
         tensor_split: Sequence[float] = (),
         main_gpu: int = 0,
@@ -113,7 +125,8 @@ class Llama:
             n_ubatch=n_ubatch,
             n_threads=threads,
             n_threads_batch=threads if n_threads_batch is None else n_threads_batch,
-            n_gpu_layers=n_gpu_layers,
+            n_gpu_layers=0 if n_gpu_layers == AUTO else n_gpu_layers,  # type: ignore[arg-type]
+            devices=devices,
             split_mode=split_mode,
             main_gpu=main_gpu,
             tensor_split=tensor_split,
@@ -138,12 +151,15 @@ class Llama:
         while True:
             self._payload = select(engine, variant)
             check_engine_options(self._payload.engine, engine_options)
-            gguf_check.check(self.model_path, engine=self._payload.engine, purposes=purposes)
+            summary = gguf_check.check(self.model_path, engine=self._payload.engine, purposes=purposes)
             try:
                 self._engine = load(self._payload)
                 break
             except (EngineError, AbiMismatch) as error:
                 leave_out(self._payload, error)
+        if n_gpu_layers == AUTO:
+            layers = fitting_layers(self._engine.gpus(options.devices), summary.model_bytes, summary.layers)
+            options = replace(options, n_gpu_layers=layers)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)
         self._generation = Generation(session, reuse=prompt_reuse, name=self.model_path)
         self._options = options

@@ -35,7 +35,7 @@ _LOOKUP_ORDER = ("llama", "mtmd", "ggml", "ggml-cpu", "ggml-base")
 _ENGINES: dict[str, type[Engine]] = {engine.family: engine for engine in (LlamaCppEngine, IkLlamaEngine)}
 
 _lock = threading.Lock()
-_loaded: dict[Path, Engine] = {}
+_loaded: dict[tuple[Path, str], Engine] = {}
 
 
 def loaded() -> tuple[Engine, ...]:
@@ -54,12 +54,11 @@ def load(payload: Payload) -> Engine:
         PayloadRejected: another loaded payload has a library of the same name, so the linker would mix them.
         EngineError: a library cannot be loaded (something it needs is missing from the system).
     """
-    root = payload.root.resolve()
     with _lock:
-        engine = _loaded.get(root)
+        engine = _loaded.get(payload.key)
         if engine is None:
             _refuse_name_clash(payload)
-            engine = _loaded[root] = _load(payload)
+            engine = _loaded[payload.key] = _load(payload)
         return engine
 
 
@@ -72,7 +71,7 @@ def _refuse_name_clash(payload: Payload) -> None:
         shared = sorted(_library_names(payload) & _library_names(engine.payload))
         if shared:
             msg = (
-                f"cannot load {payload.distribution} beside {engine.payload.distribution} in one process: both have"
+                f"cannot load {payload.title} beside {engine.payload.title} in one process: both have"
                 f" {', '.join(shared)}, and the linker would take the first for both; use a child process for one"
             )
             raise PayloadRejected(msg)

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ MANIFEST_SCHEMA = 1
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 """The engine families, the one "auto" prefers first."""
-_CPU_KIND = "isa"  # a kind of variants.toml
+_CPU_KINDS = ("isa", "cpu")  # kinds of variants.toml
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -50,6 +50,8 @@ class Payload:
     variant: str
     root: Path
     manifest: Mapping[str, Any] = field(repr=False, hash=False, compare=False)
+    member: str = ""
+    """The instruction set it stands for, of a payload that carries several; see `members`."""
 
     def library(self, name: str) -> Path:
         """Path of the library called `name` in the manifest ("llama", "ggml", "probe" ...).
@@ -65,6 +67,44 @@ class Payload:
     def has_library(self, name: str) -> bool:
         """Whether the manifest lists a library of that name (ik payloads have no "ggml-base", say)."""
         return name in self.manifest["libraries"]
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """What makes it one payload: its folder, and the instruction set where that holds several."""
+        return self.root, self.member
+
+    @property
+    def title(self) -> str:
+        """Its distribution's name, and its instruction set where that has several."""
+        return f"{self.distribution} ({self.member})" if self.member else self.distribution
+
+    def members(self) -> tuple[Payload, ...]:
+        """The payload once for each instruction set it carries, the best first; itself alone if that is one."""
+        if self.member or not self.manifest.get("members"):
+            return (self,)
+        return tuple(
+            replace(
+                self,
+                member=one["name"],
+                manifest={
+                    **self.manifest,
+                    "cpu_features": one["cpu_features"],
+                    "rank": one["rank"],
+                    "libraries": {**self.manifest["libraries"], **one["libraries"]},
+                },
+            )
+            for one in self.manifest["members"]
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Variables that make its tools load the libraries of its instruction set, before what is set already.
+
+        Those that are loaded as backends the tools choose by themselves, by the same rule.
+        """
+        places = self.manifest["libraries"].values()
+        folders = sorted({str(self.root / place.rpartition("/")[0]) for place in places if place.count("/") > 1})
+        set_already = os.environ.get("LD_LIBRARY_PATH")
+        return {"LD_LIBRARY_PATH": ":".join([*folders, *([set_already] if set_already else [])])} if folders else {}
 
     @property
     def build_key(self) -> str:
@@ -84,7 +124,7 @@ class Payload:
     @property
     def for_gpu(self) -> bool:
         """Whether its variant is a GPU backend's; a manifest that does not say so is an instruction set's."""
-        return bool(self.manifest.get("kind", _CPU_KIND) != _CPU_KIND)
+        return self.manifest.get("kind", "isa") not in _CPU_KINDS
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -141,8 +181,8 @@ def discover_all() -> Discovery:
     return Discovery(tuple(found[name] for name in sorted(found)), tuple(broken))
 
 
-def read_payload(root: Path) -> Payload:
-    """Read the payload whose package folder is `root`.
+def read_payload(root: Path, member: str = "") -> Payload:
+    """Read the payload whose package folder is `root`, as the instruction set `member` if it carries several.
 
     Raises PayloadNotFound if there is no manifest, AbiMismatch if it cannot be understood.
     """
@@ -162,7 +202,14 @@ def read_payload(root: Path) -> Payload:
         msg = f"{path}: {problem}"
         raise AbiMismatch(msg)
     distribution, engine, variant = manifest["distribution"], manifest["engine"], manifest["variant"]
-    return Payload(distribution, engine, variant, root.resolve(), manifest)
+    payload = Payload(distribution, engine, variant, root.resolve(), manifest)
+    if not member:
+        return payload
+    for one in payload.members():
+        if one.member == member:
+            return one
+    msg = f"{path}: the payload has no instruction set {member!r}"
+    raise AbiMismatch(msg)
 
 
 def _candidates() -> Iterator[tuple[str, Path | str]]:
@@ -223,14 +270,31 @@ def _manifest_problem(manifest: object) -> str | None:
     if not isinstance(rank, int) or isinstance(rank, bool):
         return "manifest key 'rank' is missing or not an integer"
     for key in ("cpu_features", "capabilities"):
-        value = manifest.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if not _is_texts(manifest.get(key)):
             return f"manifest key {key!r} is missing or not a list of texts"
     for key in ("libraries", "tools"):
-        value = manifest.get(key)
-        if not isinstance(value, dict) or not all(_is_inside(item) for item in value.values()):
+        if not _is_places(manifest.get(key)):
             return f"manifest key {key!r} is missing or not a table of paths inside the package"
+    members = manifest.get("members", [])
+    if not isinstance(members, list) or not all(_is_member(item) for item in members):
+        return "manifest key 'members' is not a list of instruction sets with name, rank, cpu_features and libraries"
     return None
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_places(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_inside(item) for item in value.values())
+
+
+def _is_member(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+        return False
+    rank = value.get("rank")
+    whole = isinstance(rank, int) and not isinstance(rank, bool)
+    return whole and _is_texts(value.get("cpu_features")) and _is_places(value.get("libraries"))
 
 
 def _is_inside(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Try one payload, in a process that may die of it: `python -m forkyard_llm.probing PACKAGE_FOLDER`.
+"""Try one payload, in a process that may die of it: `python -m forkyard_llm.probing PACKAGE_FOLDER [MEMBER]`.
 
 Loads the libraries (with every check loading makes), starts the engine and multiplies small matrices of the
 kinds real models use, comparing with the same product in Python: a payload that needs an instruction this
@@ -9,6 +9,7 @@ verdict too.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -33,26 +34,29 @@ _TYPES = ("GGML_TYPE_F16", "GGML_TYPE_Q8_0", "GGML_TYPE_Q4_0", "GGML_TYPE_Q4_K")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Probe the payload folder named on the command line, print the verdict and exit (0 usable, 1 not)."""
-    folders = sys.argv[1:] if arguments is None else arguments
+    """Probe the payload folder named on the command line, as one of the instruction sets it carries if that is named.
+
+    Prints the verdict and exits (0 usable, 1 not).
+    """
+    words = sys.argv[1:] if arguments is None else arguments
     # What the engine prints must not mix with the verdict: its standard output becomes our standard error.
     verdict_stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     # Dying is one of the expected answers: no core file, and no debugger that ggml starts for a backtrace.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["GGML_NO_BACKTRACE"] = "1"
-    if len(folders) != 1:
-        usage = "usage: python -m forkyard_llm.probing PACKAGE_FOLDER"
+    if len(words) not in (1, 2):
+        usage = "usage: python -m forkyard_llm.probing PACKAGE_FOLDER [MEMBER]"
         verdict: dict[str, Any] = {"usable": False, "reason": usage}
     else:
         try:
-            verdict = probe(read_payload(Path(folders[0])))
+            verdict = probe(read_payload(Path(words[0]), *words[1:]))
         except ForkyardLlmError as error:
             verdict = {"usable": False, "reason": str(error), "error": type(error).__name__}
         except OSError as error:
             verdict = {"usable": False, "reason": f"cannot be loaded: {error}", "error": type(error).__name__}
-    if len(folders) == 1:
-        verdict["depends_on"] = _system_libraries(Path(folders[0]).resolve())
+    if words:
+        verdict["depends_on"] = _system_libraries(Path(words[0]).resolve())
     verdict_stream.write(json.dumps(verdict) + "\n")
     verdict_stream.flush()
     # The verdict is out: no destructor of a strange library may still change the outcome.
@@ -70,7 +74,10 @@ def probe(payload: Payload) -> dict[str, Any]:
             return {"usable": False, "reason": refusal}
     engine = load(payload)
     engine.start()
-    facts: dict[str, Any] = {"system_info": " ".join(engine.system_info().split())}
+    facts: dict[str, Any] = {
+        "system_info": " ".join(engine.system_info().split()),
+        "devices": [dataclasses.asdict(device) for device in engine.devices()],
+    }
     types = _types(engine.abi)
     worst = {name: multiply_error(engine, number) or 0.0 for name, number in types.items()}
     # A model's weights usually lie in one of these, and AMX instructions are reached in no other way.

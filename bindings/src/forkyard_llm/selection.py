@@ -41,17 +41,11 @@ _ENGINE_SPELLINGS = {
     **{name: name for name in ENGINES},
 }
 
-# Best first: (variant, what it needs at least). Only to say what to build when nothing fits.
-_LADDER: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("avx512-bf16", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")),
-    ("avx512-vnni", ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")),
-    ("avx512", ("avx512f", "avx512bw", "avx512vl", "avx512dq")),
-    ("avx2", ("avx2", "fma", "f16c", "bmi2")),
-    ("sse42", ("sse4_2",)),
-)
+# What runs on any CPU: to say what to install when nothing fits.
+_USUAL = "cpu"
 
 log = logging.getLogger(__name__)
-_warned: set[tuple[Path, str]] = set()
+_warned: set[tuple[tuple[Path, str], str]] = set()
 
 
 @dataclass(frozen=True)
@@ -63,28 +57,32 @@ class Candidate:
 
 
 def select(
-    engine: str = "auto", variant: str | None = None, *, verdicts: Mapping[Path, Verdict] | None = None
+    engine: str = "auto",
+    variant: str | None = None,
+    *,
+    verdicts: Mapping[tuple[Path, str], Verdict] | None = None,
 ) -> Payload:
     """The best usable payload of `engine` (a family, "auto" or a distribution name) and `variant`.
 
-    "auto" takes llama.cpp's payloads before ik_llama.cpp's, each by rank. FORKYARD_LLM_PAYLOAD (a
-    distribution name or a package folder) leaves that one candidate, which must not contradict the arguments.
-    A better payload that this CPU could run and that does not work is a warning in the log. `verdicts` by package
-    folder, of a `survey`, stand in for judging again, without warnings.
+    Of a payload that carries several instruction sets each stands for itself, and `variant` may name one. "auto" takes
+    llama.cpp's payloads before ik_llama.cpp's, each by rank. FORKYARD_LLM_PAYLOAD (a distribution name or a package
+    folder) leaves that one candidate, which must not contradict the arguments.
+    A better payload that this CPU could run and that does not work is a warning in the log. `verdicts` by
+    `Payload.key`, of a `survey`, stand in for judging again, without warnings.
     Raises PayloadNotFound if nothing installed matches, PayloadRejected with every reason if nothing that
     matches is usable, UsageError for an engine name nobody knows.
     """
     rejected: list[Candidate] = []
     for payload in candidates(engine, variant):
-        verdict = judge(payload) if verdicts is None else verdicts[payload.root]
+        verdict = judge(payload) if verdicts is None else verdicts[payload.key]
         if verdict.usable:
             if verdicts is None:
                 _warn_about(rejected, payload)
-            log.info("using %s (%s)", payload.distribution, verdict.reason)
+            log.info("using %s (%s)", payload.title, verdict.reason)
             return payload
-        log.info("not using %s: %s", payload.distribution, verdict.reason)
+        log.info("not using %s: %s", payload.title, verdict.reason)
         rejected.append(Candidate(payload, verdict))
-    rejections = [Rejection(item.payload.distribution, item.verdict.reason) for item in rejected]
+    rejections = [Rejection(item.payload.title, item.verdict.reason) for item in rejected]
     lines = "\n".join(f"  {item.distribution}: {item.reason}" for item in rejections)
     msg = f"no usable payload for {_asked(engine, variant)}; rejected:\n{lines}\n{suggestion(engine)}"
     raise PayloadRejected(msg, rejections)
@@ -92,9 +90,9 @@ def select(
 
 def survey(*, refresh: bool = True) -> list[Candidate]:
     """Every readable payload, and FORKYARD_LLM_PAYLOAD's, best first, each judged; `refresh` probes anew."""
-    found = {payload.root: payload for payload in discover_all().payloads}
+    found = {one.key: one for payload in discover_all().payloads for one in payload.members()}
     with contextlib.suppress(ForkyardLlmError):  # nothing there, or a bad override: `select` says which
-        found.update({payload.root: payload for payload in candidates()})
+        found.update({payload.key: payload for payload in candidates()})
     ordered = sorted(found.values(), key=_preference)
     return [Candidate(payload, judge(payload, refresh=refresh)) for payload in ordered]
 
@@ -107,15 +105,17 @@ def candidates(engine: str = "auto", variant: str | None = None) -> list[Payload
     override = os.environ.get(PAYLOAD_ENV)
     if override:
         payload = _overriding(override)
-        if not _matches(payload, engine, variant):
+        chosen = [one for one in payload.members() if _matches(one, engine, variant)]
+        if not chosen:
             msg = (
                 f"{PAYLOAD_ENV}={override} names {payload.distribution} ({payload.engine} {payload.variant}),"
                 f" but {_asked(engine, variant)} was asked for; unset the variable or drop the argument"
             )
             raise UsageError(msg)
-        return [payload]
+        return chosen
     found = discover_all()
-    matching = [payload for payload in found.payloads if _matches(payload, engine, variant)]
+    each = [one for payload in found.payloads for one in payload.members()]
+    matching = [payload for payload in each if _matches(payload, engine, variant)]
     if matching:
         return sorted(matching, key=_preference)
     _check_engine_name(engine, found.payloads)
@@ -160,9 +160,8 @@ def leave_out(payload: Payload, error: ForkyardLlmError) -> None:
 
 
 def suggestion(engine: str = "auto", variant: str | None = None) -> str:
-    """What to do when no payload fits: the command that builds the best one for this CPU."""
-    fitting = next((name for name, needs in _LADDER if not cpu.missing(needs)), "sse42")
-    name = variant or fitting
+    """What to do when no payload fits."""
+    name = variant or _USUAL
     slug = "ik-llama-cpp" if _ENGINE_SPELLINGS.get(engine) == "ik_llama.cpp" else "llama-cpp"
     return (
         f"next: install one that fits (pip install forkyard-{slug}-{name}) or build it in a Forkyard checkout"
@@ -178,7 +177,7 @@ def _preference(payload: Payload) -> tuple[int, int, str]:
 
 
 def _matches(payload: Payload, engine: str, variant: str | None) -> bool:
-    if variant is not None and payload.variant != variant:
+    if variant is not None and variant not in (payload.variant, payload.member):
         return False
     family = _ENGINE_SPELLINGS.get(engine)
     if family is None:
@@ -212,11 +211,11 @@ def _overriding(value: str) -> Payload:
 def _warn_about(rejected: Sequence[Candidate], chosen: Payload) -> None:
     """Warn, once in this process, of each payload that this CPU could run, that comes first and does not work."""
     for item in rejected:
-        key = (item.payload.root, item.verdict.reason)
+        key = (item.payload.key, item.verdict.reason)
         if "missing_cpu_features" not in item.verdict.facts and key not in _warned:
             _warned.add(key)
             reason = item.verdict.reason
-            log.warning("using %s, not %s: %s", chosen.distribution, item.payload.distribution, reason)
+            log.warning("using %s, not %s: %s", chosen.title, item.payload.title, reason)
 
 
 def _asked(engine: str, variant: str | None) -> str:
@@ -227,8 +226,8 @@ def _asked(engine: str, variant: str | None) -> str:
 # -- probing -------------------------------------------------------------------------------------------------
 
 # The child gets this process's sys.path, not the working directory: a file called types.py there must not
-# decide whether a payload works. The root stays the last argument, as in `python -m forkyard_llm.probing
-# ROOT` by hand.
+# decide whether a payload works. The root and the member stay the last arguments, as in `python -m
+# forkyard_llm.probing ROOT MEMBER` by hand.
 _CHILD = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv.pop(1))
@@ -247,7 +246,7 @@ def _probe(payload: Payload) -> tuple[Verdict, bool]:
         return Verdict(False, "cannot be probed: this Python does not know its own executable"), False
     paths = json.dumps([entry for entry in sys.path if isinstance(entry, str) and entry])
     # Isolated (-I) it would not know that this Python was told to use UTF-8, and read names otherwise.
-    command = [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _CHILD, paths, str(payload.root)]
+    command = [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _CHILD, paths, *map(str, payload.key)]
     started = time.monotonic()
     try:
         done = subprocess.run(

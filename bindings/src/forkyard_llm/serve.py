@@ -111,7 +111,7 @@ class Supervisor:
             if own is not None:
                 msg = f"{argument} is set by forkyard-llm itself; use its option {own} before `--`"
                 raise UsageError(msg)
-        self._environment = dict(os.environ)
+        self._environment = {**os.environ, **payload.environment()}
         for name, own in _OWN_VARIABLES.items():
             value = self._environment.pop(name, None)
             if value is not None:

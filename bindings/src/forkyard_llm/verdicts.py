@@ -103,7 +103,7 @@ def _key(payload: Payload) -> str:
     parts = [
         _SCHEMA,
         __version__,
-        str(payload.root),
+        *map(str, payload.key),
         payload.build_key,
         [stamp(str(payload.root / name)) for name in names],
         host.brand,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 from forkyard_llm import generate, llama
 from forkyard_llm.engines.base import Engine
+from forkyard_llm.engines.devices import Device
 from forkyard_llm.engines.numa_mirror import NumaFailure, NumaMirror, NumaNode, NumaReport
 from forkyard_llm.engines.options import ModelOptions
-from forkyard_llm.engines.session import Handle, Session
+from forkyard_llm.engines.session import Handle, Params, Session
 from forkyard_llm.errors import EngineError, ModelError, UnsupportedOption, UsageError
 from forkyard_llm.llama import Llama
 from forkyard_llm.payloads import read_payload
@@ -120,6 +121,12 @@ class FakeEngine(Engine):
 
     def _register_backends(self) -> None:
         self.api.calls.append("backends")
+
+    def devices(self) -> tuple[Device, ...]:
+        return ()
+
+    def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
+        raise AssertionError
 
     def _free_model(self, _model: Handle) -> None:
         self.api.calls.append("free model")

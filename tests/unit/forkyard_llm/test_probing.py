@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from forkyard_llm import probing
+from forkyard_llm.engines.devices import Device
 from forkyard_llm.payloads import Payload
 
 
@@ -62,7 +63,14 @@ class FakeGgml:
 
 def engine(factor: float) -> Any:
     abi = SimpleNamespace(ggml_init_params=lambda *_: None, GGML_TYPE_F32=0, GGML_TYPE_F16=1, GGML_TYPE_Q4_0=2)
-    return SimpleNamespace(abi=abi, api=FakeGgml(factor), start=lambda: None, system_info=lambda: " A = 1 |  B = 0 ")
+    devices = (Device("CPU", "a processor", "cpu", 1, 2),)
+    return SimpleNamespace(
+        abi=abi,
+        api=FakeGgml(factor),
+        start=lambda: None,
+        system_info=lambda: " A = 1 |  B = 0 ",
+        devices=lambda: devices,
+    )
 
 
 def payload(*features: str) -> Payload:
@@ -76,6 +84,7 @@ def test_a_right_product_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdict["usable"] is True
     assert verdict["reason"] == "loads, and multiplies f16, q4_0 matrices correctly"
     assert verdict["system_info"] == "A = 1 | B = 0"
+    assert [device["name"] for device in verdict["devices"]] == ["CPU"]
     assert fake.api.freed == 2
 
 

@@ -114,15 +114,125 @@ def test_an_engine_nobody_knows(make_payload: MakePayload) -> None:
         select("lama.cpp")
 
 
-def test_the_suggestion_is_for_this_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def host(*features: str) -> Callable[[], cpu.HostCpu]:
-        return lambda: cpu.HostCpu("", "", "", "x86_64", frozenset(features))
-
-    monkeypatch.setattr(cpu, "host", host("sse4_2", "avx2", "fma", "f16c", "bmi2"))
-    assert "nox -s build-avx2" in suggestion()
-    monkeypatch.setattr(cpu, "host", host("sse4_2", "avx2", "fma", "f16c"))
-    assert "nox -s build-sse42" in suggestion()
+def test_the_suggestion_runs_on_any_cpu() -> None:
+    assert "nox -s build-cpu" in suggestion()
     assert "pip install forkyard-ik-llama-cpp-avx512" in suggestion("ik_llama.cpp", "avx512")
+
+
+# -- payloads that carry several instruction sets
+
+MEMBERS = [
+    {"name": "avx512", "rank": 40, "cpu_features": ["avx512f"], "libraries": {"ggml": "lib/avx512/libggml.so"}},
+    {"name": "avx2", "rank": 30, "cpu_features": ["avx2"], "libraries": {"ggml": "lib/libggml.so"}},
+    {"name": "x86-64", "rank": 5, "cpu_features": [], "libraries": {"ggml": "lib/x86-64/libggml.so"}},
+]
+
+
+@pytest.fixture
+def of_many(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install a payload of several instruction sets, on a CPU with the features given."""
+
+    def make(*features: str) -> None:
+        make_payload("forkyard-ik-llama-cpp-cpu", kind="cpu", rank=0, members=MEMBERS)
+        monkeypatch.setattr(cpu, "host", lambda: cpu.HostCpu("", "", "", "x86_64", frozenset(features)))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("features", "member", "library", "folders"),
+    [
+        (("avx2", "avx512f"), "avx512", "lib/avx512/libggml.so", ["lib/avx512"]),
+        (("avx2",), "avx2", "lib/libggml.so", []),
+        ((), "x86-64", "lib/x86-64/libggml.so", ["lib/x86-64"]),
+    ],
+)
+def test_the_best_instruction_set_is_taken(
+    of_many: Callable[..., None],
+    all_work: list[str],
+    features: tuple[str, ...],
+    member: str,
+    library: str,
+    folders: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_many(*features)
+    payload = select()
+    assert (payload.member, payload.variant) == (member, "cpu")
+    assert payload.manifest["libraries"]["ggml"] == library
+    assert payload.title == f"forkyard-ik-llama-cpp-cpu ({member})"
+    # Its tools must load the same.
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    wanted = {"LD_LIBRARY_PATH": ":".join(str(payload.root / folder) for folder in folders)} if folders else {}
+    assert payload.environment() == wanted
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/mine:/ours")
+    assert payload.environment() == {name: f"{value}:/mine:/ours" for name, value in wanted.items()}
+    assert read_payload(payload.root, member) == payload
+
+
+def test_one_instruction_set_can_be_asked_for(of_many: Callable[..., None], all_work: list[str]) -> None:
+    of_many("avx2", "avx512f")
+    assert select(variant="avx2").member == "avx2"
+    assert select(variant="cpu").member == "avx512"
+    with pytest.raises(PayloadNotFound):
+        select(variant="sse42")
+
+
+def test_a_payload_of_one_instruction_set_is_as_good(
+    of_many: Callable[..., None], make_payload: MakePayload, all_work: list[str]
+) -> None:
+    of_many("avx2", "avx512f")
+    make_payload("forkyard-ik-llama-cpp-avx2", rank=30, cpu_features=["avx2"])
+    assert select().member == "avx512"
+    make_payload("forkyard-ik-llama-cpp-avx512-vnni", rank=50, cpu_features=["avx512f"])
+    assert select().variant == "avx512-vnni"
+
+
+def test_an_instruction_set_that_does_not_work_is_passed_over(
+    of_many: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def probe(payload: Payload) -> tuple[Verdict, bool]:
+        return (
+            (Verdict(False, "crashed with SIGILL"), True) if payload.member == "avx512" else (Verdict(True, ""), True)
+        )
+
+    monkeypatch.setattr(selection, "_probe", probe)
+    of_many("avx2", "avx512f")
+    assert select().member == "avx2"
+    assert "not forkyard-ik-llama-cpp-cpu (avx512): crashed with SIGILL" in caplog.text
+    # Each has a verdict of its own, remembered.
+    monkeypatch.setattr(selection, "_probe", lambda payload: (Verdict(payload.member == "x86-64", "new"), True))
+    assert [(item.payload.member, item.verdict.reason) for item in survey(refresh=False)] == [
+        ("avx512", "crashed with SIGILL"),
+        ("avx2", ""),
+        ("x86-64", "new"),
+    ]
+
+
+def test_the_override_leaves_every_instruction_set(
+    of_many: Callable[..., None], all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_many("avx2")
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD", "forkyard-ik-llama-cpp-cpu")
+    assert select().member == "avx2"
+    assert select(variant="x86-64").member == "x86-64"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "avx2",
+        {"name": "", "rank": 1, "cpu_features": [], "libraries": {}},
+        {"name": "a", "rank": True, "cpu_features": [], "libraries": {}},
+        {"name": "a", "rank": 1, "cpu_features": [1], "libraries": {}},
+        {"name": "a", "rank": 1, "cpu_features": [], "libraries": {"ggml": "../x"}},
+        {"name": "a", "rank": 1, "cpu_features": []},
+    ],
+)
+def test_instruction_sets_that_are_none(make_payload: MakePayload, all_work: list[str], member: object) -> None:
+    make_payload("forkyard-ik-llama-cpp-cpu", members=[member])
+    with pytest.raises(PayloadNotFound, match="'members' is not a list of instruction sets"):
+        select()
 
 
 # -- the environment override

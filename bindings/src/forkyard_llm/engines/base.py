@@ -16,6 +16,7 @@ from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
 from ..text import to_engine
 from .context_memory import available_bytes, least_bytes
+from .devices import GPU_KINDS, Device
 from .log import EngineLog
 from .numa import Numa
 from .numa_mirror import CAPABILITY, NumaMirror
@@ -71,6 +72,10 @@ class Engine(ABC):
             self.api.llama_backend_init()
             self._register_backends()
             self._started = True
+
+    @abstractmethod
+    def devices(self) -> tuple[Device, ...]:
+        """What it can compute on, in its own order."""
 
     def system_info(self) -> str:
         """The engine's own line about the CPU features it was compiled with and uses."""
@@ -212,8 +217,9 @@ class Engine(ABC):
         if options.split_mode is not None:
             name = choice(self.family, "split_mode", "split_mode", options.split_mode)
             params.split_mode = self._enum("llama_split_mode", f"LLAMA_SPLIT_MODE_{name.upper()}", "split_mode")
+        named = None if options.devices is None else self._name_devices(params, self.gpus(options.devices))
         if not options.tensor_split and not options.main_gpu:
-            return None
+            return named
         devices = int(self.api.llama_max_devices())
         if options.main_gpu >= devices:
             msg = f"main_gpu is {options.main_gpu}, this payload knows at most {devices} devices, from 0 on"
@@ -222,11 +228,28 @@ class Engine(ABC):
             msg = f"tensor_split has {len(options.tensor_split)} parts, this payload knows at most {devices} devices"
             raise UsageError(msg)
         if not options.tensor_split:
-            return None
+            return named
         # The engine reads one value per possible device, whatever the length given.
         shares = (ctypes.c_float * devices)(*options.tensor_split)
         params.tensor_split = shares
-        return shares
+        return named, shares
+
+    def gpus(self, names: Sequence[str] | None = None) -> tuple[Device, ...]:
+        """The GPUs called ``names``, in that order; all of them for None.
+
+        Raises:
+            UsageError: it has no GPU of such a name.
+        """
+        there = {device.name: device for device in self.devices() if device.kind in GPU_KINDS}
+        for name in names or ():
+            if name not in there:
+                msg = f"{self.payload.title} has no GPU {name!r} here; it has: {', '.join(there) or 'none'}"
+                raise UsageError(msg)
+        return tuple(there.values() if names is None else (there[name] for name in names))
+
+    @abstractmethod
+    def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
+        """Have the model use these GPUs alone; returns what must outlive the loading call."""
 
     def _check_gpu(self, options: ModelOptions) -> None:
         """Refuse what only a GPU can do, where the engine has none to do it with."""
@@ -234,6 +257,7 @@ class Engine(ABC):
             choice(self.family, "split_mode", "split_mode", options.split_mode)
         given = {
             "n_gpu_layers": options.n_gpu_layers,
+            "devices": options.devices,
             "main_gpu": options.main_gpu,
             "split_mode": options.split_mode,
             "tensor_split": options.tensor_split,

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import UnsupportedOption
 from ..sampling import SamplingParams
 from .base import Engine
+from .devices import CPU, Device
 from .options import FLASH_CACHE, ModelOptions
 from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
@@ -31,6 +32,17 @@ class IkLlamaEngine(Engine):
 
     def _register_backends(self) -> None:
         """Nothing to do: this family's backends are compiled in."""
+
+    def devices(self) -> tuple[Device, ...]:
+        """Its devices, the CPU among them; the engine says neither what they are called elsewhere nor their memory."""
+        self.start()
+        count = int(self.api.ggml_backend_reg_get_count())
+        names = [bytes(self.api.ggml_backend_reg_get_name(index)).decode("utf-8", "replace") for index in range(count)]
+        return tuple(Device(name, "", CPU if name == "CPU" else "gpu", None, None) for name in names)
+
+    def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
+        params.devices = ",".join(device.name for device in devices).encode()
+        return params.devices
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import EngineError, UsageError
 from ..sampling import SamplingParams
 from .base import Engine
+from .devices import KINDS, Device
 from .options import ModelOptions
 from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
@@ -25,8 +26,38 @@ class LlamaCppEngine(Engine):
         # Only a payload built with loadable backends has none yet. By path: the engine's own search also looks into the
         # working directory, and would run whatever library lies there.
         if self.api.ggml_backend_reg_count() == 0:
-            folder = self.payload.library("llama").parent
-            self.api.ggml_backend_load_all_from_path(os.fsencode(folder))
+            path = self.payload.library("ggml-cpu")
+            if not self.api.ggml_backend_load(os.fsencode(path)):
+                why = self.log.complaints() or "it does not say why"
+                msg = f"{self.payload.title}: llama.cpp cannot load {path}: {why}"
+                raise EngineError(msg)
+
+    def devices(self) -> tuple[Device, ...]:
+        """Its devices, the CPU among them."""
+        self.start()
+        kinds = {
+            number: KINDS.get(kind := name.removeprefix("GGML_BACKEND_DEVICE_TYPE_"), kind.lower())
+            for name, number in self.abi.ENUMS["ggml_backend_dev_type"].items()
+        }
+        return tuple(self._device(index, kinds) for index in range(self.api.ggml_backend_dev_count()))
+
+    def _device(self, index: int, kinds: Mapping[int, str]) -> Device:
+        handle = self.api.ggml_backend_dev_get(index)
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self.api.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
+        name, description = (
+            bytes(function(handle)).decode("utf-8", "replace")
+            for function in (self.api.ggml_backend_dev_name, self.api.ggml_backend_dev_description)
+        )
+        # 0 means that the backend cannot tell.
+        known = (free.value, total.value) if total.value else (None, None)
+        return Device(name, description.strip(), kinds[self.api.ggml_backend_dev_type(handle)], *known)
+
+    def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
+        handles = [self.api.ggml_backend_dev_by_name(os.fsencode(device.name)) for device in devices]
+        # The list ends with a null pointer.
+        params.devices = (self.abi.ggml_backend_dev_t * (len(handles) + 1))(*handles)
+        return params.devices
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checks import FLOAT_MAX, INT_MAX, flag, integer, number
+from ..checks import FLOAT_MAX, INT_MAX, flag, integer, number, shown
 from ..errors import UnsupportedOption, UsageError
 from .numa import NumaChoice
 
@@ -198,6 +198,7 @@ class ModelOptions:
     split_mode: str | None = None
     main_gpu: int = 0
     tensor_split: Sequence[float] = ()
+    devices: Sequence[str] | None = None
     use_mmap: bool = True
     use_mlock: bool = False
     check_tensors: bool = False
@@ -218,6 +219,8 @@ class ModelOptions:
             if value is not None or defaults[name] is not None:
                 self._set(name, option.checked(name, value))
         self._set("tensor_split", _shares(self.tensor_split))
+        if self.devices is not None:
+            self._set("devices", _names(self.devices))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -234,6 +237,15 @@ def _shares(given: Iterable[object]) -> tuple[float, ...]:
         msg = "tensor_split gives every GPU nothing; at least one part must be greater than 0"
         raise UsageError(msg)
     return shares
+
+
+def _names(given: Iterable[object]) -> tuple[str, ...]:
+    """``devices`` as names; which devices there are is for the engine to say."""
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(name, str) for name in names) or isinstance(given, str) or len(set(names)) != len(names):
+        msg = f"devices must be a sequence of different names, as forkyard_llm.devices() has them; got {shown(given)}"
+        raise UsageError(msg)
+    return tuple(str(name) for name in names)
 
 
 def families_with(option: str) -> tuple[str, ...]:

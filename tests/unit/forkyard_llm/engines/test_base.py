@@ -11,12 +11,17 @@ from typing import Any, cast
 
 import pytest
 from forkyard_llm.engines.base import Engine
+from forkyard_llm.engines.devices import Device, fitting_layers
 from forkyard_llm.engines.options import ModelOptions
 from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
 from forkyard_llm.payloads import read_payload
 
 MakePayload = Callable[..., Path]
 WARN = 3
+
+
+GPU_0 = Device("Any0", "a card", "gpu", 2**30, 2**31)
+GPU_1 = Device("Any1", "a chip", "igpu", 2**30, 2**31)
 
 
 class FakeApi:
@@ -69,6 +74,13 @@ class FakeEngine(Engine):
 
     def _register_backends(self) -> None: ...
 
+    def devices(self) -> tuple[Device, ...]:
+        return (Device("CPU", "a processor", "cpu", 1, 2), *((GPU_0, GPU_1) if self.api.gpu else ()))
+
+    def _name_devices(self, params: Any, devices: Any) -> object:
+        params.devices = [device.name for device in devices]
+        return None
+
     def _free_model(self, _model: Any) -> None: ...
 
     def _session(self, _model: Any, _context: Any, options: ModelOptions) -> Any:
@@ -99,6 +111,7 @@ def engine(api: FakeApi, make_payload: MakePayload, monkeypatch: pytest.MonkeyPa
 GPU_OPTIONS: list[dict[str, Any]] = [
     {"n_gpu_layers": -1},
     {"n_gpu_layers": 1},
+    {"devices": ["Any0"]},
     {"main_gpu": 1},
     {"split_mode": "layer"},
     {"tensor_split": [1, 3]},
@@ -145,6 +158,41 @@ def test_devices_that_are_not_there(api: FakeApi, engine: FakeEngine):
         engine.open(Path("m.gguf"), ModelOptions(main_gpu=4))
     with pytest.raises(UsageError, match="tensor_split has 5 parts, this payload knows at most 4"):
         engine.open(Path("m.gguf"), ModelOptions(tensor_split=[1] * 5))
+
+
+def test_devices_are_named_as_the_engine_names_them(api: FakeApi, engine: FakeEngine):
+    api.gpu = True
+    engine.open(Path("m.gguf"), ModelOptions(devices=["Any1", "Any0"], tensor_split=[1, 2]))
+    assert api.model_params.devices == ["Any1", "Any0"]
+    engine.open(Path("m.gguf"), ModelOptions(devices=[]))
+    assert api.model_params.devices == []
+    engine.open(Path("m.gguf"), ModelOptions())
+    assert not hasattr(api.model_params, "devices")
+    for name in ("any0", "CPU", ""):
+        with pytest.raises(UsageError, match=f"has no GPU '{name}' here; it has: Any0, Any1"):
+            engine.open(Path("m.gguf"), ModelOptions(devices=[name]))
+
+
+def test_no_device_is_asked_of_a_payload_without(engine: FakeEngine):
+    engine.open(Path("m.gguf"), ModelOptions(devices=[]))
+    assert engine.gpus() == ()
+
+
+@pytest.mark.parametrize("devices", ["Any0", [1], 7, ["Any0", "Any0"]])
+def test_what_is_no_list_of_devices(devices: Any):
+    with pytest.raises(UsageError, match="devices must be a sequence of different names"):
+        ModelOptions(devices=devices)
+
+
+def test_as_many_layers_as_fit():
+    unknown = Device("Any2", "", "gpu", None, None)
+    # A quarter of what is free stays free.
+    assert fitting_layers([GPU_0], 4 * 2**30, 31) == 6
+    assert fitting_layers([GPU_0, GPU_1], 4 * 2**30, 31) == 12
+    assert fitting_layers([GPU_0], 2**20, 31) == 32
+    assert fitting_layers([GPU_0, unknown], 2**40, 31) == 32
+    assert fitting_layers([], 1, 31) == fitting_layers([Device("CPU", "", "cpu", 2**40, 2**40)], 1, 31) == 0
+    assert fitting_layers([GPU_0], 0, 0) == 1
 
 
 def test_warnings_at_load_reach_logging(api: FakeApi, engine: FakeEngine, caplog: pytest.LogCaptureFixture):
