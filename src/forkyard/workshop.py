@@ -19,7 +19,18 @@ from forkyard.journal import recover
 from forkyard.locks import hold_folder
 from forkyard.plan import Plan, make_plan
 from forkyard.pure import build_bindings
-from forkyard.recipes import BEST, Choice, Recipe, Variants, best, load_recipe, load_variants, recipe_names, supported
+from forkyard.recipes import (
+    BEST,
+    Choice,
+    Recipe,
+    Variants,
+    best,
+    load_recipe,
+    load_variants,
+    recipe_names,
+    supported,
+    unsupported,
+)
 from forkyard.scratch import sweep
 from forkyard.sources import recorded
 from forkyard.stacks import stack_names
@@ -120,7 +131,7 @@ class Workshop:
                     continue
                 chosen = choice.variant
             elif not refs and variant not in supported(self.variants, recipe.family):
-                why = self.variants.variants[variant].engines[recipe.family].unsupported
+                why = unsupported(self.variants, variant, recipe.family)
                 left_out.append(f"{recipe.name} has no {variant}: {why}")
                 continue
             plans.append(make_plan(recipe, self.variants, chosen, self.root, self.toolchain, stacks=stacks))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from . import gguf_check
 from .chat import chat_body, chat_chunks, chat_prompt, read_messages
@@ -17,7 +17,7 @@ from .checks import INT_MAX, flag, integer, token_ids
 from .completion import Completion, Delta, collect, completion_body, completion_chunks, run, usage
 from .completion_text import stop_strings
 from .engines.cores import default_threads
-from .engines.devices import AUTO, Device, fitting_layers
+from .engines.devices import Device, fitting_layers
 from .engines.generation import Generation, check_prompt
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
@@ -96,7 +96,7 @@ class Llama:
         n_ubatch: int | None = None,
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
-        n_gpu_layers: int | str = 0,
+        n_gpu_layers: int | Literal["auto"] = 0,
         devices: Sequence[str] | None = None,
         split_mode: str | None = None,
         tensor_split: Sequence[float] = (),
@@ -125,7 +125,7 @@ class Llama:
             n_ubatch=n_ubatch,
             n_threads=threads,
             n_threads_batch=threads if n_threads_batch is None else n_threads_batch,
-            n_gpu_layers=0 if n_gpu_layers == AUTO else n_gpu_layers,  # type: ignore[arg-type]
+            n_gpu_layers=0 if n_gpu_layers == "auto" else n_gpu_layers,
             devices=devices,
             split_mode=split_mode,
             main_gpu=main_gpu,
@@ -157,7 +157,7 @@ class Llama:
                 break
             except (EngineError, AbiMismatch) as error:
                 leave_out(self._payload, error)
-        if n_gpu_layers == AUTO:
+        if n_gpu_layers == "auto":
             layers = fitting_layers(self._engine.gpus(options.devices), summary.model_bytes, summary.layers)
             options = replace(options, n_gpu_layers=layers)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)

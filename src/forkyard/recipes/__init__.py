@@ -32,6 +32,7 @@ from forkyard.recipes.variants import (
     configure_options,
     resolve,
     supported,
+    unsupported,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "recipe_names",
     "resolve",
     "supported",
+    "unsupported",
     "verify",
     "write_lock",
 ]

@@ -71,6 +71,8 @@ class EngineIsa(Table):
     options: dict[OptionName, FeatureNames] = Field(
         description="Every ISA option upstream has for x86, with the features its ON state allows."
     )
+    needs: FeatureNames = Field(default=(), description="CPU features without which the engine does not compile.")
+    why: Line | None = Field(default=None, description="Why it needs them.")
     defaults: Options = Field(
         default_factory=dict, description="Options that some variants set, with their values in all others."
     )
@@ -216,11 +218,12 @@ def resolve(
         )
     engine = variants.engines[family]
     own = _own(variant, family)
-    if own.unsupported is not None:
+    lack = unsupported(variants, name, family)
+    if lack is not None:
         raise RecipeError(
             f"variant {name!r} does not exist for {family}",
             where=variants.location_of("variants", name, "engines", family, "unsupported"),
-            why=own.unsupported,
+            why=lack,
             next_step=f"choose one of: {', '.join(supported(variants, family))}",
         )
     members = _members(variants, name, family)
@@ -261,7 +264,7 @@ def resolve(
             for f in sorted(features.union(*(variants.features_of(member) for member in members)))
             if not variant.native
         },
-        members=tuple(_member(variants, member, family, features, members) for member in members),
+        members=tuple(_member(variants, member, family, features, members, engine) for member in members),
     )
 
 
@@ -270,17 +273,18 @@ def _members(variants: Variants, name: str, family: str) -> list[str]:
     return [n for n in reversed(supported(variants, family)) if n in variants.get(name).members]
 
 
-def _member(variants: Variants, name: str, family: str, base: Collection[str], others: Collection[str]) -> Member:
+def _member(
+    variants: Variants, name: str, family: str, base: Collection[str], others: Collection[str], engine: EngineIsa
+) -> Member:
     alone = resolve(variants, name, family)
     more = set(alone.features) - set(base)
     flags = [flag for f, feature in variants.features.items() if f in more for flag in feature.flags]
-    isa = {option for known, engine in variants.engines.items() if known == family for option in engine.options}
     return Member(
         name=name,
         features=alone.features,
         rank=alone.rank,
         flags=tuple(dict.fromkeys([*flags, *_own(variants.get(name), family).flags])),
-        options=tuple(option for option in sorted(isa) if alone.options[option] is True),
+        options=tuple(option for option in sorted(engine.options) if alone.options[option] is True),
         instruction_sets=alone.instruction_sets,
         proof=alone.proof,
         borrows={
@@ -291,8 +295,20 @@ def _member(variants: Variants, name: str, family: str, base: Collection[str], o
 
 def supported(variants: Variants, family: str) -> list[str]:
     """Return the names of the variants engine *family* has, highest rank first."""
-    names = [name for name, variant in variants.variants.items() if _own(variant, family).unsupported is None]
+    names = [name for name in variants.variants if unsupported(variants, name, family) is None]
     return sorted(names, key=lambda n: (-variants.variants[n].rank, n))
+
+
+def unsupported(variants: Variants, name: str, family: str) -> str | None:
+    """Why engine *family* has no variant *name*; None if it has it."""
+    variant = variants.get(name)
+    # What several carry, or the machine has, is looked at one by one.
+    floor = next((engine for known, engine in variants.engines.items() if known == family), None)
+    if floor is not None and variant.kind == "isa" and not variant.native:
+        lacking = set(floor.needs) - variants.features_of(name)
+        if lacking:
+            return floor.why or f"the engine needs {', '.join(sorted(lacking))}"
+    return _own(variant, family).unsupported
 
 
 @dataclass(frozen=True)
@@ -319,12 +335,12 @@ def best(variants: Variants, family: str, host_features: Collection[str]) -> Cho
         variant = variants.variants[name]
         if variant.native or variant.kind != "isa":
             continue
-        own = _own(variant, family)
+        lack = unsupported(variants, name, family)
         lacking = sorted(variants.features_of(name) - set(host_features))
         if lacking:
             passed.append(f"not {name}: this CPU, or what the compiler knows of it, lacks {', '.join(lacking)}")
-        elif own.unsupported is not None:
-            passed.append(f"not {name}: {own.unsupported}")
+        elif lack is not None:
+            passed.append(f"not {name}: {lack}")
         else:
             gains = (_own(variants.variants[n], family).gains for n in _lineage(variants, name))
             found = [text for text in gains if text is not None]
@@ -379,6 +395,8 @@ def inconsistencies(variants: Variants) -> list[Problem]:
         for option, needed in engine.options.items():
             key: KeyPath = ("engines", family, "options", option)
             found += [_unknown_feature((*key, i), f, known) for i, f in enumerate(needed) if f not in known]
+        key = ("engines", family, "needs")
+        found += [_unknown_feature((*key, i), f, known) for i, f in enumerate(engine.needs) if f not in known]
     for name, variant in variants.variants.items():
         key = ("variants", name)
         if name == BEST:
@@ -393,7 +411,6 @@ def inconsistencies(variants: Variants) -> list[Problem]:
         if not variant.native:
             missing = [f for f in variant.proof if f in known and f not in variants.features_of(name)]
             found += [Problem((*key, "proof"), f"{f!r} is no feature of the variant", None) for f in missing]
-        found += _wrong_members(variants, name)
         for family, own in variant.engines.items():
             found += [
                 Problem((*key, "engines", family, "borrows", n), f"{n!r} is no variant that it extends", None)
@@ -408,7 +425,8 @@ def inconsistencies(variants: Variants) -> list[Problem]:
                 for option in own.options
                 if option in derived
             ]
-    return found
+    # Which members an engine has follows from features, and those from names that lead somewhere.
+    return found or [problem for name in variants.variants for problem in _wrong_members(variants, name)]
 
 
 def _wrong_members(variants: Variants, name: str) -> list[Problem]:

@@ -295,4 +295,5 @@ def test_on_an_emulated_cpu(
             [*command, *map(str, options)], capture_output=True, text=True, cwd=tmp_path, timeout=3600
         )
         assert done.returncode == 0, done.stderr
+        assert f"libggml-cpu-{wanted}-" in done.stderr
         assert "tg1" in done.stdout

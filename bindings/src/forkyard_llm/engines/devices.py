@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["AUTO", "CPU", "GPU_KINDS", "KINDS", "Device", "fitting_layers"]
+__all__ = ["CPU", "GPU_KINDS", "KINDS", "Device", "fitting_layers"]
 
-AUTO = "auto"
-"""As ``n_gpu_layers``: all layers that fit on the GPUs, none without any."""
 CPU = "cpu"
 # enum ggml_backend_dev_type, less its prefix.
 KINDS = {"CPU": CPU, "GPU": "gpu", "IGPU": "igpu", "ACCEL": "accelerator", "META": "meta"}

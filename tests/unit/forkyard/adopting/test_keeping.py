@@ -130,7 +130,7 @@ def test_partial_writes_what_comes_before_the_first_conflict(clashing: Any, repo
     repo.git("checkout", "--quiet", "FETCH_HEAD")
     repo.commit("as the stack has it", a_c=edited(n2="mine", n9="theirs"), bin=bytes(range(256)))
     folder, fetch, pick = facts["next"][1].split(" && ")
-    assert folder == f"cd {clashing.root}/work/mine-llama.cpp"
+    assert folder == f"cd {clashing.root / 'work' / 'mine-llama.cpp'}"
     repo.git(*fetch.split()[1:])
     repo.git(*pick.split()[1:], ok=False)
     assert "a.c" in repo.git("diff", "--name-only", "--diff-filter=U")

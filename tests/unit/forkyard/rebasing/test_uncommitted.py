@@ -22,7 +22,7 @@ def hop(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lab.series(
         made[0], ("one", {"a.c": numbered(l5="mine"), "ours.c": text("ours")}, "Adds-Files: ours.c"), whole_files=True
     )
-    (lab.root / ".gitignore").write_text("/.forkyard/\n/work/\n")
+    (lab.root / ".gitignore").write_text(".forkyard/\nwork/\n")
     git(lab.root, "init", "--quiet")
     git(lab.root, "add", "--all")
     git(lab.root, "commit", "--quiet", "--message", "begin")

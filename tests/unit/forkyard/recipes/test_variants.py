@@ -284,7 +284,7 @@ def test_no_variant_is_called_best(project: Path, repository: Path) -> None:
 
 def test_what_does_not_ask_for_a_feature_is_compiled_once(own: Variants) -> None:
     members = {member.name: member for member in resolve(own, "cpu", "ik_llama.cpp").members}
-    assert members["avx2-vnni"].borrows == {"avx2": ("/iqk/fa/",)}
+    assert "/iqk/fa/" in members["avx2-vnni"].borrows["avx2"]
     assert not any(member.borrows for name, member in members.items() if name != "avx2-vnni")
 
 
