@@ -285,7 +285,10 @@ def test_no_variant_is_called_best(project: Path, repository: Path) -> None:
 def test_what_does_not_ask_for_a_feature_is_compiled_once(own: Variants) -> None:
     members = {member.name: member for member in resolve(own, "cpu", "ik_llama.cpp").members}
     assert "/iqk/fa/" in members["avx2-vnni"].borrows["avx2"]
-    assert not any(member.borrows for name, member in members.items() if name != "avx2-vnni")
+    assert "/iqk_gemm_kquants." in members["avx512-bf16"].borrows["avx512-vnni"]
+    # Its BF16 caches are there, and nowhere else.
+    assert not any("/fa/" in path for path in members["avx512-bf16"].borrows["avx512-vnni"])
+    assert not any(members[name].borrows for name in ("avx2", "avx512", "avx512-vnni"))
 
 
 def test_nothing_is_borrowed_of_who_is_not_there(project: Path, repository: Path) -> None:
