@@ -50,12 +50,15 @@ def _environment(session: nox.Session, extra: str = "") -> Path:
     return folder
 
 
-def _variants() -> list[str]:
-    return list(tomllib.loads((ROOT / "recipes" / "variants.toml").read_text(encoding="utf-8"))["variants"])
+def _builds() -> dict[str, str]:
+    """What follows ``build-`` in a session's name -> the variant: each by its name, a GPU's without its number, too."""
+    variants = tomllib.loads((ROOT / "recipes" / "variants.toml").read_text(encoding="utf-8"))["variants"]
+    numbered = {name.rstrip("0123456789"): name for name in sorted(variants) if "backend" in variants[name]}
+    return {**numbered, **{name: name for name in variants}}
 
 
-def _define_build(variant: str) -> None:
-    @nox.session(name=f"build-{variant}", default=False)
+def _define_build(name: str, variant: str) -> None:
+    @nox.session(name=f"build-{name}", default=False)
     def build(session: nox.Session) -> None:
         folder = _environment(session)
         session.run(str(folder / "forkyard"), "build", variant, *session.posargs, external=True)
@@ -63,8 +66,8 @@ def _define_build(variant: str) -> None:
     build.__doc__ = f"Build the {variant} wheels of both engines into dist/ (-- llama.cpp for one of them)."
 
 
-for _variant in _variants():
-    _define_build(_variant)
+for _name, _variant in _builds().items():
+    _define_build(_name, _variant)
 
 
 @nox.session(name="build", default=False)

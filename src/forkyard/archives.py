@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import lzma
+import stat
 import sys
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -91,6 +93,31 @@ def unpack_below(
         msg = f"{archive.name} has nothing below {prefix}"
         raise SourceError(msg, where=str(archive), next_step="check `store` or `folder` of this source in the recipe")
     return count
+
+
+def unpack_wheel(wheel: Path, target: Path, *, max_bytes: int = MAX_BYTES) -> None:
+    """Unpack a wheel into ``target``, programs as programs.
+
+    Raises:
+        SourceError: the wheel is damaged, hostile, or larger than ``max_bytes``.
+        StorageError: no space or permission.
+    """
+    try:
+        with explained(f"unpack {wheel.name}"), zipfile.ZipFile(wheel) as archive:
+            if sum(info.file_size for info in archive.infolist()) > max_bytes:
+                msg = f"{wheel.name} unpacks to more than {max_bytes} bytes"
+                raise SourceError(msg, where=str(wheel))
+            for info in archive.infolist():
+                path = PurePosixPath(info.filename)
+                if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(info.external_attr >> 16):
+                    msg = f"{wheel.name} tries to write outside its folder"
+                    raise SourceError(msg, where=str(wheel), why=f"member {info.filename!r}")
+                written = Path(archive.extract(info, target))
+                if not info.is_dir():
+                    written.chmod(0o755 if info.external_attr >> 16 & 0o100 else 0o644)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError) as error:
+        msg = f"{wheel.name} is damaged"
+        raise SourceError(msg, where=str(wheel), why=str(error), next_step="delete it and run again") from error
 
 
 def _below(name: str, prefix: PurePosixPath, archive: Path) -> PurePosixPath | None:

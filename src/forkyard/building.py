@@ -29,20 +29,21 @@ from forkyard.buildlog import first_errors, known_cause, says_why, storage_errno
 from forkyard.cache import Cache, explained, publish, storage_error, write_atomic
 from forkyard.console import Reporter, Step
 from forkyard.errors import BuildError, ForkyardError
-from forkyard.gates import check_wheel, limits_for
+from forkyard.gates import check_wheel, gpu_limits, limits_for
 from forkyard.locking import check as check_lock
 from forkyard.locks import Held, hold
 from forkyard.manifest import make_manifest
 from forkyard.network import sha256_of
 from forkyard.packing import retag
 from forkyard.places import check_output, check_own
-from forkyard.plan import Plan, check_compiler, check_obtained
+from forkyard.plan import Plan, check_obtained, check_tools
 from forkyard.process import clean_environment, stream
-from forkyard.project import Project, openmp_license, openmp_name, write_project
-from forkyard.quota import cpu_quota
+from forkyard.project import Project, Toolchest, openmp_license, openmp_name, write_project
+from forkyard.quota import available_bytes, cpu_quota
 from forkyard.sbom import BundledLibrary, make_sbom
 from forkyard.scratch import owned_folder
 from forkyard.sources import Obtained, obtain
+from forkyard.toolkits import cmake_options
 from forkyard.trees import Checkout, checked_out, headers_of
 
 BUILD_TIMEOUT_S = 6 * 3600.0
@@ -128,7 +129,7 @@ def build(
     cache.prepare()
     if (done := _already(plan, cache, out)) is not None:
         return done
-    check_compiler(plan)
+    check_tools(plan)
     check_own()
     check_output(out.absolute())
     seconds: dict[str, float] = {}
@@ -141,6 +142,7 @@ def build(
         with _timed(seconds, "source"):
             obtained = obtain(plan.recipe, cache, reporter, source=source, offline=offline)
             check_obtained(plan, obtained)
+            toolkit = plan.toolkit.folder(cache, reporter, offline=offline) if plan.toolkit else None
         with contextlib.ExitStack() as stack:
             with _timed(seconds, "tree"):
                 checkout = stack.enter_context(
@@ -160,7 +162,8 @@ def build(
                 check_lock(plan.recipe, obtained, plan.stacks, checkout.patched, reporter, strict=locked)
             launcher = _ccache(use_ccache)
             with _timed(seconds, "project"):
-                project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher)
+                chest = _toolchest(plan, cache, toolkit, jobs, launcher)
+                project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher, chest)
             with owned_folder(cache.scratch, "wheel-") as scratch:
                 run_ = _Compile(plan, obtained.date, cache, reporter, launcher, jobs)
                 with _timed(seconds, "compile"):
@@ -168,7 +171,7 @@ def build(
                 with _timed(seconds, "pack"), reporter.step("packing"):
                     wheel = retag(raw, _epoch(obtained.date))
                 with _timed(seconds, "gates"), reporter.step("checking the wheel"):
-                    _gates(plan, wheel, cache, root)
+                    _gates(plan, wheel, cache, root, toolkit)
                 digest = _keep(plan, wheel, cache)
                 use = run_.ccache_use(scratch)
         # Still under the lock: `clean` waits for it before it takes the kept wheel away.
@@ -235,6 +238,7 @@ def _prepare(
     root: Path,
     jobs: int | None,
     launcher: Path | None,
+    chest: Toolchest | None,
 ) -> Project:
     folder = cache.build(plan.workspace, plan.variant.name)
     build = plan.recipe.build
@@ -260,7 +264,35 @@ def _prepare(
         include_dirs=include_dirs,
         jobs=jobs or default_jobs(),
         launcher=launcher,
+        toolkit=chest,
     )
+
+
+def _toolchest(
+    plan: Plan, cache: Cache, toolkit: Path | None, jobs: int | None, launcher: Path | None
+) -> Toolchest | None:
+    """How the backend's code is compiled here; ``None`` for a variant without."""
+    backend, chosen = plan.variant.backend, plan.toolkit
+    if backend is None or chosen is None:
+        return None
+    words: list[str] = []
+    if launcher is not None:
+        words = [str(launcher)]
+        if not os.environ.get("CCACHE_DIR"):
+            # What the user keeps elsewhere has the user's limit.
+            words += [f"cache_dir={cache.backend_ccache(plan.variant.name)}", f"max_size={backend.ccache}"]
+    return Toolchest(
+        options=cmake_options(chosen.data, backend, toolkit),
+        languages=chosen.data.languages,
+        launcher=words,
+        jobs=jobs or jobs_in_memory(backend.unit_mib),
+    )
+
+
+def jobs_in_memory(unit_mib: int) -> int:
+    """Parallel compiles of which each may take ``unit_mib`` MiB: as :func:`default_jobs`, as far as memory goes."""
+    left = available_bytes()
+    return default_jobs() if left is None else max(1, min(default_jobs(), left // (unit_mib << 20)))
 
 
 def default_jobs() -> int:
@@ -283,12 +315,13 @@ def _epoch(date: str) -> int:
     return int(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
 
 
-def _gates(plan: Plan, wheel: Path, cache: Cache, root: Path) -> None:
+def _gates(plan: Plan, wheel: Path, cache: Cache, root: Path, toolkit: Path | None) -> None:
     private = [str(cache.root), str(root), os.path.expanduser("~")]
     report = check_wheel(
         wheel,
         package=plan.package,
         limits=limits_for(plan.recipe, plan.variant),
+        gpu=gpu_limits(plan.variant, plan.recipe.build.cpu_target, toolkit),
         forbidden_prefixes=[path for path in private if len(path) > 1],
     )
     report.raise_if_failed()

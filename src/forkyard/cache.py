@@ -102,10 +102,18 @@ class Cache:
         """Everything made while building one payload."""
         return self.root / "build" / workspace / variant
 
+    def toolkit(self, name: str, digest: str) -> Path:
+        """A toolkit of the registry, unpacked."""
+        return self.root / "toolkits" / f"{name}-{digest}"
+
     @property
     def ccache(self) -> Path:
         """ccache's folder, unless the user's CCACHE_DIR says otherwise."""
         return self.root / "ccache"
+
+    def backend_ccache(self, variant: str) -> Path:
+        """ccache's folder for the GPU code of a variant, with a size limit of its own."""
+        return self.root / "ccache-backends" / variant
 
     @property
     def locks(self) -> Path:

@@ -12,7 +12,7 @@ import click
 from forkyard import __version__
 from forkyard import doctor as doctoring
 from forkyard.cache import Cache, storage_error
-from forkyard.commands.answering import answers, answers_anyway, choices, sources, stack_names_of
+from forkyard.commands.answering import answers, answers_anyway, choices, sources, stack_names_of, words_of
 from forkyard.commands.lazy import LazyGroup
 from forkyard.console import Console
 from forkyard.errors import UsageError
@@ -93,6 +93,7 @@ def plan(
     recipes: tuple[str, ...],
     variants_file: Path | None,
     stacks: str | None,
+    architectures: str | None,
     out: Path | None,
 ) -> None:
     """Show what would be built, from where, with which flags and key; fetch and build nothing.
@@ -100,7 +101,7 @@ def plan(
     VARIANT is a name of `forkyard variants`, or `best` (the default): the best of each engine for this machine.
     """
     shop = Workshop.open(out=out, variants_file=variants_file)
-    plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
+    plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks), words_of(architectures))
     chosen = _chosen(console, shop, variant, plans, left_out)
     warn_changed([item.recipe for item in plans], shop.root, console)
     document = [item.as_json(shop.cache) for item in plans]
@@ -160,7 +161,10 @@ def _source_text(source: dict[str, Any]) -> str:
 @choices
 @sources
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1), help="Parallel compiles (default: the processors this process may use)."
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    help="Parallel compiles (default: the processors this process may use; of GPU code as many as fit into memory).",
 )
 @click.option("--no-ccache", is_flag=True, help="Do not use ccache.")
 @click.option("--locked", is_flag=True, help="Fail if anything differs from the recipe's lock.")
@@ -171,6 +175,7 @@ def build(
     recipes: tuple[str, ...],
     variants_file: Path | None,
     stacks: str | None,
+    architectures: str | None,
     out: Path | None,
     source: str | None,
     offline: bool,
@@ -183,7 +188,7 @@ def build(
     VARIANT is a name of `forkyard variants`, or `best` (the default): the best of each engine for this machine.
     """
     shop = Workshop.open(out=out, variants_file=variants_file)
-    plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks))
+    plans, left_out = shop.plans(variant, recipes, stack_names_of(stacks), words_of(architectures))
     chosen = _chosen(console, shop, variant, plans, left_out)
     built = shop.build(
         plans, console, source=source, offline=offline, jobs=jobs, use_ccache=not no_ccache, locked=locked

@@ -17,7 +17,9 @@ from forkyard.installing import install_command, this_package_manager
 from forkyard.journal import unfinished
 from forkyard.places import check_own
 from forkyard.process import run
+from forkyard.recipes import load_variants
 from forkyard.toolchain import detect, native_features
+from forkyard.toolkits import choose, remedy, shown
 
 _GIT_FLOOR = (2, 30)
 # `git merge-tree --write-tree`, which carries patches over to another commit.
@@ -45,7 +47,35 @@ def examine(cache: Cache, root: Path | None = None) -> list[Check]:
     manager = this_package_manager()
     checks = [_python(), _machine(), _git(manager), *_compiler(cache, manager), _cache(cache)]
     if root is not None:
-        checks.append(_project(root))
+        checks += [_project(root), *_toolkits(root, cache)]
+    return checks
+
+
+def _toolkits(root: Path, cache: Cache) -> list[Check]:
+    """What each variant for GPUs is compiled with: only advice, as nobody needs all of them."""
+    checks = []
+    try:
+        variants, toolchain = load_variants(root), detect(cache)
+    except ForkyardError:
+        # The checks of the compiler say so, and any other command does of the file.
+        return []
+    for name, variant in variants.variants.items():
+        if variant.backend is None:
+            continue
+        toolkit = variants.toolkits[variant.backend.toolkit]
+        try:
+            chosen = choose(variant.backend.toolkit, toolkit, variant.backend, toolchain, cache)
+        except ForkyardError as error:
+            checks.append(Check(name, "advice", f"{error.what}: {error.why}", error.next_step))
+            continue
+        if chosen.missing:
+            lacking = "; ".join(f"{shown(part)} is missing: {part.why}" for part in chosen.missing)
+            checks.append(Check(name, "advice", lacking, remedy(chosen.missing)))
+            continue
+        where = str(chosen.installed) if chosen.installed else "the system"
+        if not chosen.installed and toolkit.packages:
+            where = "the package registry" + (" and the system" if toolkit.system else "")
+        checks.append(Check(name, "ok", f"can be built, with {toolkit.title} from {where}"))
     return checks
 
 

@@ -49,9 +49,14 @@ def install_command(what: str, manager: str | None) -> str:
     """The command that installs ``what``; for an unknown system, words."""
     if manager is None:
         return f"install {what} with your system's package manager"
+    return install_packages(_PACKAGES[what][manager], manager)
+
+
+def install_packages(names: str, manager: str) -> str:
+    """The command by which a package manager installs packages, their names separated by spaces."""
     prefix = "" if os.geteuid() == 0 else "sudo "
     update = f"{prefix}apt-get update && " if manager == "apt" else ""
-    return update + prefix + _INSTALL[manager].format(_PACKAGES[what][manager])
+    return update + prefix + _INSTALL[manager].format(names)
 
 
 def this_package_manager() -> str | None:

@@ -78,6 +78,7 @@ def make_manifest(
             }
             for one in reversed(plan.variant.members)
         ],
+        "backend": _backend(plan),
         "hardware": plan.variant.hardware,
         "cmake": plan.options,
         "compile_flags": {
@@ -90,4 +91,18 @@ def make_manifest(
         "build_key": plan.key,
         "abi_sha256": abi_sha256,
         "tools": {tool: f"bin/{tool}" for tool in plan.recipe.build.tools},
+    }
+
+
+def _backend(plan: Plan) -> dict[str, Any] | None:
+    """What a payload for GPUs was compiled with, and what it needs beside itself."""
+    backend = plan.variant.backend
+    if backend is None or plan.toolkit is None:
+        return None
+    return {
+        "toolkit": dict(plan.toolkit.identity),
+        "architectures": list(backend.architectures),
+        "library": plan.variant.module,
+        "requires": list(backend.requires),
+        "needs": list(backend.libraries),
     }

@@ -23,6 +23,7 @@ from forkyard.recipes import (
     ResolvedVariant,
     Variants,
     configure_options,
+    for_architectures,
     load_absent,
     resolve,
 )
@@ -30,6 +31,7 @@ from forkyard.sources import Obtained, recorded
 from forkyard.stacks import Stack, load_stacks
 from forkyard.stacks.combining import at_home, missing_homes
 from forkyard.toolchain import Toolchain, native_features
+from forkyard.toolkits import ChosenToolkit, choose
 from forkyard.trees import pin_label
 
 KEY_SCHEMA = 1
@@ -54,6 +56,8 @@ class Plan:
     workspace: str
     inputs: dict[str, Any]
     """Everything the key is computed from."""
+    toolkit: ChosenToolkit | None = None
+    """What the backend's code is compiled with, of a variant for GPUs."""
     usual: tuple[Stack, ...] | None = None
     """The recipe's own stacks, where those chosen are others and have to be carried over from where they are exact."""
 
@@ -100,6 +104,11 @@ class Plan:
         return f"{folder}/lib{target}-{suffix}.so"
 
     @property
+    def module(self) -> str | None:
+        """Path in the package of the backend's library, where the engine loads it: by the name that it searches for."""
+        return f"bin/lib{self.variant.module}.so" if self.variant.module else None
+
+    @property
     def label(self) -> str:
         """What the build calls its commit."""
         return pin_label(self.recipe, self.stacks)
@@ -143,6 +152,8 @@ class Plan:
                 for one in self.variant.members
             ],
             "toolchain": self.toolchain.as_json(),
+            "toolkit": dict(self.toolkit.identity) if self.toolkit else None,
+            "requires": list(self.variant.backend.requires) if self.variant.backend else [],
             "tools": list(self.recipe.build.tools),
             "folders": {
                 "tree": str(cache.tree(self.workspace)),
@@ -181,11 +192,13 @@ def make_plan(
     toolchain: Toolchain,
     *,
     stacks: Sequence[str] | Sequence[Stack] | None = None,
+    architectures: Sequence[str] = (),
 ) -> Plan:
     """Decide everything about one payload. Reads files and asks the compiler; fetches and builds nothing.
 
     Args:
         stacks: instead of the recipe's own: names, or stacks as they are, say the beginning of a series.
+        architectures: GPU architectures instead of the variant's own.
 
     Raises:
         RecipeError: names that lead nowhere, or options that contradict each other.
@@ -193,6 +206,11 @@ def make_plan(
     """
     host = native_features(toolchain) if variants.get(variant).native else None
     resolved = resolve(variants, variant, recipe.family, host)
+    if architectures:
+        resolved = for_architectures(resolved, architectures)
+    backend, toolkit = resolved.backend, None
+    if backend is not None and resolved.toolkit is not None:
+        toolkit = choose(backend.toolkit, resolved.toolkit, backend, toolchain, Cache.default())
     chosen = _chosen(recipe, root, stacks)
     usual = None if stacks is None or not chosen else _usual(recipe, root, chosen)
     options = configure_options(recipe, resolved)
@@ -231,11 +249,14 @@ def make_plan(
             "members": [
                 [one.name, list(one.features), one.rank, list(one.flags), dict(one.borrows)] for one in resolved.members
             ],
+            **({"module": resolved.module, "drops": list(resolved.drops)} if resolved.backend else {}),
         },
         "options": options,
         "c_flags": list(recipe.build.c_flags),
         "cxx_flags": list(cxx_flags),
         "toolchain": {**toolchain.as_json(), "openmp": toolchain.openmp.name if toolchain.openmp else None},
+        **({"toolkit": dict(toolkit.identity)} if toolkit else {}),
+        **({"backend": backend.model_dump(mode="json", include=_BACKEND_KEY)} if backend else {}),
         # Python's zlib decides how the wheel's entries are compressed.
         "build_tools": _build_tools(),
         "logic": logic_digest(root),
@@ -257,8 +278,13 @@ def make_plan(
         cpu_flags=tuple(resolved.flags),
         workspace=workspace_of(recipe, root),
         inputs=inputs,
+        toolkit=toolkit,
         usual=usual,
     )
+
+
+# What of a backend decides bytes: architectures are among the options.
+_BACKEND_KEY = {"requires", "libraries", "library_folders"}
 
 
 @functools.lru_cache(maxsize=1)
@@ -288,12 +314,19 @@ def check_obtained(plan: Plan, obtained: Obtained) -> None:
         raise RecipeError(msg, where=plan.recipe.location_of("pin"))
 
 
-def check_compiler(plan: Plan) -> None:
-    """Refuse a compiler that is too old for the variant, before anything is fetched.
+def check_tools(plan: Plan) -> None:
+    """Refuse what cannot compile the variant, before anything is fetched.
 
     Raises:
-        ToolchainError: naming the version that is new enough.
+        ToolchainError: saying what would.
     """
+    _check_compiler(plan)
+    if plan.toolkit is not None:
+        plan.toolkit.check()
+
+
+def _check_compiler(plan: Plan) -> None:
+    """Refuse a compiler that is too old for the variant."""
     kind, major = plan.toolchain.family, plan.toolchain.major
     wanted = {feature: needs[kind] for feature, needs in plan.variant.compilers.items() if kind in needs}
     newest = max(wanted.values(), default=0)

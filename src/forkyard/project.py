@@ -16,6 +16,8 @@ import jinja2
 from forkyard.cache import write_if_changed
 from forkyard.errors import StorageError
 from forkyard.plan import Plan
+from forkyard.recipes.model import OptionValue
+from forkyard.recipes.variants import cmake_value
 from forkyard.sources import Obtained
 
 
@@ -31,6 +33,20 @@ class Project:
     """CMake's build folder."""
 
 
+@dataclass(frozen=True)
+class Toolchest:
+    """How the code of a backend is compiled on this machine."""
+
+    options: Mapping[str, OptionValue]
+    """CMake options that say where the toolkit is."""
+    languages: Sequence[str]
+    """CMake's names of the languages that the toolkit compiles."""
+    launcher: Sequence[str]
+    """ccache, with a folder and a size limit of the backend's own; empty without."""
+    jobs: int
+    """Compiles of its code at a time."""
+
+
 def write_project(
     plan: Plan,
     obtained: Obtained,
@@ -43,6 +59,7 @@ def write_project(
     include_dirs: Sequence[str],
     jobs: int | None = None,
     launcher: Path | None = None,
+    toolkit: Toolchest | None = None,
 ) -> Project:
     """Write the project into ``folder``; files that would not change are left alone, so CMake sees no change.
 
@@ -54,6 +71,7 @@ def write_project(
         include_dirs: folders of the tree that the probe includes headers from.
         jobs: parallel compiles; ``None`` leaves it to ninja.
         launcher: ccache, if it is to be used.
+        toolkit: what the backend's code is compiled with, of a variant for GPUs.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -102,6 +120,13 @@ def write_project(
             }
             for one in plan.variant.members
         ],
+        "module": plan.variant.module,
+        "drops": plan.variant.drops,
+        "pool": toolkit.jobs if toolkit else None,
+        "languages": toolkit.languages if toolkit else (),
+        "launcher": toolkit.launcher if toolkit else (),
+        "library_folders": plan.variant.backend.library_folders if plan.variant.backend else (),
+        "requires": plan.variant.backend.requires if plan.variant.backend else (),
         "cpu_score_target": plan.recipe.build.cpu_score_target,
         "defines": plan.recipe.build.defines,
         "include_dirs": include_dirs,
@@ -109,7 +134,7 @@ def write_project(
         "licenses": [(path, _license_name(path)) for path in plan.recipe.build.licenses],
         "license": "MIT" if bundled is None else f"MIT AND ({bundled})",
         "build_dir": str(cmake),
-        "cmake_args": _cmake_arguments(plan, tree, cmake, launcher),
+        "cmake_args": _cmake_arguments(plan, tree, cmake, launcher, toolkit),
         "jobs": jobs,
     }
     # CMake replaces @FORKYARD_LIBRARIES@; any other @ of the manifest is written as JSON's escape for it.
@@ -128,7 +153,9 @@ def write_project(
     return Project(folder, shim, cmake)
 
 
-def _cmake_arguments(plan: Plan, tree: Path, cmake: Path, launcher: Path | None) -> list[str]:
+def _cmake_arguments(
+    plan: Plan, tree: Path, cmake: Path, launcher: Path | None, toolkit: Toolchest | None
+) -> list[str]:
     # Upstream's asserts print __FILE__: without the maps every message, and so the bytes, would hold this machine's
     # paths. ccache shortens paths below its base folder to relative ones before the compiler sees them.
     relative = os.path.relpath(tree, cmake)
@@ -149,6 +176,14 @@ def _cmake_arguments(plan: Plan, tree: Path, cmake: Path, launcher: Path | None)
         f"-DCMAKE_C_COMPILER_LAUNCHER={launcher or ''}",
         f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher or ''}",
     ]
+    if toolkit is not None:
+        # With a type: CMake makes relative paths without one absolute.
+        arguments += [f"-D{name}:STRING={cmake_value(value)}" for name, value in toolkit.options.items()]
+        if "CUDA" in toolkit.languages:
+            arguments += [
+                f"-DCMAKE_CUDA_HOST_COMPILER={plan.toolchain.cxx}",
+                f"-DCMAKE_CUDA_FLAGS={' '.join([*plan.cxx_flags, *maps])}",
+            ]
     if openmp_name(plan) is not None:
         arguments.append(f"-DFORKYARD_OPENMP={plan.toolchain.openmp}")
     for argument in arguments:

@@ -124,7 +124,7 @@ def detect(cache: Cache) -> Toolchain:
         libc = os.confstr("CS_GNU_LIBC_VERSION") or "unknown"
     except (ValueError, OSError):
         libc = "unknown"
-    return Toolchain(c, cxx, family, version, target, libc, _digest(programs, cache), openmp)
+    return Toolchain(c, cxx, family, version, target, libc, digest_of(programs, cache), openmp)
 
 
 def _not_found() -> ToolchainError:
@@ -235,7 +235,7 @@ def _openmp_library(cxx: Path, family: str) -> Path | None:
     return path.resolve() if path.is_absolute() and path.is_file() else None
 
 
-def _digest(programs: Iterable[Path], cache: Cache) -> str:
+def digest_of(programs: Iterable[Path], cache: Cache) -> str:
     """One digest over several files, each hashed at most once for its size, time and inode."""
     memory_path = cache.root / "toolchain-digests.json"
     try:

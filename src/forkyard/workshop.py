@@ -101,7 +101,11 @@ class Workshop:
         return load_recipe(ref, self.root, stacks=stack_names(self.root))
 
     def plans(
-        self, variant: str, refs: Sequence[str], stacks: Sequence[str] | None = None
+        self,
+        variant: str,
+        refs: Sequence[str],
+        stacks: Sequence[str] | None = None,
+        architectures: Sequence[str] = (),
     ) -> tuple[list[Plan], list[str]]:
         """Plans for recipes built as ``variant``, all of the project's without ``refs``; ``best`` chooses for each.
 
@@ -134,7 +138,17 @@ class Workshop:
                 why = unsupported(self.variants, variant, recipe.family)
                 left_out.append(f"{recipe.name} has no {variant}: {why}")
                 continue
-            plans.append(make_plan(recipe, self.variants, chosen, self.root, self.toolchain, stacks=stacks))
+            plans.append(
+                make_plan(
+                    recipe,
+                    self.variants,
+                    chosen,
+                    self.root,
+                    self.toolchain,
+                    stacks=stacks,
+                    architectures=architectures,
+                )
+            )
         if not plans and left_out and variant == BEST:
             msg = "no engine can be built for this machine"
             raise RecipeError(msg, why="; ".join(left_out), next_step=_NAME_ONE)
@@ -234,8 +248,8 @@ class Workshop:
 _PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "builds": (("build",), "the next build of each variant compiles everything (ccache helps)"),
     "wheels": (("wheels",), "the next build packs again"),
-    "sources": (("store", "trees", "downloads"), "the next build fetches and checks out again"),
-    "ccache": (("ccache",), "the next compile is a cold one"),
+    "sources": (("store", "trees", "downloads", "toolkits"), "the next build fetches and checks out again"),
+    "ccache": (("ccache", "ccache-backends"), "the next compile is a cold one"),
     "logs": (("logs", "scratch"), "nothing"),
 }
 

@@ -146,7 +146,13 @@ def _show_payload(entry: Mapping[str, Any], console: Console) -> None:
     details = [entry["reason"]]
     if entry["chosen"] or not entry["member"]:
         # Of the instruction sets of one payload only the chosen one is told whole.
-        details += [entry.get("system_info"), *map(_device, entry.get("devices", ())), entry["root"]]
+        no_gpu = entry.get("no_gpu")
+        details += [
+            f"no GPU to use, computes on the CPU: {no_gpu}" if no_gpu else None,
+            entry.get("system_info"),
+            *map(_device, entry.get("devices", ())),
+            entry["root"],
+        ]
     if entry["capabilities"] and len(details) > 1:
         details.append("capabilities: " + ", ".join(entry["capabilities"]))
     for detail in details:

@@ -92,7 +92,10 @@ def _open(payload: Payload, path: Path) -> ctypes.CDLL:
     except OSError as error:
         msg = f"{payload.distribution}: {path.name} cannot be loaded: {error}"
         missing = re.match(r"(?P<library>[^\s:]+): cannot open shared object file", str(error))
-        if missing is not None:
+        advice = payload.without_libraries(str(error))
+        if advice:
+            msg += f"; {advice}"
+        elif missing is not None:
             msg += f"; install the system package that has {missing['library']}"
         elif re.search(r"version `[^']+' not found|undefined symbol: .*version ", str(error)):
             msg += "; a library it needs is older than the payload asks for"

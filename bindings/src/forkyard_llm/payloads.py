@@ -127,6 +127,22 @@ class Payload:
         return self.manifest.get("kind", "isa") not in _CPU_KINDS
 
     @property
+    def gpu_library(self) -> Path | None:
+        """The library with its GPU code, where the engine loads that as a backend; None if it links it or has none."""
+        name = (self.manifest.get("backend") or {}).get("library")
+        return None if name is None else self.library(name)
+
+    def without_libraries(self, why: str) -> str:
+        """What to do when loading it failed for ``why``; "" if that is no library of a GPU that others bring."""
+        facts = self.manifest.get("backend") or {}
+        if not any(needed in why for needed in facts.get("needs", ())):
+            return ""
+        requires = " ".join(f'"{one}"' for one in facts["requires"])
+        if requires:
+            return f"install what it requires beside it: pip install {requires}"
+        return f"install the system package that has {', '.join(facts['needs'])}"
+
+    @property
     def capabilities(self) -> tuple[str, ...]:
         """Names of the capabilities the payload's patch stacks add."""
         return tuple(self.manifest["capabilities"])
@@ -275,6 +291,13 @@ def _manifest_problem(manifest: object) -> str | None:
     for key in ("libraries", "tools"):
         if not _is_places(manifest.get(key)):
             return f"manifest key {key!r} is missing or not a table of paths inside the package"
+    backend = manifest.get("backend")
+    if backend is not None and not (
+        isinstance(backend, dict)
+        and isinstance(backend.get("library"), str | None)
+        and all(_is_texts(backend.get(key)) for key in ("requires", "needs"))
+    ):
+        return "manifest key 'backend' is not a table with library, requires and needs"
     members = manifest.get("members", [])
     if not isinstance(members, list) or not all(_is_member(item) for item in members):
         return "manifest key 'members' is not a list of instruction sets with name, rank, cpu_features and libraries"

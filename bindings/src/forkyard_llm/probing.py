@@ -76,6 +76,7 @@ def probe(payload: Payload) -> dict[str, Any]:
     engine.start()
     facts: dict[str, Any] = {
         "system_info": " ".join(engine.system_info().split()),
+        "no_gpu": engine.no_gpu,
         "devices": [dataclasses.asdict(device) for device in engine.devices()],
     }
     types = _types(engine.abi)

@@ -65,27 +65,39 @@ def select(
     """The best usable payload of `engine` (a family, "auto" or a distribution name) and `variant`.
 
     Of a payload that carries several instruction sets each stands for itself, and `variant` may name one. "auto" takes
-    llama.cpp's payloads before ik_llama.cpp's, each by rank. FORKYARD_LLM_PAYLOAD (a distribution name or a package
-    folder) leaves that one candidate, which must not contradict the arguments.
-    A better payload that this CPU could run and that does not work is a warning in the log. `verdicts` by
-    `Payload.key`, of a `survey`, stand in for judging again, without warnings.
+    llama.cpp's payloads before ik_llama.cpp's, each by rank; one for GPUs that finds none comes last.
+    FORKYARD_LLM_PAYLOAD (a distribution name or a package folder) leaves that one candidate, which must not contradict
+    the arguments. A better payload that this CPU could run and that does not work is a warning in the log. `verdicts`,
+    by `Payload.key`, of a `survey`, stand in for judging again, without warnings.
     Raises PayloadNotFound if nothing installed matches, PayloadRejected with every reason if nothing that
     matches is usable, UsageError for an engine name nobody knows.
     """
     rejected: list[Candidate] = []
+    idle: list[Candidate] = []  # those for GPUs that found none: better than nothing
     for payload in candidates(engine, variant):
+        if any(payload.root == item.payload.root for item in idle):
+            continue
         verdict = judge(payload) if verdicts is None else verdicts[payload.key]
-        if verdict.usable:
-            if verdicts is None:
-                _warn_about(rejected, payload)
-            log.info("using %s (%s)", payload.title, verdict.reason)
-            return payload
-        log.info("not using %s: %s", payload.title, verdict.reason)
-        rejected.append(Candidate(payload, verdict))
+        if verdict.usable and verdict.facts.get("no_gpu"):
+            idle.append(Candidate(payload, verdict))
+        elif verdict.usable:
+            return _taken(payload, verdict, rejected, quiet=verdicts is not None)
+        else:
+            log.info("not using %s: %s", payload.title, verdict.reason)
+            rejected.append(Candidate(payload, verdict))
+    if idle:
+        return _taken(idle[0].payload, idle[0].verdict, rejected, quiet=verdicts is not None)
     rejections = [Rejection(item.payload.title, item.verdict.reason) for item in rejected]
     lines = "\n".join(f"  {item.distribution}: {item.reason}" for item in rejections)
     msg = f"no usable payload for {_asked(engine, variant)}; rejected:\n{lines}\n{suggestion(engine)}"
     raise PayloadRejected(msg, rejections)
+
+
+def _taken(payload: Payload, verdict: Verdict, rejected: Sequence[Candidate], *, quiet: bool) -> Payload:
+    if not quiet:
+        _warn_about(rejected, payload)
+    log.info("using %s (%s)", payload.title, verdict.reason)
+    return payload
 
 
 def survey(*, refresh: bool = True) -> list[Candidate]:

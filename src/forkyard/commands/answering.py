@@ -82,6 +82,9 @@ def choices(function: _F) -> _F:
     for decorate in (
         click.argument("recipes", nargs=-1),
         click.option("--variants-file", type=click.Path(path_type=Path), help="A file with variants of your own."),
+        click.option(
+            "--architectures", help="Comma-separated GPU architectures instead of the variant's, say 89 for CUDA."
+        ),
         click.option("--stacks", help="Comma-separated stacks instead of the recipe's; `none` for unpatched upstream."),
         click.option("--out", type=click.Path(path_type=Path), help="Output folder (default: dist in the project)."),
     ):
@@ -93,7 +96,12 @@ def stack_names_of(text: str | None) -> list[str] | None:
     """The stacks a ``--stacks`` option names; ``None`` without the option, none for ``none``."""
     if text is None:
         return None
-    return [] if text == "none" else [word.strip() for word in text.split(",") if word.strip()]
+    return [] if text == "none" else words_of(text)
+
+
+def words_of(text: str | None) -> list[str]:
+    """What an option names that takes words separated by commas."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def sources(function: _F) -> _F:

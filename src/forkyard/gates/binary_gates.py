@@ -6,7 +6,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -50,9 +50,18 @@ def check_sonames(elves: Elves, members: Mapping[str, str]) -> Iterator[Finding]
         owners.setdefault(elf.soname, path)
 
 
-def check_linkage(elves: Elves, package: str, wheel: WheelContents) -> Iterator[Finding]:
-    """Every needed library is found in the package by way of $ORIGIN, or is one any manylinux system has."""
-    system = _system_libraries(wheel)
+def check_linkage(
+    elves: Elves,
+    package: str,
+    wheel: WheelContents,
+    foreign: Collection[str] = (),
+    foreign_folders: Collection[str] = (),
+) -> Iterator[Finding]:
+    """Every needed library is found in the package by way of $ORIGIN, or is one any manylinux system has.
+
+    *foreign* are libraries that others bring, in *foreign_folders* beside the package.
+    """
+    system = _system_libraries(wheel) | set(foreign)
     inside = {PurePosixPath(path).name for path in elves}
     for path, elf in elves.items():
         if elf.rpath is not None:
@@ -62,6 +71,8 @@ def check_linkage(elves: Elves, package: str, wheel: WheelContents) -> Iterator[
         folders = []
         for entry in (elf.runpath or "").split(":") if elf.runpath is not None else []:
             folder = _origin_folder(entry, path)
+            if folder in foreign_folders:
+                continue
             if folder is None or not (folder + "/").startswith(package + "/"):
                 yield Finding("linkage", path, f"looks for libraries in {entry or 'the current folder'!r}")
             else:
@@ -234,9 +245,14 @@ def _path_pattern(prefix: str) -> re.Pattern[bytes]:
     return re.compile(rb"(?<![\w.-])" + re.escape(os.fsencode(prefix.rstrip("/"))) + rb"(?![\w.-])")
 
 
+def path_patterns(prefixes: Sequence[str]) -> list[tuple[str, re.Pattern[bytes]]]:
+    """Patterns that find paths below folders in bytes, each with its folder."""
+    return [(prefix, _path_pattern(prefix)) for prefix in prefixes if prefix.strip("/")]
+
+
 def check_traces(wheel: WheelContents, forbidden: Sequence[str]) -> Iterator[Finding]:
     """No file holds the path of a build folder; no program or library holds the date of its compilation."""
-    patterns = [(prefix, _path_pattern(prefix)) for prefix in forbidden if prefix.strip("/")]
+    patterns = path_patterns(forbidden)
     for path, data in wheel.files.items():
         for prefix, pattern in patterns:
             hit = pattern.search(data)

@@ -1,11 +1,12 @@
 """What a variants file may say, and what a variant means for one engine: its CMake options and compile flags.
 
-Three tables, so that each fact is written once:
+Four tables, so that each fact is written once:
 
 - ``[features.NAME]``: an instruction set as /proc/cpuinfo names it, with the compiler flags that allow it and
   the names the disassembler gives its instructions;
 - ``[engines.FAMILY]``: upstream's CMake options, each with the features its ON state lets the compiler use;
-- ``[variants.NAME]``: a set of features.
+- ``[toolkits.NAME]``: what a GPU backend is compiled with, and where that comes from;
+- ``[variants.NAME]``: a set of features, or a GPU backend.
 
 :func:`resolve` derives the rest: an engine's option is ON exactly if every feature behind it is in the
 variant, and what no option covers becomes an extra flag for the engine's CPU target.
@@ -13,12 +14,12 @@ variant, and what no option covers becomes an extra flag for the engine's CPU ta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, StringConstraints, model_validator
 
 from forkyard.errors import RecipeError
 from forkyard.recipes.model import (
@@ -33,6 +34,9 @@ from forkyard.recipes.model import (
     Options,
     OptionValue,
     Recipe,
+    RelativePath,
+    RelativePaths,
+    Sha256,
     Table,
     locate,
     to_tuple,
@@ -47,6 +51,7 @@ InstructionSets: TypeAlias = Annotated[tuple[InstructionSet, ...], BeforeValidat
 
 
 CompilerKind: TypeAlias = Literal["gcc", "clang"]
+PackageManager: TypeAlias = Literal["apt", "dnf", "pacman", "zypper", "apk"]
 
 BEST = "best"
 """Asked for instead of a variant's name: the best one for this machine, see :func:`best`."""
@@ -78,6 +83,80 @@ class EngineIsa(Table):
     )
 
 
+class ToolkitPackage(Table):
+    """A wheel of the package registry that holds a part of a toolkit."""
+
+    project: Name
+    version: Name
+    sha256: Sha256 = Field(description="sha256 of the wheel: of several that the version has it names one.")
+
+
+class SystemPart(Table):
+    """Something that a toolkit takes from the system: a program, or a header."""
+
+    program: Name | None = Field(default=None, description="A program on PATH.")
+    header: RelativePath | None = Field(default=None, description="A header that the compiler finds.")
+    least: Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)*$")] | None = Field(
+        default=None, description="Oldest version of the program that will do."
+    )
+    why: Line = Field(description="What it is for.")
+    install: dict[PackageManager, Line] = Field(
+        default_factory=dict, description="Package manager -> the names of the packages that have it."
+    )
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> SystemPart:
+        if (self.program is None) == (self.header is None) or (self.least and self.header):
+            msg = "names exactly one of `program` and `header`; `least` is a program's"
+            raise ValueError(msg)
+        return self
+
+
+class Toolkit(Table):
+    """What a backend is compiled with besides the compiler: wheels of the registry, parts of the system, or both."""
+
+    title: Line = Field(description="One line for people.")
+    packages: Annotated[tuple[ToolkitPackage, ...], BeforeValidator(to_tuple)] = Field(
+        default=(), description="Wheels that are unpacked over each other."
+    )
+    folder: RelativePath | None = Field(default=None, description="The toolkit's folder in what they unpack to.")
+    proof: RelativePaths = Field(
+        default=(), description="Files of that folder which an installed toolkit must have, too; they identify it."
+    )
+    system: Annotated[tuple[SystemPart, ...], BeforeValidator(to_tuple)] = Field(
+        default=(), description="What the system must have."
+    )
+    options: Options = Field(
+        default_factory=dict,
+        description="CMake options; {root} stands for the toolkit's folder, {lib} for that of its libraries.",
+    )
+    languages: Names = Field(default=(), description="CMake's names of the languages that its compilers are for.")
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether a toolkit that is installed on the machine can stand in for the registry's."""
+        return bool(self.packages and self.proof)
+
+
+class Backend(Table):
+    """What makes a variant one for GPUs."""
+
+    toolkit: Name
+    architectures: Names = Field(default=(), description="GPU architectures, as the toolkit's compiler names them.")
+    architectures_option: OptionName | None = Field(default=None, description="CMake option that takes them.")
+    requires: Lines = Field(default=(), description="Python distributions with the libraries it needs at run time.")
+    libraries: Lines = Field(
+        default=(), description="Sonames of libraries that it needs and that are not in the wheel."
+    )
+    library_folders: RelativePaths = Field(
+        default=(), description="Folders of `requires`, beside the payload's package, in which they are found."
+    )
+    unit_mib: Annotated[int, Field(ge=1)] = Field(description="Memory that the largest compile of its code takes, MiB.")
+    ccache: Annotated[str, StringConstraints(pattern=r"^[0-9]+[MG]$")] = Field(
+        description="Size limit of its own ccache folder."
+    )
+
+
 class VariantEngine(Table):
     """What differs for one engine family in one variant."""
 
@@ -85,6 +164,13 @@ class VariantEngine(Table):
     gains: Line | None = Field(default=None, description="What the variant gives this engine that those below lack.")
     options: Options = Field(default_factory=dict, description="CMake options besides the derived ISA options.")
     flags: Lines = Field(default=(), description="Compile flags besides the derived ones, for the CPU target.")
+    members: Names = Field(default=(), description="Instead of the variant's members.")
+    module: Name | None = Field(
+        default=None, description="CMake target of the backend's library, where the engine loads it by its path."
+    )
+    drops: Lines = Field(
+        default=(), description="Flags that upstream gives the backend's target, and which are left out."
+    )
     borrows: dict[Name, Lines] = Field(
         default_factory=dict,
         description="A lower variant -> parts of paths of sources that ask for nothing this variant adds to it: in a "
@@ -96,11 +182,12 @@ class Variant(Table):
     """One build of an engine for one class of CPUs."""
 
     title: Line = Field(description="One line for people.")
-    kind: Literal["isa", "cpu"] = Field(
-        description="What the variant is about: one instruction set, or several of which one is chosen at load."
+    kind: Literal["isa", "cpu", "backend"] = Field(
+        description="What the variant is about: one instruction set, several of which one is chosen at load, or a GPU."
     )
-    members: Names = Field(default=(), description="The variants whose CPU library a `cpu` variant carries.")
-    extends: Name | None = Field(default=None, description="Variant whose features this one adds to.")
+    members: Names = Field(default=(), description="The variants whose CPU libraries it carries.")
+    backend: Backend | None = Field(default=None, description="What a `backend` variant is compiled with.")
+    extends: Name | None = Field(default=None, description="Variant whose features, or members, this one has, too.")
     native: bool = Field(default=False, description="Compile for the build machine: its features are the variant's.")
     features: FeatureNames = Field(default=(), description="CPU features the variant adds; all are required to run.")
     proof: FeatureNames = Field(
@@ -118,6 +205,7 @@ class Variants(Table):
     schema_: Literal[1] = Field(alias="schema", description="Version of this file format.")
     features: dict[FeatureName, Feature] = Field(default_factory=dict)
     engines: dict[Family, EngineIsa] = Field(default_factory=dict)
+    toolkits: dict[Name, Toolkit] = Field(default_factory=dict)
     variants: dict[Name, Variant] = Field(default_factory=dict)
 
     _places: Mapping[KeyPath, tuple[Path, int]] = PrivateAttr(default_factory=dict)
@@ -192,6 +280,12 @@ class ResolvedVariant:
     """Feature -> compiler -> its first major version that knows the feature's flags; empty for a native variant."""
     members: tuple[Member, ...] = ()
     """Lowest rank first; the first is what the variant itself is compiled for."""
+    backend: Backend | None = None
+    toolkit: Toolkit | None = None
+    """The backend's."""
+    module: str | None = None
+    """As :attr:`VariantEngine.module`."""
+    drops: tuple[str, ...] = ()
 
 
 def resolve(
@@ -264,17 +358,30 @@ def resolve(
             for f in sorted(features.union(*(variants.features_of(member) for member in members)))
             if not variant.native
         },
-        members=tuple(_member(variants, member, family, features, members, engine) for member in members),
+        members=tuple(_member(variants, member, name, family, features, members, engine) for member in members),
+        backend=variant.backend,
+        toolkit=variants.toolkits[variant.backend.toolkit] if variant.backend else None,
+        module=own.module,
+        drops=own.drops,
     )
 
 
 def _members(variants: Variants, name: str, family: str) -> list[str]:
     """The members of a variant that an engine has, lowest rank first."""
-    return [n for n in reversed(supported(variants, family)) if n in variants.get(name).members]
+    steps = [variants.get(step) for step in _lineage(variants, name)]
+    lists = (members for step in steps for members in (_own(step, family).members, step.members))
+    chosen = next((members for members in lists if members), ())
+    return [n for n in reversed(supported(variants, family)) if n in chosen]
 
 
 def _member(
-    variants: Variants, name: str, family: str, base: Collection[str], others: Collection[str], engine: EngineIsa
+    variants: Variants,
+    name: str,
+    owner: str,
+    family: str,
+    base: Collection[str],
+    others: Collection[str],
+    engine: EngineIsa,
 ) -> Member:
     alone = resolve(variants, name, family)
     more = set(alone.features) - set(base)
@@ -282,7 +389,7 @@ def _member(
     return Member(
         name=name,
         features=alone.features,
-        rank=alone.rank,
+        rank=variants.get(owner).rank + alone.rank,
         flags=tuple(dict.fromkeys([*flags, *_own(variants.get(name), family).flags])),
         options=tuple(option for option in sorted(engine.options) if alone.options[option] is True),
         instruction_sets=alone.instruction_sets,
@@ -377,7 +484,21 @@ def configure_options(recipe: Recipe, resolved: ResolvedVariant) -> dict[str, st
             next_step="remove it from the recipe; instruction sets and backends belong in a variants file",
         )
     merged = {**recipe.build.options, **resolved.options}
+    backend = resolved.backend
+    if backend is not None and backend.architectures_option is not None:
+        merged[backend.architectures_option] = ";".join(backend.architectures)
     return {option: cmake_value(merged[option]) for option in sorted(merged)}
+
+
+def for_architectures(resolved: ResolvedVariant, architectures: Sequence[str]) -> ResolvedVariant:
+    """Return *resolved* for other GPU architectures; raises :class:`RecipeError` if it is for none."""
+    backend = resolved.backend
+    if backend is None or backend.architectures_option is None:
+        raise RecipeError(
+            f"the variant {resolved.name!r} has no GPU architectures to choose from",
+            next_step="leave --architectures out, or build a variant that has: `forkyard variants` lists them",
+        )
+    return replace(resolved, backend=backend.model_copy(update={"architectures": tuple(architectures)}))
 
 
 def cmake_value(value: OptionValue) -> str:
@@ -403,6 +524,12 @@ def inconsistencies(variants: Variants) -> list[Problem]:
             found.append(Problem(key, f"{BEST!r} asks for the best variant, it cannot be one's name", "rename it"))
         for field, names in (("features", variant.features), ("proof", variant.proof)):
             found += [_unknown_feature((*key, field, i), f, known) for i, f in enumerate(names) if f not in known]
+        if (variant.kind == "backend") != (variant.backend is not None):
+            found.append(Problem((*key, "backend"), "a `backend` variant has this table, and no other has", None))
+        elif variant.backend and variant.backend.toolkit not in variants.toolkits:
+            advice = did_you_mean(variant.backend.toolkit, variants.toolkits) or "define it under [toolkits]"
+            unknown = f"no toolkit {variant.backend.toolkit!r} is defined"
+            found.append(Problem((*key, "backend", "toolkit"), unknown, advice))
         broken = _broken_chain(variants, name)
         if broken is not None:
             hint = did_you_mean(variant.extends or "", variants.variants)
@@ -431,17 +558,22 @@ def inconsistencies(variants: Variants) -> list[Problem]:
 
 def _wrong_members(variants: Variants, name: str) -> list[Problem]:
     variant, key = variants.variants[name], ("variants", name, "members")
-    if (variant.kind == "cpu") != bool(variant.members):
-        return [Problem(key, "a `cpu` variant has members, and no other has", None)]
-    if not variant.members:
+    many = any(variants.variants[step].members for step in _lineage(variants, name))
+    if (variant.kind != "isa") != many:
+        return [Problem(key, "`cpu` and `backend` variants have members, and no others have", None)]
+    if not many:
         return []
     found: list[Problem] = []
-    for i, member in enumerate(variant.members):
+    lists: list[tuple[KeyPath, tuple[str, ...]]] = [(key, variant.members)]
+    lists += [(("variants", name, "engines", f, "members"), own.members) for f, own in variant.engines.items()]
+    for i, member, place in ((i, member, place) for place, members in lists for i, member in enumerate(members)):
         if member not in variants.variants:
-            found.append(Problem((*key, i), f"there is no variant {member!r}", did_you_mean(member, variants.variants)))
+            found.append(
+                Problem((*place, i), f"there is no variant {member!r}", did_you_mean(member, variants.variants))
+            )
         elif variants.variants[member].kind != "isa" or variants.variants[member].native:
-            found.append(Problem((*key, i), f"{member!r} is not one instruction set", None))
-    if variant.features or variant.extends:
+            found.append(Problem((*place, i), f"{member!r} is not one instruction set", None))
+    if variants.features_of(name):
         found.append(Problem(("variants", name), "its features are those of its members", "leave them out"))
     if found:
         return found

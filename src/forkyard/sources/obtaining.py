@@ -23,7 +23,7 @@ from forkyard.network import sha256_of, without_secrets
 from forkyard.places import expanded
 from forkyard.recipes import GitSource, LocalSource, Recipe, RegistrySource, Source, load_absent
 from forkyard.scratch import owned_folder
-from forkyard.sources.registry import fetch_sdist
+from forkyard.sources.registry import fetch_package
 
 KINDS = ("git", "registry", "local")
 
@@ -179,7 +179,7 @@ def _needs_network(source: Source, cache: Cache) -> bool:
 def _from_source(recipe: Recipe, source: Source, store: Store, cache: Cache, reporter: Reporter) -> Obtained:
     if isinstance(source, RegistrySource):
         with reporter.step(f"downloading {source.project} {source.version}", "bytes") as step:
-            archive = fetch_sdist(
+            archive = fetch_package(
                 source.project,
                 source.version,
                 source.sha256,

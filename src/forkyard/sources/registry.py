@@ -92,36 +92,43 @@ def index_settings() -> IndexSettings:
     return parse_pip_settings(done.stdout if done.returncode == 0 else "")
 
 
-def fetch_sdist(
+SDIST, WHEEL = ".tar.gz", ".whl"
+
+
+def fetch_package(
     project: str,
     version: str,
     sha256: str,
     folder: Path,
+    kind: str = SDIST,
     *,
     settings: IndexSettings | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Bring the source archive of ``project`` ``version`` into ``folder`` and check its sha256.
+    """Bring a file of ``project`` ``version`` into ``folder`` and check its sha256.
+
+    Args:
+        kind: its source archive, or one of its wheels: the one that has the digest.
 
     Returns:
-        the path of the archive, named ``<sha256>.tar.gz``.
+        the path of the file, named after its digest.
 
     Raises:
         NetworkError: no index could be read or none has the file.
         SourceError: the file has another digest, or the index announces another one.
     """
-    target = folder / f"{sha256}.tar.gz"
+    target = folder / f"{sha256}{kind}"
     if target.is_file() and sha256_of(target) == sha256:
         return target
     settings = settings or index_settings()
     for local in settings.folders:
-        for candidate in sorted(local.glob("*.tar.gz")):
-            if _is_sdist(candidate.name, project, version) and sha256_of(candidate) == sha256:
+        for candidate in sorted(local.glob(f"*{kind}")):
+            if _is_of(candidate.name, project, version, kind) and sha256_of(candidate) == sha256:
                 return candidate
     session = settings.session()
     problems: list[str] = []
     for index in settings.indexes:
-        url, announced = _find(index, session, project, version, problems)
+        url, announced = _find(index, session, project, version, kind, sha256, problems)
         if url is None:
             continue
         if announced is not None and announced != sha256:
@@ -142,16 +149,19 @@ def fetch_sdist(
     )
 
 
-def _is_sdist(filename: str, project: str, version: str) -> bool:
-    """Whether a file is the project's source archive, in any spelling of the name."""
-    name = filename.removesuffix(f"-{version}.tar.gz")
+def _is_of(filename: str, project: str, version: str, kind: str) -> bool:
+    """Whether a file is the project's source archive or a wheel of it, in any spelling of the name."""
+    if kind == WHEEL:
+        name, found, *_ = [*filename.split("-"), ""]
+        return found == version and filename.endswith(kind) and canonicalize_name(name) == canonicalize_name(project)
+    name = filename.removesuffix(f"-{version}{kind}")
     return name != filename and canonicalize_name(name) == canonicalize_name(project)
 
 
 def _find(
-    index: str, session: requests.Session, project: str, version: str, problems: list[str]
+    index: str, session: requests.Session, project: str, version: str, kind: str, sha256: str, problems: list[str]
 ) -> tuple[str | None, str | None]:
-    """URL and announced sha256 of the sdist in one index; what went wrong is added to ``problems``."""
+    """URL and announced sha256 of the file in one index; what went wrong is added to ``problems``."""
     shown = without_secrets(index)
     try:
         page = PyPISimple(index, session=session).get_project_page(project, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S))
@@ -167,8 +177,13 @@ def _find(
     except (ValueError, UnsupportedRepoVersionError) as error:
         problems.append(f"{shown} answered something that is no index page ({error})")
         return None, None
-    for package in page.packages:
-        if _is_sdist(package.filename, project, version):
-            return package.url, (package.digests or {}).get("sha256")
-    problems.append(f"{shown} has no source archive of {project} {version}")
-    return None, None
+    found = [
+        (package.url, (package.digests or {}).get("sha256"))
+        for package in page.packages
+        if _is_of(package.filename, project, version, kind)
+    ]
+    if not found:
+        problems.append(f"{shown} has no {'wheel' if kind == WHEEL else 'source archive'} of {project} {version}")
+        return None, None
+    # A version has several wheels, one for each platform.
+    return next((one for one in found if one[1] == sha256), found[0])

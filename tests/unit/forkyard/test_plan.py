@@ -12,7 +12,7 @@ from packaging.version import Version
 from forkyard import plan as plan_module
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError, ToolchainError
-from forkyard.plan import Plan, added_sources, check_compiler, check_obtained, logic_digest, origin_of, workspace_of
+from forkyard.plan import Plan, added_sources, check_obtained, check_tools, logic_digest, origin_of, workspace_of
 from forkyard.recipes import load_recipe
 from forkyard.sources import Obtained
 from forkyard.stacks import load_stacks
@@ -327,9 +327,9 @@ def test_a_compiler_too_old_for_the_variant(
 ) -> None:
     plan = plan_of(variant, family=family, version=version)
     if needed is None:
-        check_compiler(plan)
+        check_tools(plan)
         return
     with pytest.raises(ToolchainError) as caught:
-        check_compiler(plan)
+        check_tools(plan)
     assert f"it takes {needed} or newer" in caught.value.what
     assert version in (caught.value.where or "")

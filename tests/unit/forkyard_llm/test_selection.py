@@ -119,6 +119,42 @@ def test_the_suggestion_runs_on_any_cpu() -> None:
     assert "pip install forkyard-ik-llama-cpp-avx512" in suggestion("ik_llama.cpp", "avx512")
 
 
+# -- payloads for GPUs
+
+GPU_FACTS = {"library": "ggml-gpu", "requires": [], "needs": ["libgpu.so.1"]}
+
+
+def test_a_payload_for_gpus_that_finds_none_comes_last(
+    make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-anygpu", kind="backend", backend=GPU_FACTS, rank=330)
+    facts: dict[str, str] = {"no_gpu": "there is no driver"}
+    monkeypatch.setattr(selection, "_probe", lambda one: (Verdict(True, "works", facts if one.for_gpu else {}), False))
+    # Better than nothing.
+    assert select().variant == "anygpu"
+    make_payload("forkyard-llama-cpp-sse42", rank=10)
+    assert select().variant == "sse42"
+    assert select(variant="anygpu").variant == "anygpu"
+    facts.clear()
+    selection.forget(select(variant="anygpu"))
+    assert select().variant == "anygpu"
+
+
+def test_its_other_instruction_sets_are_not_tried(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[str] = []
+
+    def probe(payload: Payload) -> tuple[Verdict, bool]:
+        probed.append(payload.title)
+        return Verdict(True, "works", {"no_gpu": "none"} if payload.for_gpu else {}), False
+
+    monkeypatch.setattr(selection, "_probe", probe)
+    monkeypatch.setattr(cpu, "host", lambda: cpu.HostCpu("", "", "", "x86_64", frozenset({"avx512f", "avx2"})))
+    make_payload("forkyard-ik-llama-cpp-anygpu", kind="backend", backend=GPU_FACTS, rank=300, members=MEMBERS)
+    make_payload("forkyard-ik-llama-cpp-sse42", rank=10)
+    assert select().variant == "sse42"
+    assert probed == ["forkyard-ik-llama-cpp-anygpu (avx512)", "forkyard-ik-llama-cpp-sse42"]
+
+
 # -- payloads that carry several instruction sets
 
 MEMBERS = [

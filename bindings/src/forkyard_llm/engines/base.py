@@ -15,12 +15,13 @@ from typing import ClassVar
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
 from ..text import to_engine
-from .context_memory import available_bytes, least_bytes
+from .context_memory import least_bytes
 from .devices import GPU_KINDS, Device
 from .log import EngineLog
 from .numa import Numa
 from .numa_mirror import CAPABILITY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
+from .quota import available_bytes
 from .session import Api, Handle, Params, Session
 from .threads import check_threads
 
@@ -59,6 +60,8 @@ class Engine(ABC):
         self.log = EngineLog(abi, api)
         self.numa = Numa(payload, mirror, self._set_numa_strategy)
         self._started = False
+        self.no_gpu: str | None = None
+        """Why a payload built for GPUs computes on the CPU alone, once it is started; None where it does not."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -72,6 +75,14 @@ class Engine(ABC):
             self.api.llama_backend_init()
             self._register_backends()
             self._started = True
+            if self.payload.for_gpu and not self._has_gpu():
+                self.no_gpu = self.log.complaints() or "its backend finds none"
+                advice = self.payload.without_libraries(self.no_gpu)
+                self.no_gpu += f"; {advice}" if advice else ""
+                log.warning("%s has no GPU to use, and computes on the CPU: %s", self.payload.title, self.no_gpu)
+
+    def _has_gpu(self) -> bool:
+        return bool(self.api.llama_supports_gpu_offload())
 
     @abstractmethod
     def devices(self) -> tuple[Device, ...]:
@@ -263,10 +274,14 @@ class Engine(ABC):
             "tensor_split": options.tensor_split,
         }
         asked = [f"{name}={value!r}" for name, value in given.items() if value]
-        if not asked or self.api.llama_supports_gpu_offload():
+        if not asked or self._has_gpu():
             return
         payload = self.payload
-        why = "finds no GPU here" if payload.for_gpu else f"is built for CPUs only (variant {payload.variant})"
+        why = (
+            f"finds no GPU here ({self.no_gpu})"
+            if payload.for_gpu
+            else f"is built for CPUs only (variant {payload.variant})"
+        )
         others = [other for other in discover() if other.for_gpu and other.distribution != payload.distribution]
         there = ", ".join(f"engine={other.distribution!r}" for other in others)
         advice = f"installed payloads for GPUs: {there}" if there else _NO_GPU_PAYLOAD

@@ -6,11 +6,8 @@ Linux gives memory out that it does not have, and kills a process when it is use
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from .quota import groups
-
-__all__ = ["available_bytes", "least_bytes"]
+__all__ = ["least_bytes"]
 
 _CELL_BYTES = 40  # what both engines note of each position, beside keys and values
 
@@ -49,45 +46,3 @@ def least_bytes(metadata: Callable[[str], str | None], n_ctx: int, key_bytes: fl
     keys = number("attention.key_length", width // heads) * key_bytes
     values = number("attention.value_length", width // heads) * value_bytes
     return tokens * (_CELL_BYTES + int(layers * number("attention.head_count_kv", heads) * (keys + values)))
-
-
-def available_bytes(root: Path = Path("/")) -> int | None:
-    """Bytes the system can give without killing anybody (memory, caches it can drop, swap); None where it is unknown.
-
-    A limit of the process's control groups counts as well.
-
-    Args:
-        root: the folder that stands for ``/``.
-    """
-    system = _numbers(root / "proc/meminfo")
-    if "MemAvailable" not in system:
-        return None
-    left = [1024 * (system["MemAvailable"] + system.get("SwapFree", 0))]
-    for folder in groups("memory", root):
-        for limit, used, prefix in (
-            ("memory.max", "memory.current", ""),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-        ):
-            most, taken = _number(folder / limit), _number(folder / used)
-            if most is not None and taken is not None:
-                stat = _numbers(folder / "memory.stat")
-                files = sum(stat.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
-                left.append(most - taken + files)
-    return max(0, min(left))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
-    return int(text) if text.isdecimal() else None
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """A table of lines like ``NAME: 12 kB`` or ``NAME 12``."""
-    try:
-        lines = [line.replace(":", " ").split() for line in path.read_text(encoding="ascii").splitlines()]
-    except (OSError, ValueError):
-        return {}
-    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}

@@ -40,6 +40,10 @@ class IkLlamaEngine(Engine):
         names = [bytes(self.api.ggml_backend_reg_get_name(index)).decode("utf-8", "replace") for index in range(count)]
         return tuple(Device(name, "", CPU if name == "CPU" else "gpu", None, None) for name in names)
 
+    def _has_gpu(self) -> bool:
+        # The engine's own function only says what it was compiled for.
+        return any(device.kind != CPU for device in self.devices())
+
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
         params.devices = ",".join(device.name for device in devices).encode()
         return params.devices
@@ -63,7 +67,7 @@ class IkLlamaEngine(Engine):
     def _check_context(self, path: Path, model: Handle, options: ModelOptions, params: Params) -> None:
         super()._check_context(path, model, options, params)
         given = {name: (getattr(options, name) or "f16").lower() for name in FLASH_CACHE}
-        if params.flash_attn and not self.api.llama_supports_gpu_offload():
+        if params.flash_attn and not self._has_gpu():
             both_bf16 = set(given.values()) == {"bf16"} and "avx512_bf16" in self.payload.cpu_features
             for name, fitting in FLASH_CACHE.items() if not both_bf16 else ():
                 if given[name] not in fitting:

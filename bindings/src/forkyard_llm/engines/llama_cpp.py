@@ -26,6 +26,10 @@ class LlamaCppEngine(Engine):
         # Only a payload built with loadable backends has none yet. By path: the engine's own search also looks into the
         # working directory, and would run whatever library lies there.
         if self.api.ggml_backend_reg_count() == 0:
+            gpu = self.payload.gpu_library
+            if gpu is not None:
+                # Without what it needs of a driver there is no GPU, and the CPU computes.
+                self.api.ggml_backend_load(os.fsencode(gpu))
             path = self.payload.library("ggml-cpu")
             if not self.api.ggml_backend_load(os.fsencode(path)):
                 why = self.log.complaints() or "it does not say why"

@@ -1,4 +1,4 @@
-"""The CPU quota of this process: what its control groups (cgroups of version 1 and 2) and those above them allow.
+"""What this process may use of the machine: CPU quota and memory, control groups (cgroups of version 1 and 2) counted.
 
 forkyard and forkyard_llm are installed apart and each has this file; a test compares the two.
 """
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cpu_quota", "groups"]
+__all__ = ["available_bytes", "cpu_quota", "groups"]
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
@@ -23,6 +23,31 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     """
     quotas = [quota for folder in groups("cpu", root) if (quota := _limit(folder)) is not None]
     return min(quotas, default=None)
+
+
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Bytes the system can give without killing anybody (memory, caches it can drop, swap); None where it is unknown.
+
+    A limit of the process's control groups counts as well.
+
+    Args:
+        root: the folder that stands for ``/``.
+    """
+    system = _numbers(root / "proc/meminfo")
+    if "MemAvailable" not in system:
+        return None
+    left = [1024 * (system["MemAvailable"] + system.get("SwapFree", 0))]
+    for folder in groups("memory", root):
+        for limit, used, prefix in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        ):
+            most, taken = _number(folder / limit), _number(folder / used)
+            if most is not None and taken is not None:
+                stat = _numbers(folder / "memory.stat")
+                files = sum(stat.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+                left.append(most - taken + files)
+    return max(0, min(left))
 
 
 def _limit(folder: Path) -> float | None:
@@ -78,3 +103,20 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return ""
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """A table of lines like ``NAME: 12 kB`` or ``NAME 12``."""
+    try:
+        lines = [line.replace(":", " ").split() for line in path.read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return {}
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}

@@ -8,7 +8,16 @@ from iced_x86 import CpuidFeature
 from forkyard.errors import RecipeError
 from forkyard.recipes.load import load_recipe, load_variants
 from forkyard.recipes.model import FAMILIES
-from forkyard.recipes.variants import Choice, Variants, best, cmake_value, configure_options, resolve, supported
+from forkyard.recipes.variants import (
+    Choice,
+    Variants,
+    best,
+    cmake_value,
+    configure_options,
+    for_architectures,
+    resolve,
+    supported,
+)
 
 
 @pytest.fixture
@@ -115,7 +124,8 @@ def test_the_projects_features_are_named_as_the_disassembler_does(own: Variants)
 def test_the_projects_variants_resolve_for_both_engines(own: Variants, repository: Path, family: str) -> None:
     recipe = load_recipe(family, repository)
     names = supported(own, family)
-    assert names[0] == "native"
+    # Nothing for CPUs alone is preferred to what the machine itself has.
+    assert next(name for name in names if own.variants[name].kind != "backend") == "native"
     for name in names:
         resolved = resolve(own, name, family, own.features)
         assert set(resolved.proof) <= set(resolved.features)
@@ -132,11 +142,24 @@ def test_the_fast_kernels_of_ik_get_every_flag_they_ask_for(own: Variants) -> No
 
 def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None:
     assert supported(own, "llama.cpp") == [
-        *("native", "amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2"),
+        *(
+            "cuda13",
+            "hip",
+            "metal",
+            "sycl",
+            "vulkan",
+            "native",
+            "amx",
+            "avx512-bf16",
+            "avx512-vnni",
+            "avx512",
+            "avx2-vnni",
+            "avx2",
+        ),
         *("avx-f16c", "avx", "sse42", "x86-64", "cpu"),
     ]
     assert supported(own, "ik_llama.cpp") == [
-        *("native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu"),
+        *("cuda13", "native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu"),
     ]
 
 
@@ -164,7 +187,7 @@ def test_the_cpu_variant_has_every_instruction_set_of_each_engine(own: Variants)
 def test_only_a_variant_of_several_is_loaded_as_a_backend(own: Variants) -> None:
     for name in supported(own, "llama.cpp"):
         options = resolve(own, name, "llama.cpp", own.features).options
-        assert options["GGML_BACKEND_DL"] is (name == "cpu")
+        assert options["GGML_BACKEND_DL"] is (own.variants[name].kind != "isa")
 
 
 def test_the_engine_is_told_what_to_ask_the_cpu_for(own: Variants) -> None:
@@ -174,11 +197,21 @@ def test_the_engine_is_told_what_to_ask_the_cpu_for(own: Variants) -> None:
     assert set(members["amx"]) > {"GGML_AMX_INT8", "GGML_AVX512_BF16"}
 
 
+BACKEND = '[variants.many.backend]\ntoolkit = "cuda13"\nunit-mib = 1\nccache = "1G"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('kind = "cpu"', "a `cpu` variant has members"),
-        ('kind = "isa"\nmembers = ["avx2"]', "a `cpu` variant has members"),
+        ('kind = "cpu"', "`cpu` and `backend` variants have members"),
+        ('kind = "isa"\nmembers = ["avx2"]', "`cpu` and `backend` variants have members"),
+        ('kind = "backend"\nextends = "cpu"', "a `backend` variant has this table"),
+        (f'kind = "cpu"\nmembers = ["avx2"]\n{BACKEND}', "a `backend` variant has this table"),
+        (f'kind = "backend"\nextends = "cpu"\n{BACKEND}'.replace("cuda13", "cuda31"), "no toolkit 'cuda31' is defined"),
+        (
+            f'kind = "backend"\nextends = "cpu"\n{BACKEND}\n[variants.many.engines."ik_llama.cpp"]\nmembers = ["cpu"]',
+            "'cpu' is not one instruction set",
+        ),
         ('kind = "cpu"\nmembers = ["avx22"]', "there is no variant 'avx22'"),
         ('kind = "cpu"\nmembers = ["native"]', "'native' is not one instruction set"),
         ('kind = "cpu"\nmembers = ["cpu"]', "'cpu' is not one instruction set"),
@@ -231,7 +264,8 @@ def test_the_best_variant_of_each_engine(own: Variants, features: set[str], llam
             assert choice.variant == wanted
             assert own.features_of(wanted) <= features
             # Reproducible, so never the native one; and each better one is ruled out by a reason.
-            better = {name for name, v in own.variants.items() if v.rank > own.variants[wanted].rank and not v.native}
+            isas = {name: v.rank for name, v in own.variants.items() if v.kind == "isa" and not v.native}
+            better = {name for name, rank in isas.items() if rank > isas[wanted]}
             assert {reason.split()[1].rstrip(":") for reason in choice.reasons if reason.startswith("not ")} == better
 
 
@@ -276,6 +310,53 @@ def test_no_variant_is_called_best(project: Path, repository: Path) -> None:
     mine = project / "mine.toml"
     mine.write_text('schema = 1\n[variants.best]\ntitle = "x"\nkind = "isa"\nextends = "avx2"\nrank = 35\n')
     with pytest.raises(RecipeError, match="best"):
+        load_variants(repository, mine)
+
+
+# -- GPUs --------------------------------------------------------------------------------------------
+
+
+def test_a_variant_for_gpus_carries_every_instruction_set_of_the_cpu(own: Variants) -> None:
+    cpu, cuda = (resolve(own, name, "llama.cpp") for name in ("cpu", "cuda13"))
+    assert [one.name for one in cuda.members] == [one.name for one in cpu.members]
+    # They come before every payload for CPUs alone.
+    assert min(one.rank for one in cuda.members) > max(one.rank for one in own.variants.values() if one.kind == "isa")
+    assert [one.rank - cuda.rank for one in cuda.members] == [one.rank for one in cpu.members]
+    assert cuda.options == {**cpu.options, "GGML_CUDA": True, "GGML_CUDA_NO_VMM": True, "GGML_CUDA_NCCL": False}
+    assert cuda.module == "ggml-cuda"
+    assert cuda.toolkit == own.toolkits["cuda13"]
+    # Linked into the CPU library, the GPU code would be there once for each.
+    linked = resolve(own, "cuda13", "ik_llama.cpp")
+    assert [one.name for one in linked.members] == ["avx2"]
+    assert linked.module is None
+
+
+def test_other_architectures(own: Variants, repository: Path) -> None:
+    recipe = load_recipe("llama.cpp", repository)
+    cuda = resolve(own, "cuda13", "llama.cpp")
+    usual = configure_options(recipe, cuda)["CMAKE_CUDA_ARCHITECTURES"]
+    assert usual == "80-real;75-virtual"
+    mine = for_architectures(cuda, ["89-real", "120"])
+    assert configure_options(recipe, mine)["CMAKE_CUDA_ARCHITECTURES"] == "89-real;120"
+    for name in ("avx2", "vulkan"):
+        with pytest.raises(RecipeError, match="has no GPU architectures"):
+            for_architectures(resolve(own, name, "llama.cpp"), ["89"])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '{ why = "x" }',
+        '{ program = "a", header = "b.h", why = "x" }',
+        '{ header = "b.h", least = "1.0", why = "x" }',
+        '{ program = "a", least = "new", why = "x" }',
+        '{ header = "/usr/include/b.h", why = "x" }',
+    ],
+)
+def test_a_part_of_the_system_that_makes_no_sense(project: Path, repository: Path, part: str) -> None:
+    mine = project / "mine.toml"
+    mine.write_text(f'schema = 1\n[toolkits.mine]\ntitle = "x"\nsystem = [{part}]\n')
+    with pytest.raises(RecipeError):
         load_variants(repository, mine)
 
 

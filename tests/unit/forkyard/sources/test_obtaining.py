@@ -246,7 +246,7 @@ def test_offline_touches_no_network(recipe: Any, cache: Cache, monkeypatch: pyte
     def network(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked for")
 
-    monkeypatch.setattr("forkyard.sources.obtaining.fetch_sdist", network)
+    monkeypatch.setattr("forkyard.sources.obtaining.fetch_package", network)
     monkeypatch.setattr(Store, "fetch", network)
     made = recipe(
         'kind = "git"\nurl = "https://git.example/x"',

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forkyard import network
 from forkyard.errors import NetworkError, SourceError
-from forkyard.sources.registry import IndexSettings, fetch_sdist, index_settings, parse_pip_settings
+from forkyard.sources.registry import IndexSettings, fetch_package, index_settings, parse_pip_settings
 
 SDIST = b"an archive, as far as anybody here looks" * 100
 DIGEST = hashlib.sha256(SDIST).hexdigest()
@@ -42,7 +42,7 @@ def page(reply: Any, body: bytes, kind: str = "text/html") -> Any:
 
 
 def fetch(folder: Path, *indexes: str, **facts: Any) -> Path:
-    return fetch_sdist("engine-python", "1.2", DIGEST, folder, settings=settings(*indexes, **facts))
+    return fetch_package("engine-python", "1.2", DIGEST, folder, settings=settings(*indexes, **facts))
 
 
 # -- pip's settings ------------------------------------------------------------------------------------

@@ -140,6 +140,47 @@ def test_a_gpu_payload_on_a_machine_without_gpu_says_so(api: FakeApi, engine: Fa
         engine.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1))
 
 
+@pytest.mark.parametrize(
+    ("said", "requires", "advice"),
+    [
+        (
+            "libgpu.so.1: cannot open shared object file",
+            ["gpu-maker >=1, <2"],
+            '; install what it requires beside it: pip install "gpu-maker >=1, <2"',
+        ),
+        ("libgpu.so.1: cannot open shared object file", [], "; install the system package that has libgpu.so.1"),
+        ("no device", [], ""),
+        ("", [], ""),
+    ],
+)
+def test_a_gpu_payload_without_gpu_says_once_that_the_cpu_computes(
+    api: FakeApi,
+    engine: FakeEngine,
+    make_payload: MakePayload,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    requires: list[str],
+    advice: str,
+):
+    facts = {"library": None, "requires": requires, "needs": ["libgpu.so.1"]}
+    engine.payload = read_payload(make_payload("forkyard-llama-cpp-anygpu", kind="backend", backend=facts))
+    if said:
+        monkeypatch.setattr(engine, "_register_backends", lambda: api.log(WARN, said.encode(), None))
+    for _ in range(2):
+        engine.start()
+    assert engine.no_gpu == (said or "its backend finds none") + advice
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"forkyard-llama-cpp-anygpu has no GPU to use, and computes on the CPU: {engine.no_gpu}"
+    )
+    api.gpu = True
+    caplog.clear()
+    lucky = FakeEngine(engine.payload, engine.abi, cast("Any", api), engine.probe)
+    lucky.start()
+    assert (lucky.no_gpu, caplog.records) == (None, [])
+
+
 @pytest.mark.parametrize("asked", GPU_OPTIONS, ids=lambda asked: next(iter(asked)))
 def test_with_a_gpu_all_of_it_goes_through(api: FakeApi, engine: FakeEngine, asked: dict[str, Any]):
     api.gpu = True

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from forkyard_llm.engines.context_memory import available_bytes, least_bytes
+from forkyard_llm.engines.context_memory import least_bytes
+from forkyard_llm.engines.quota import available_bytes
 
 PLAIN = {
     "general.architecture": "llama",
