@@ -105,4 +105,5 @@ def _backend(plan: Plan) -> dict[str, Any] | None:
         "library": plan.variant.module,
         "requires": list(backend.requires),
         "needs": list(backend.libraries),
+        "cache_types": list(plan.variant.cache_types),
     }

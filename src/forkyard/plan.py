@@ -249,7 +249,11 @@ def make_plan(
             "members": [
                 [one.name, list(one.features), one.rank, list(one.flags), dict(one.borrows)] for one in resolved.members
             ],
-            **({"module": resolved.module, "drops": list(resolved.drops)} if resolved.backend else {}),
+            **(
+                {"module": resolved.module, "drops": list(resolved.drops), "cache_types": list(resolved.cache_types)}
+                if resolved.backend
+                else {}
+            ),
         },
         "options": options,
         "c_flags": list(recipe.build.c_flags),

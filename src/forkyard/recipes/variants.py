@@ -168,6 +168,8 @@ class VariantEngine(Table):
     module: Name | None = Field(
         default=None, description="CMake target of the backend's library, where the engine loads it by its path."
     )
+    libraries: Lines = Field(default=(), description="Sonames that its GPU code needs besides the backend's.")
+    cache_types: Names = Field(default=(), description="KV cache types whose attention the GPU computes, all of them.")
     drops: Lines = Field(
         default=(), description="Flags that upstream gives the backend's target, and which are left out."
     )
@@ -286,6 +288,8 @@ class ResolvedVariant:
     module: str | None = None
     """As :attr:`VariantEngine.module`."""
     drops: tuple[str, ...] = ()
+    cache_types: tuple[str, ...] = ()
+    """As :attr:`VariantEngine.cache_types`."""
 
 
 def resolve(
@@ -359,10 +363,13 @@ def resolve(
             if not variant.native
         },
         members=tuple(_member(variants, member, name, family, features, members, engine) for member in members),
-        backend=variant.backend,
+        backend=variant.backend.model_copy(update={"libraries": variant.backend.libraries + own.libraries})
+        if variant.backend
+        else None,
         toolkit=variants.toolkits[variant.backend.toolkit] if variant.backend else None,
         module=own.module,
         drops=own.drops,
+        cache_types=own.cache_types,
     )
 
 

@@ -274,7 +274,10 @@ class Engine(ABC):
             "tensor_split": options.tensor_split,
         }
         asked = [f"{name}={value!r}" for name, value in given.items() if value]
-        if not asked or self._has_gpu():
+        if not asked:
+            return
+        if self._has_gpu():
+            self._check_gpu_cache(options)
             return
         payload = self.payload
         why = (
@@ -287,6 +290,19 @@ class Engine(ABC):
         advice = f"installed payloads for GPUs: {there}" if there else _NO_GPU_PAYLOAD
         msg = f"{', '.join(asked)} needs a GPU, and {payload.distribution} {why}; {advice}; or leave it out"
         raise UnsupportedOption(msg)
+
+    def _check_gpu_cache(self, options: ModelOptions) -> None:
+        """Refuse cache types whose attention the engine would compute on the CPU without a word."""
+        fitting = (self.payload.manifest.get("backend") or {}).get("cache_types")
+        if not fitting or not options.n_gpu_layers or not options.offload_kqv:
+            return
+        for name, value in (("type_k", options.type_k), ("type_v", options.type_v)):
+            if value is not None and value.lower() not in fitting:
+                msg = (
+                    f"{name}={value!r}: {self.payload.distribution} has no attention for it on the GPU (it has"
+                    f" {', '.join(fitting)}); take one of them, or offload_kqv=False for attention on the CPU"
+                )
+                raise UnsupportedOption(msg)
 
     def _fill_context_params(self, params: Params, options: ModelOptions) -> None:
         params.n_ctx = options.n_ctx

@@ -140,6 +140,20 @@ def test_a_gpu_payload_on_a_machine_without_gpu_says_so(api: FakeApi, engine: Fa
         engine.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1))
 
 
+def test_a_cache_type_that_the_gpu_cannot_compute_with_is_refused(
+    api: FakeApi, engine: FakeEngine, make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine, "cache_type", lambda *_: 1)
+    facts = {"library": None, "requires": [], "needs": [], "cache_types": ["f16", "q8_0"]}
+    engine.payload = read_payload(make_payload("forkyard-llama-cpp-anygpu", kind="backend", backend=facts))
+    api.gpu = True
+    with pytest.raises(UnsupportedOption, match="type_v='iq4_nl': .*has no attention for it on the GPU.*f16, q8_0"):
+        engine.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1, type_k="Q8_0", type_v="iq4_nl"))
+    # On the CPU it is fine.
+    for other in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "offload_kqv": False}):
+        engine.open(Path("m.gguf"), ModelOptions(type_v="iq4_nl", **cast("Any", other)))
+
+
 @pytest.mark.parametrize(
     ("said", "requires", "advice"),
     [
