@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forkyard_llm.payloads import Payload, read_payload
+
+from ..conftest import forkyard, unpack
+
+PROMPT = "The capital of France is"
+# With any instruction set, and on any GPU.
+EXPECTED = " Paris."
+FEW = """
+schema = 1
+[variants.few]
+title = "some instruction sets"
+kind = "cpu"
+members = ["sse42", "avx2", "avx512"]
+rank = 0
+[variants.few.engines."llama.cpp"]
+options = { GGML_BACKEND_DL = true }
+"""
+SAY = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from forkyard_llm import Llama
+model, prompt, variant = sys.argv[2:]
+with Llama(model, variant=variant or None, n_ctx=256, n_threads=2) as llm:
+    text = llm(prompt, max_tokens=2, temperature=0.0)["choices"][0]["text"]
+    print(json.dumps([llm.payload.member, text, llm._engine.system_info()]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +46,50 @@ def built_payloads(payloads: dict[str, Path], tmp_path_factory: pytest.TempPathF
         patch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
         patch.setenv("FORKYARD_LLM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Payload]:
+    """A function from a variant of several instruction sets, or for GPUs, and an engine to the built payload."""
+    made: dict[tuple[str, str], Payload] = {}
+
+    def payload(variant: str, engine: str) -> Payload:
+        if (variant, engine) not in made:
+            lift_limit()
+            out = tmp_path_factory.mktemp(variant)
+            (out / "few.toml").write_text(FEW)
+            extra = {
+                "few": ["--variants-file", str(out / "few.toml")],
+                # One takes an hour.
+                "cuda13": ["--architectures", "80-real"],
+            }.get(variant, [])
+            forkyard("build", variant, engine, *extra, "--out", str(out))
+            package = f"forkyard_{engine.replace('.', '_')}_{variant}"
+            (wheel,) = out.glob(f"{package}-*.whl")
+            unpack(wheel, out)
+            made[variant, engine] = read_payload(out / package)
+        return made[variant, engine]
+
+    return payload
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Payload], None]:
+    """Have a payload be the only one, with nothing remembered about it."""
+
+    def only(payload: Payload) -> None:
+        monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", str(payload.root))
+        monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
+        monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
+
+    return only
+
+
+def say(model: Path, variant: str = "", python: tuple[str, ...] = (sys.executable,), before: str = "") -> list[str]:
+    """In a process of its own: the instruction set, what the model says, and what the engine says of the CPU."""
+    words = [*python, "-c", before + SAY, *((python[0],) if before else ()), json.dumps(sys.path)]
+    done = subprocess.run([*words, str(model), PROMPT, variant], capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-3000:]}"
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(answer, list)
+    return answer
