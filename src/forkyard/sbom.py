@@ -57,7 +57,7 @@ def make_sbom(
     root_ref = f"wheel:{manifest['distribution']}@{manifest['version']}"
     engine, additions = _engine(manifest), _additions(manifest)
     libraries = [_bundled(library) for library in sorted(bundled, key=lambda b: b.path)]
-    components = [engine, *additions, _toolchain(manifest), *libraries]
+    components = [engine, *additions, _toolchain(manifest), *_toolkit(manifest), *libraries]
     metadata: dict[str, Any] = {
         "lifecycles": [{"phase": "build"}],
         "tools": {"components": [{"type": "application", "name": "forkyard"}]},
@@ -189,6 +189,30 @@ def _toolchain(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "hashes": [{"alg": "SHA-256", "content": toolchain["sha256"]}],
         "properties": _properties({"cxx": toolchain["cxx"], "target": toolchain["target"]}),
     }
+
+
+def _toolkit(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the GPU code was compiled with, of a payload that has some."""
+    backend = manifest.get("backend")
+    if not backend:
+        return []
+    identity = backend["toolkit"]
+    return [
+        {
+            "type": "application",
+            "bom-ref": f"toolkit:{identity['name']}",
+            "name": identity["title"],
+            "scope": "excluded",
+            "description": "what the GPU code was compiled with; it is not in the wheel",
+            "properties": _properties(
+                {
+                    **{key: value for key, value in identity.items() if key not in ("name", "title")},
+                    "architectures": " ".join(backend["architectures"]),
+                    "requires": "; ".join(backend["requires"]),
+                }
+            ),
+        }
+    ]
 
 
 def _bundled(library: BundledLibrary) -> dict[str, Any]:

@@ -123,3 +123,19 @@ def test_a_build_number_names_the_upstream_version() -> None:
 
 def test_the_file_is_named_after_the_distribution() -> None:
     assert file_name(MANIFEST) == "forkyard-llama-cpp-avx2.cdx.json"
+
+
+def test_what_gpu_code_was_compiled_with_is_named() -> None:
+    backend = {
+        "toolkit": {"name": "cuda13", "title": "NVIDIA CUDA 13.4", "package nvidia-cuda-nvcc": "13.4.92 " + "d" * 64},
+        "architectures": ["80-real", "75-virtual"],
+        "requires": ["nvidia-cublas >=13.8, <14"],
+    }
+    text = make_sbom({**MANIFEST, "backend": backend}).decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    (found,) = (one for one in json.loads(text)["components"] if one["name"] == "NVIDIA CUDA 13.4")
+    assert found["scope"] == "excluded"
+    facts = {one["name"]: one["value"] for one in found["properties"]}
+    assert facts["forkyard:architectures"] == "80-real 75-virtual"
+    assert facts["forkyard:package nvidia-cuda-nvcc"] == "13.4.92 " + "d" * 64
+    assert "NVIDIA" not in make_sbom(MANIFEST).decode()
