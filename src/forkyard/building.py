@@ -377,10 +377,12 @@ class _Compile:
         """Start CMake's folder afresh if its last configuring was cut off or another compiler made it."""
         marker, identity = project.folder / "configuring", project.folder / "toolchain"
         present = identity.read_text() if identity.is_file() else ""
+        toolkit = self._plan.toolkit
+        wanted = " ".join([self._plan.toolchain.sha256, *(toolkit.identity.values() if toolkit else ())])
         with explained("prepare the build folder"):
-            if project.cmake.exists() and (marker.exists() or present != self._plan.toolchain.sha256):
+            if project.cmake.exists() and (marker.exists() or present != wanted):
                 shutil.rmtree(project.cmake)
-            write_atomic(identity, self._plan.toolchain.sha256.encode())
+            write_atomic(identity, wanted.encode())
             write_atomic(marker, b"")
         self._marker = marker
 

@@ -142,12 +142,23 @@ def _plan_text(item: Plan, shop: Workshop) -> str:
         f"  C++ flags   {' '.join(item.cxx_flags) or '-'}",
         f"  {item.recipe.build.cpu_target + ' flags':<11} {' '.join(item.cpu_flags) or '-'}",
         f"  compiler    {item.toolchain.version}, {item.toolchain.libc}",
+        *_toolkit_text(facts),
         f"  tools       {', '.join(item.recipe.build.tools)}",
         f"  build key   {item.key}",
         f"  tree        {facts['folders']['tree']}",
         f"  build in    {facts['folders']['build']}",
     ]
     return "\n".join(lines)
+
+
+def _toolkit_text(facts: dict[str, Any]) -> list[str]:
+    toolkit = facts["toolkit"]
+    if not toolkit:
+        return []
+    parts = [f"{key.removeprefix('package ')} {value}" for key, value in toolkit.items() if key.startswith("package ")]
+    lines = [f"  toolkit     {toolkit['title']}{'' if parts else ', as it is installed'}"]
+    lines += [f"              {part}" for part in parts]
+    return [*lines, f"  requires    {'; '.join(facts['requires'])}"] if facts["requires"] else lines
 
 
 def _source_text(source: dict[str, Any]) -> str:

@@ -396,7 +396,7 @@ def _combining_digest() -> str:
     return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
-_DECIDING = ("building", "manifest", "packing", "process", "project", "runner", "sbom", "trees")
+_DECIDING = ("building", "manifest", "packing", "process", "project", "runner", "sbom", "toolkits", "trees")
 
 
 @functools.lru_cache(maxsize=4)
