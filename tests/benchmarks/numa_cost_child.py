@@ -1,12 +1,14 @@
 """Decode on one engine when told to, and say how long it took; a child process of test_numa_cost.py.
 
-Usage: numa_cost_child.py PAYLOAD MODEL STRATEGY THREADS. Two numbers N TIMES on standard input: decode N tokens behind
-CONTEXT others, TIMES times, each behind the ones before, and forget them. The answer, a line on standard output: the
-nanoseconds of all of it. Threads that slept since the last line are woken first, by a token that is not timed.
+Usage: numa_cost_child.py PAYLOAD LIBRARIES MODEL STRATEGY THREADS; LIBRARIES is {NAME: PATH, ...} in JSON. Two numbers
+N TIMES on standard input: decode N tokens behind CONTEXT others, TIMES times, each behind the ones before, and forget
+them. The answer, a line on standard output: the nanoseconds of all of it. Threads that slept since the last line are
+woken first, by a token that is not timed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -42,11 +44,11 @@ def decode(engine: Any, context: Any, position: int, count: int) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-    payload, model, strategy, threads = argv
+    payload, libraries, model, strategy, threads = argv
     # Engines print to standard output, too.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    engine = probe_engines.engine(Path(payload))
+    engine = probe_engines.engine(Path(payload), json.loads(libraries))
     engine.start(int(strategy), None)
     # Not mapped: arms that share pages would warm the cache for each other.
     loaded = engine.load(model, {"mmap": False})

@@ -12,6 +12,7 @@ ratio is taken. FORKYARD_BENCH_SECONDS (default 4) is the time for a length afte
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import statistics
@@ -27,6 +28,7 @@ import pytest
 
 from forkyard.benching.statistics import compare
 
+from ..integration.conftest import libraries_of
 from ..integration.numa.driver import MIRROR, OFF
 
 CHILD = Path(__file__).with_name("numa_cost_child.py")
@@ -74,7 +76,8 @@ def started(
     with ExitStack() as stack:
         arms: dict[str, Arm] = {}
         for name, (kind, strategy, nodes) in ARMS.items():
-            words = [str(payload(engine + kind)), str(model), str(strategy), str(threads)]
+            package = payload(engine + kind)
+            words = [str(package), json.dumps(libraries_of(package)), str(model), str(strategy), str(threads)]
             environment = {**os.environ, "GGML_NUMA_FAKE_NODES": nodes}
             process = subprocess.Popen(
                 [sys.executable, str(CHILD), *words],

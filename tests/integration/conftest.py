@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from forkyard_llm import cpu, models
+from forkyard_llm.payloads import read_payload
 
 ROOT = Path(__file__).resolve().parents[2]
 # As long as forkyard itself lets a build take; how fast the machine is must not decide a test.
@@ -129,6 +130,17 @@ def engine_payload(
         return folder / package
 
     return unpacked
+
+
+def libraries_of(package: Path) -> dict[str, str]:
+    """The path of each library of a payload, by its name in the manifest, for a child that opens them itself.
+
+    Where the payload carries several instruction sets, these are the libraries of the best one that this CPU has.
+    """
+    members = read_payload(package).members()
+    best = next((one for one in members if not cpu.missing(one.cpu_features)), None)
+    assert best is not None, f"this CPU has no instruction set of {package}"
+    return {name: str(best.library(name)) for name in best.manifest["libraries"]}
 
 
 def unpack(wheel: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forkyard_llm.payloads import Payload, read_payload
@@ -85,9 +86,15 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Payload]
     return only
 
 
-def say(model: Path, variant: str = "", python: tuple[str, ...] = (sys.executable,), before: str = "") -> list[str]:
+def say(
+    model: Path,
+    variant: str = "",
+    python: tuple[str, ...] = (sys.executable,),
+    before: str = "",
+    script: str = SAY,
+) -> list[Any]:
     """In a process of its own: the instruction set, what the model says, and what the engine says of the CPU."""
-    words = [*python, "-c", before + SAY, *((python[0],) if before else ()), json.dumps(sys.path)]
+    words = [*python, "-c", before + script, *((python[0],) if before else ()), json.dumps(sys.path)]
     done = subprocess.run([*words, str(model), PROMPT, variant], capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, f"ended with {done.returncode}: {done.stderr[-3000:]}"
     answer = json.loads(done.stdout.splitlines()[-1])

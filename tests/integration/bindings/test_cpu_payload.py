@@ -26,6 +26,8 @@ from forkyard.cache import Cache
 from forkyard.recipes import load_variants
 
 from ..conftest import ROOT
+from ..numa import arch_models, cases
+from ..numa.driver import MIRROR, Driver, Mode
 from .conftest import EXPECTED, say
 from .test_selection import ILLEGAL
 
@@ -33,6 +35,16 @@ ENGINES = ("llama.cpp", "ik_llama.cpp")
 # ik_llama.cpp compiles for six minutes for each instruction set.
 FEW_OF = [("few", "llama.cpp"), pytest.param("few", "ik_llama.cpp", marks=pytest.mark.deep)]
 ALL_OF = [pytest.param("cpu", engine, marks=pytest.mark.deep) for engine in ENGINES]
+MIRRORED = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from forkyard_llm import Llama
+model, prompt, variant = sys.argv[2:]
+with Llama(model, variant=variant, n_ctx=256, n_threads=2, numa="mirror") as llm:
+    text = llm(prompt, max_tokens=2, temperature=0.0)["choices"][0]["text"]
+    nodes = [[node.local_bytes, node.remote_bytes] for node in llm.numa_counters()]
+    print(json.dumps([llm.payload.member, text, nodes]))
+"""
 # What an emulated CPU lets its programs see is what it answers to CPUID; /proc/cpuinfo is the host's. A probe must run
 # on the same CPU.
 EMULATED = """
@@ -66,6 +78,43 @@ def test_every_instruction_set_says_the_same(
         # Its own library, and not that of another one.
         assert ("AVX512 = 1" in info) == name.startswith(("avx512", "amx"))
         assert ("AVX2 = 1" in info) == name.startswith(("avx2", "avx512", "amx"))
+
+
+@pytest.mark.parametrize(("variant", "engine"), [*FEW_OF, *ALL_OF])
+def test_every_instruction_set_reads_copies(
+    carrying: Callable[[str, str], Payload],
+    alone: Callable[[Payload], None],
+    smollm2: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+    engine: str,
+) -> None:
+    """The stack numa-mirror: its table is in one library, what reads it in each instruction set's own."""
+    payload = carrying(variant, engine)
+    alone(payload)
+    monkeypatch.setenv("GGML_NUMA_FAKE_NODES", "2")
+    for name in usable(payload):
+        member, text, nodes = say(smollm2, name, script=MIRRORED)
+        assert (member, text) == (name, EXPECTED)
+        assert len(nodes) == 2
+        for local, remote in nodes:
+            assert local > 0
+            assert remote == 0
+
+
+@pytest.mark.parametrize(("variant", "engine"), FEW_OF)
+def test_the_stacks_own_tests_can_be_run(
+    carrying: Callable[[str, str], Payload], tmp_path: Path, variant: str, engine: str
+) -> None:
+    """`forkyard stack verify --variant cpu`: their probes open the libraries themselves."""
+    numa = Driver(lambda recipe: carrying(variant, recipe).root, tmp_path)
+    model = arch_models.write_model("dense-q4_0", tmp_path)
+    context = cases.context(engine, "dense-q4_0", threads=3)
+    asked = [cases.case("dense", model, context, cases.everything("dense-q4_0", seqs=1))]
+    mode = Mode(MIRROR, 2)
+    on = numa.run(engine, mode, asked).cases["dense"].ok
+    assert on.results == numa.run(engine, Mode(), asked).cases["dense"].ok.results
+    cases.check_mirror(on.report, mode)
 
 
 @pytest.mark.parametrize(("variant", "engine"), [*FEW_OF, *ALL_OF])

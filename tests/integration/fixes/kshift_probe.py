@@ -1,10 +1,11 @@
 """Decode through one payload with or without a context shift and save the logits; a child process, as it may crash.
 
-Usage: kshift_probe.py PAYLOAD MODEL K_TYPE V_TYPE fresh|shifted OUTPUT
+Usage: kshift_probe.py PAYLOAD LIBRARIES MODEL K_TYPE V_TYPE fresh|shifted OUTPUT
 
-PAYLOAD is a payload's package folder (manifest.json, _abi.py, lib/). The token sequence is fixed. ``shifted`` decodes
-all of it, drops the first DROPPED tokens and moves the rest to position 0; ``fresh`` decodes only the rest, from
-position 0. Both then decode the same QUERIES tokens, whose logits (float32, one row each) go to OUTPUT.
+PAYLOAD is a payload's package folder, of which _abi.py is read; LIBRARIES is {NAME: PATH, ...} in JSON. The token
+sequence is fixed. ``shifted`` decodes all of it, drops the first DROPPED tokens and moves the rest to position 0;
+``fresh`` decodes only the rest, from position 0. Both then decode the same QUERIES tokens, whose logits (float32, one
+row each) go to OUTPUT.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import importlib.util
 import json
 import random
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,11 +42,13 @@ def load_abi(payload: Path) -> ModuleType:
 class Session:
     """One model with one context of sequence 0, greedy in nothing: it only decodes and reads logits."""
 
-    def __init__(self, payload: Path, model: Path, k_type: str, v_type: str) -> None:
+    def __init__(self, payload: Path, libraries: Mapping[str, str], model: Path, k_type: str, v_type: str) -> None:
         self.abi = load_abi(payload)
-        libraries = json.loads((payload / "manifest.json").read_text(encoding="utf-8"))["libraries"]
-        self.api: Any = self.abi.bind(*(ctypes.CDLL(str(payload / libraries[name])) for name in ("llama", "ggml")))
+        self.api: Any = self.abi.bind(*(ctypes.CDLL(libraries[name]) for name in ("llama", "ggml")))
         self.api.llama_backend_init()
+        # Without a linked CPU library there is none yet.
+        if self.api.ggml_backend_reg_count() == 0 and not self.api.ggml_backend_load(libraries["ggml-cpu"].encode()):
+            sys.exit(f"cannot load {libraries['ggml-cpu']}")
         self.model = self.api.llama_model_load_from_file(str(model).encode(), self.api.llama_model_default_params())
         if not self.model:
             sys.exit(f"the engine refused {model}")
@@ -89,8 +93,8 @@ class Session:
 
 
 def main(argv: list[str]) -> None:
-    payload, model, k_type, v_type, mode, output = argv
-    session = Session(Path(payload), Path(model), k_type, v_type)
+    payload, libraries, model, k_type, v_type, mode, output = argv
+    session = Session(Path(payload), json.loads(libraries), Path(model), k_type, v_type)
     numbers = random.Random(SEED)
     tokens = [numbers.randrange(session.n_vocab) for _ in range(LENGTH + QUERIES)]
     if mode == "shifted":

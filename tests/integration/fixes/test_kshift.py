@@ -10,6 +10,7 @@ was right before any patch must stay so with any number of them.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ..conftest import libraries_of
 from . import tiny_models
 
 PATCHED = "llama.cpp"
@@ -120,8 +122,10 @@ class Engines:
         environment["GGML_NO_BACKTRACE"] = "1"  # a debugger takes longer than the test
         if not case.rotation:
             environment["LLAMA_ATTN_ROT_DISABLE"] = "1"
+        payload = self._payload(recipe)
+        engine = [str(payload), json.dumps(libraries_of(payload))]
         types = [case.cache_type, case.cache_type]
-        command = [sys.executable, str(PROBE), str(self._payload(recipe)), str(model), *types, mode, str(output)]
+        command = [sys.executable, str(PROBE), *engine, str(model), *types, mode, str(output)]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", env=environment, timeout=TIMEOUT, check=False
         )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..conftest import libraries_of
+
 PROBE = Path(__file__).with_name("numa_probe.py")
 TIMEOUT = 1800.0
 """Seconds for one child; the longest, with hundreds of cases, takes about 20."""
@@ -82,9 +84,10 @@ class Driver:
 
     def run(self, recipe: str, mode: Mode, cases: Sequence[Case], parse: Sequence[str] = ()) -> Answers:
         """Answers of all cases; when the child dies, those behind the deadly one get another child."""
-        payload = str(self._payload(recipe))
+        payload = self._payload(recipe)
         request = {
-            "payload": payload,
+            "payload": str(payload),
+            "libraries": libraries_of(payload),
             "strategy": mode.strategy,
             "what": mode.what,
             "device": mode.device,

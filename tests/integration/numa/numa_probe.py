@@ -1,7 +1,8 @@
 """Run operations on one payload and write a line of JSON per case; a child process, as NUMA is chosen once for each.
 
 Usage: numa_probe.py REQUEST ANSWERS. The request is a file with
-{"payload": FOLDER, "strategy": 0|4|5, "what": BITS or null, "device": "HOST:PORT", "parse": [WORDS], "cases": [CASE, ...]}
+{"payload": FOLDER, "libraries": {NAME: PATH, ...}, "strategy": 0|4|5, "what": BITS or null, "device": "HOST:PORT",
+"parse": [WORDS], "cases": [CASE, ...]}
 
 A case is {"name", "model", "mmap", "model_params", "adapter", "contexts": [CONTEXT, ...], "ops": [OP, ...]}; a context is
 {"n_ctx", "n_ubatch", "seqs", "threads", "k", "v", "flash", "pool", "peek", "params"}. With "parallel" each context gets
@@ -239,7 +240,7 @@ def bytes_of_huge_pages() -> int:
 
 def main(argv: Sequence[str]) -> None:
     request = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    engine = probe_engines.engine(Path(request["payload"]))
+    engine = probe_engines.engine(Path(request["payload"]), request["libraries"])
     engine.start(request["strategy"], request.get("what"))
     if request.get("device"):
         engine.use_device(request["device"])

@@ -25,11 +25,11 @@ class Refused(Exception):
     """The engine said no to a model, a context or an adapter."""
 
 
-def engine(payload: Path) -> Engine:
-    """The engine of a payload's package folder."""
+def engine(payload: Path, libraries: Mapping[str, str]) -> Engine:
+    """The engine of a payload's package folder, and the paths of its libraries by name."""
     manifest = json.loads((payload / "manifest.json").read_text(encoding="utf-8"))
     family = {"llama.cpp": LlamaCpp, "ik_llama.cpp": IkLlama}[manifest["engine"]]
-    return family(payload, manifest["libraries"])
+    return family(payload, libraries)
 
 
 class Mirror:
@@ -75,22 +75,29 @@ class Engine:
 
     def __init__(self, payload: Path, libraries: Mapping[str, str]) -> None:
         self.abi = _load_abi(payload)
-        loaded = [ctypes.CDLL(str(payload / libraries[name])) for name in self._libraries if name in libraries]
-        self.api: Any = self.abi.bind(*loaded)
+        self._paths = libraries
+        names = [name for name in self._libraries if name in libraries]
+        # A library before those that need it: they must find this one, not the one beside them.
+        self._loaded = [ctypes.CDLL(libraries[name]) for name in reversed(names)][::-1]
+        self.api: Any = self.abi.bind(*self._loaded)
         self.mirror = Mirror(self.api)
-        self._loaded = loaded
         self._device = ""
 
     _libraries: Sequence[str] = ("llama", "ggml")
+    """In this order functions are looked up."""
     state_is_reproducible = True
     """Whether the saved state of a whole context depends on nothing but what was done with it."""
 
     def start(self, strategy: int, what: int | None) -> None:
         """Initialize, with a strategy of ggml_numa_strategy."""
         self.api.llama_backend_init()
+        self._register_backends()
         if what is not None:
             self.mirror.set(what)
         self.api.llama_numa_init(strategy)
+
+    def _register_backends(self) -> None:
+        """Load what the engine does not link."""
 
     def use_device(self, endpoint: str) -> None:
         """Have layers of the models computed by the server at ``HOST:PORT``, as by a GPU."""
@@ -192,6 +199,11 @@ class LlamaCpp(Engine):
     """llama.cpp: the cache is a memory object; adapters are set all at once."""
 
     _libraries = ("llama", "ggml", "ggml-base", "ggml-cpu", "ggml-rpc")
+
+    def _register_backends(self) -> None:
+        if self.api.ggml_backend_reg_count() == 0:
+            path = self._paths["ggml-cpu"]
+            assert self.api.ggml_backend_load(os.fsencode(path)), f"cannot load {path}"
 
     def use_device(self, endpoint: str) -> None:
         reg = _find(self._loaded, "ggml_backend_rpc_add_server", ctypes.c_void_p, ctypes.c_char_p)(endpoint.encode())
