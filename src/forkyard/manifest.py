@@ -105,5 +105,6 @@ def _backend(plan: Plan) -> dict[str, Any] | None:
         "library": plan.variant.module,
         "requires": list(backend.requires),
         "needs": list(backend.libraries),
+        "driver": backend.driver,
         "cache_types": list(plan.variant.cache_types),
     }

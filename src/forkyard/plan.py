@@ -288,7 +288,7 @@ def make_plan(
 
 
 # What of a backend decides bytes: architectures are among the options.
-_BACKEND_KEY = {"requires", "libraries", "library_folders"}
+_BACKEND_KEY = {"requires", "libraries", "library_folders", "driver"}
 
 
 @functools.lru_cache(maxsize=1)

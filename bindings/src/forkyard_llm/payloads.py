@@ -8,6 +8,7 @@ yet, for development.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -133,8 +134,11 @@ class Payload:
         return None if name is None else self.library(name)
 
     def without_libraries(self, why: str) -> str:
-        """What to do when loading it failed for ``why``; "" if that is no library of a GPU that others bring."""
+        """What to do when it found no GPU for ``why``; "" if no library of a GPU's driver or toolkit is missing."""
         facts = self.manifest.get("backend") or {}
+        driver = facts.get("driver")
+        if driver and not _is_there(driver):
+            return f"the driver is missing: there is no {driver}"
         if not any(needed in why for needed in facts.get("needs", ())):
             return ""
         requires = " ".join(f'"{one}"' for one in facts["requires"])
@@ -302,6 +306,15 @@ def _manifest_problem(manifest: object) -> str | None:
     if not isinstance(members, list) or not all(_is_member(item) for item in members):
         return "manifest key 'members' is not a list of instruction sets with name, rank, cpu_features and libraries"
     return None
+
+
+def _is_there(soname: str) -> bool:
+    """Whether the linker finds a library of the system."""
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return False
+    return True
 
 
 def _is_texts(value: object) -> bool:

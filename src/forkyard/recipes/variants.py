@@ -151,6 +151,7 @@ class Backend(Table):
     library_folders: RelativePaths = Field(
         default=(), description="Folders of `requires`, beside the payload's package, in which they are found."
     )
+    driver: Line | None = Field(default=None, description="Soname of a library that is there where its driver is.")
     unit_mib: Annotated[int, Field(ge=1)] = Field(description="Memory that the largest compile of its code takes, MiB.")
     ccache: Annotated[str, StringConstraints(pattern=r"^[0-9]+[MG]$")] = Field(
         description="Size limit of its own ccache folder."

@@ -68,6 +68,7 @@ def engine(factor: float) -> Any:
         abi=abi,
         api=FakeGgml(factor),
         start=lambda: None,
+        no_gpu=None,
         system_info=lambda: " A = 1 |  B = 0 ",
         devices=lambda: devices,
     )

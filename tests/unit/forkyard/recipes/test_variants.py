@@ -335,7 +335,7 @@ def test_other_architectures(own: Variants, repository: Path) -> None:
     recipe = load_recipe("llama.cpp", repository)
     cuda = resolve(own, "cuda13", "llama.cpp")
     usual = configure_options(recipe, cuda)["CMAKE_CUDA_ARCHITECTURES"]
-    assert usual == "80-real;75-virtual"
+    assert usual == "80-real;120-real;75-virtual"
     mine = for_architectures(cuda, ["89-real", "120"])
     assert configure_options(recipe, mine)["CMAKE_CUDA_ARCHITECTURES"] == "89-real;120"
     for name in ("avx2", "vulkan"):

@@ -165,6 +165,7 @@ def test_a_cache_type_that_the_gpu_cannot_compute_with_is_refused(
         ("libgpu.so.1: cannot open shared object file", [], "; install the system package that has libgpu.so.1"),
         ("no device", [], ""),
         ("", [], ""),
+        ("no device", ["driver"], "; the driver is missing: there is no libno-such-driver.so.1"),
     ],
 )
 def test_a_gpu_payload_without_gpu_says_once_that_the_cpu_computes(
@@ -177,7 +178,9 @@ def test_a_gpu_payload_without_gpu_says_once_that_the_cpu_computes(
     requires: list[str],
     advice: str,
 ):
-    facts = {"library": None, "requires": requires, "needs": ["libgpu.so.1"]}
+    facts: dict[str, Any] = {"library": None, "requires": requires, "needs": ["libgpu.so.1"]}
+    # The C library is on every machine.
+    facts["driver"] = "libno-such-driver.so.1" if requires == ["driver"] else "libc.so.6"
     engine.payload = read_payload(make_payload("forkyard-llama-cpp-anygpu", kind="backend", backend=facts))
     if said:
         monkeypatch.setattr(engine, "_register_backends", lambda: api.log(WARN, said.encode(), None))
