@@ -46,12 +46,12 @@ except UnsupportedOption as error:
 print(json.dumps(answer))
 """
 # What the patches of our stacks and the KV cache types touch.
-OPERATIONS = (
-    ("ROPE", None),
-    ("SET_ROWS", None),
-    ("CPY", "type_src=(f32|f16),type_dst=(bf16|f16|q8_0|q4_0|iq4_nl),.*permute"),
-    ("FLASH_ATTN_EXT", "hsk=64,hsv=64,nh=4,.*kv=113,nb=1,mask=1,sinks=0,.*type_KV=(f16|q8_0|q4_0|iq4_nl)"),
-)
+OPERATIONS = {
+    "ROPE": r"type=f32,ne_a=\[128,32,2,1\]",
+    "SET_ROWS": r"type_dst=(f16|bf16|q8_0|q4_0|iq4_nl),.*ne=\[256,5,1,3\]",
+    "CPY": r"type_src=f32,type_dst=(f16|bf16|q8_0|q4_0|iq4_nl),.*256,4,4,4",
+    "FLASH_ATTN_EXT": r"hsk=64,hsv=64,nh=4,.*kv=113,nb=1,mask=1,sinks=0,max_bias=0.0+,logit_softcap=0.0+,prec=f32",
+}
 
 
 def toolkit(variant: str) -> ChosenToolkit:
@@ -193,8 +193,8 @@ def test_operations_compute_what_the_cpu_does(software: Payload, tmp_path: Path)
     command += [str(root / software.manifest["libraries"][name]) for name in names]
     command += ["-Wl,-rpath,$ORIGIN/../lib", "-pthread"]
     subprocess.run(command, check=True, timeout=3600)
-    for operation, only in OPERATIONS:
-        words = [str(program), "test", "-b", "Vulkan0", "-o", operation, *(["-p", only] if only else [])]
+    for operation, only in OPERATIONS.items():
+        words = [str(program), "test", "-b", "Vulkan0", "-o", operation, "-p", only]
         done = subprocess.run(
             words, capture_output=True, text=True, timeout=3600, cwd=tmp_path, env={**os.environ, **on(0)}
         )

@@ -60,8 +60,10 @@ class LlamaCppEngine(Engine):
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
         handles = [self.api.ggml_backend_dev_by_name(os.fsencode(device.name)) for device in devices]
         # The list ends with a null pointer.
-        params.devices = (self.abi.ggml_backend_dev_t * (len(handles) + 1))(*handles)
-        return params.devices
+        kind = dict(type(params)._fields_)["devices"]._type_
+        listed = (kind * (len(handles) + 1))(*handles)
+        params.devices = listed
+        return listed
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)

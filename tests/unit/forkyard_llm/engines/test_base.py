@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, cast
 import pytest
 from forkyard_llm.engines.base import Engine
 from forkyard_llm.engines.devices import Device, fitting_layers
+from forkyard_llm.engines.llama_cpp import LlamaCppEngine
 from forkyard_llm.engines.options import ModelOptions
 from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
 from forkyard_llm.payloads import read_payload
@@ -152,6 +154,22 @@ def test_a_cache_type_that_the_gpu_cannot_compute_with_is_refused(
     # On the CPU it is fine.
     for other in ({"n_gpu_layers": 0}, {"n_gpu_layers": -1, "offload_kqv": False}):
         engine.open(Path("m.gguf"), ModelOptions(type_v="iq4_nl", **cast("Any", other)))
+
+
+def test_llama_cpp_is_given_the_devices_in_a_list_that_ends():
+    class Handle(ctypes.Structure):
+        _fields_ = (("number", ctypes.c_int),)
+
+    class Params(ctypes.Structure):
+        _fields_ = (("devices", ctypes.POINTER(ctypes.POINTER(Handle))),)
+
+    there = {b"Any0": Handle(10), b"Any1": Handle(11)}
+    api = SimpleNamespace(ggml_backend_dev_by_name=lambda name: ctypes.pointer(there[name]))
+    params = Params()
+    kept = LlamaCppEngine._name_devices(cast("Any", SimpleNamespace(api=api)), cast("Any", params), [GPU_1, GPU_0])
+    assert [params.devices[index].contents.number for index in range(2)] == [11, 10]
+    assert not params.devices[2]
+    del kept
 
 
 @pytest.mark.parametrize(
