@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_commands_are_the_readmes() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "nox -s build-avx512" in readme_command("build", text)
+    assert readme_command("build", text).endswith("nox -s build")
     assert readme_command("tests", text).endswith("nox -s tests")
     with pytest.raises(UsageError, match="'cure'"):
         readme_command("cure", text)
