@@ -277,7 +277,8 @@ def _toolchest(
         return None
     words: list[str] = []
     if launcher is not None:
-        words = [str(launcher)]
+        # By its content: a toolkit that was unpacked anew is the same compiler.
+        words = [str(launcher), "compiler_check=content"]
         if not os.environ.get("CCACHE_DIR"):
             # What the user keeps elsewhere has the user's limit.
             words += [f"cache_dir={cache.backend_ccache(plan.variant.name)}", f"max_size={backend.ccache}"]
