@@ -26,6 +26,7 @@ __all__ = ["Report", "examine", "show"]
 _TELLING_FEATURES = (
     "sse4_2", "avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "avx512f", "avx512bw", "avx512dq", "avx512vl",
     "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "atomics", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
 )  # fmt: skip
 _ENVIRONMENT = (selection.PAYLOAD_ENV, PAYLOAD_PATH_ENV, CACHE_ENV, OFFLINE_ENV, "LD_LIBRARY_PATH", "LD_PRELOAD")
 
@@ -51,6 +52,7 @@ def examine(*, refresh: bool = True) -> Report:
                 "version": payload.manifest["version"],
                 "engine": payload.engine,
                 "variant": payload.variant,
+                "machine": payload.machine,
                 "member": payload.member,
                 "rank": payload.rank,
                 "root": str(payload.root),

@@ -113,6 +113,11 @@ class Payload:
         return str(self.manifest["build_key"])
 
     @property
+    def machine(self) -> str:
+        """The machine it is for, as `uname -m` names it; a manifest that does not say so is x86-64's."""
+        return str(self.manifest.get("machine", "x86_64"))
+
+    @property
     def cpu_features(self) -> tuple[str, ...]:
         """CPU features every one of which the libraries need, named as /proc/cpuinfo names them."""
         return tuple(self.manifest["cpu_features"])
@@ -283,6 +288,8 @@ def _manifest_problem(manifest: object) -> str | None:
             return f"manifest key {key!r} is missing or not a text"
     if manifest["engine"] not in ENGINES:
         return f"unknown engine {manifest['engine']!r} (known: {', '.join(ENGINES)}); update forkyard-llm"
+    if not isinstance(manifest.get("machine", ""), str):
+        return "manifest key 'machine' is not a text"
     for key in ("build_key", "abi_sha256"):
         if not _HEX64.fullmatch(manifest[key]):
             return f"manifest key {key!r} is not a sha256 in lower case hex"

@@ -1,7 +1,7 @@
 """Choose the payload to use: what was asked for, what this CPU can run, what really works in a child.
 
-Order of events for one candidate: every CPU feature in its manifest is looked for; then, unless a remembered
-verdict says that the same files did it before in the same environment, a child process loads it and computes
+Order of events for one candidate: its machine and every CPU feature in its manifest are looked for; then, unless a
+remembered verdict says that the same files did it before in the same environment, a child process loads it and computes
 something small. Nothing of a payload runs in the calling process before that, so a wrong manifest costs a rejection
 with a reason, not a SIGILL.
 """
@@ -41,8 +41,8 @@ _ENGINE_SPELLINGS = {
     **{name: name for name in ENGINES},
 }
 
-# What runs on any CPU: to say what to install when nothing fits.
-_USUAL = "cpu"
+# What runs on any CPU of a machine: to say what to install when nothing fits.
+_USUAL = {"aarch64": "cpu-aarch64"}
 
 log = logging.getLogger(__name__)
 _warned: set[tuple[tuple[Path, str], str]] = set()
@@ -141,6 +141,9 @@ def candidates(engine: str = "auto", variant: str | None = None) -> list[Payload
 
 def judge(payload: Payload, *, refresh: bool = False) -> Verdict:
     """Whether `payload` can be used here. `refresh` does not believe remembered verdicts. Never raises."""
+    here = cpu.host().machine
+    if payload.machine != here:
+        return Verdict(False, f"it is for {payload.machine}, this machine is {here}", {"machine": payload.machine})
     lacking = cpu.explain_missing(payload.cpu_features)
     if lacking:
         unknown = [item for item in lacking if not cpu.is_known(item.feature)]
@@ -173,7 +176,7 @@ def leave_out(payload: Payload, error: ForkyardLlmError) -> None:
 
 def suggestion(engine: str = "auto", variant: str | None = None) -> str:
     """What to do when no payload fits."""
-    name = variant or _USUAL
+    name = variant or _USUAL.get(cpu.host().machine, "cpu")
     slug = "ik-llama-cpp" if _ENGINE_SPELLINGS.get(engine) == "ik_llama.cpp" else "llama-cpp"
     return (
         f"next: install one that fits (pip install forkyard-{slug}-{name}) or build it in a Forkyard checkout"
@@ -224,7 +227,7 @@ def _warn_about(rejected: Sequence[Candidate], chosen: Payload) -> None:
     """Warn, once in this process, of each payload that this CPU could run, that comes first and does not work."""
     for item in rejected:
         key = (item.payload.key, item.verdict.reason)
-        if "missing_cpu_features" not in item.verdict.facts and key not in _warned:
+        if not {"missing_cpu_features", "machine"} & item.verdict.facts.keys() and key not in _warned:
             _warned.add(key)
             reason = item.verdict.reason
             log.warning("using %s, not %s: %s", chosen.title, item.payload.title, reason)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from forkyard_llm import cpu, llama, selection, verdicts
+from forkyard_llm.cpu import HostCpu
 from forkyard_llm.errors import EngineError, PayloadNotFound, PayloadRejected, UsageError
 from forkyard_llm.payloads import Payload, read_payload
 from forkyard_llm.selection import Verdict, judge, select, suggestion, survey
@@ -77,6 +78,43 @@ def test_a_payload_this_cpu_cannot_run_is_passed_over_without_a_probe(
     make_payload("forkyard-llama-cpp-alien", rank=99, cpu_features=["avx512_4fmaps", "avx1024"])
     assert select().variant == "sse42"
     assert all_work == ["forkyard-llama-cpp-sse42"]
+
+
+ARM = {"machine": "aarch64", "cpu_features": ["asimd", "asimddp"]}
+
+
+def arm(*features: str) -> HostCpu:
+    return HostCpu("neoverse_n1", "ARM", "Neoverse N1", "aarch64", frozenset(features))
+
+
+def test_a_payload_for_another_machine_is_passed_over_without_a_probe(
+    make_payload: MakePayload, all_work: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_payload("forkyard-llama-cpp-sse42", rank=10)
+    make_payload("forkyard-llama-cpp-dotprod", rank=99, **ARM)
+    with caplog.at_level("WARNING"):
+        assert select().variant == "sse42"
+    assert all_work == ["forkyard-llama-cpp-sse42"]
+    assert not caplog.records
+    with pytest.raises(PayloadRejected, match="it is for aarch64, this machine is x86_64"):
+        select(variant="dotprod")
+
+
+def test_on_another_machine_its_payloads_are_judged_by_its_features(
+    make_payload: MakePayload, all_work: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-sse42", rank=99)
+    make_payload("forkyard-llama-cpp-dotprod", rank=30, **ARM)
+    make_payload("forkyard-llama-cpp-sve2", rank=60, machine="aarch64", cpu_features=["asimd", "sve2"])
+    monkeypatch.setattr(cpu, "host", lambda: arm("fp", "asimd", "asimddp"))
+    assert select().variant == "dotprod"
+    with pytest.raises(PayloadRejected) as caught:
+        select(variant="sve2")
+    assert "this CPU lacks sve2" in str(caught.value)
+    assert "nox -s build-cpu-aarch64" in str(caught.value)
+    with pytest.raises(PayloadRejected, match="it is for x86_64, this machine is aarch64"):
+        select(variant="sse42")
+    assert all_work == ["forkyard-llama-cpp-dotprod"]
 
 
 def test_rejection_names_every_candidate_the_reason_and_the_next_step(make_payload: MakePayload) -> None:
