@@ -24,7 +24,7 @@ from typing import Any
 import cmake
 import ninja
 
-from forkyard.abi import write_abi
+from forkyard.abi import DEFAULT_TARGET, write_abi
 from forkyard.buildlog import first_errors, known_cause, says_why, storage_errno
 from forkyard.cache import Cache, explained, publish, storage_error, write_atomic
 from forkyard.console import Reporter, Step
@@ -38,7 +38,7 @@ from forkyard.packing import retag
 from forkyard.places import check_output, check_own
 from forkyard.plan import Plan, check_obtained, check_tools
 from forkyard.process import clean_environment, stream
-from forkyard.project import Project, Toolchest, openmp_license, openmp_name, write_project
+from forkyard.project import Project, Toolchest, cxx_license, openmp_license, openmp_name, write_project
 from forkyard.quota import available_bytes, cpu_quota
 from forkyard.sbom import BundledLibrary, make_sbom
 from forkyard.scratch import owned_folder
@@ -163,7 +163,8 @@ def build(
             launcher = _ccache(use_ccache)
             with _timed(seconds, "project"):
                 chest = _toolchest(plan, cache, toolkit, jobs, launcher)
-                project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher, chest)
+                zig = toolkit if plan.variant.target else None
+                project = _prepare(plan, obtained, checkout, cache, root, jobs, launcher, chest, zig)
             with owned_folder(cache.scratch, "wheel-") as scratch:
                 run_ = _Compile(plan, obtained.date, cache, reporter, launcher, jobs)
                 with _timed(seconds, "compile"):
@@ -239,6 +240,7 @@ def _prepare(
     jobs: int | None,
     launcher: Path | None,
     chest: Toolchest | None,
+    zig: Path | None,
 ) -> Project:
     folder = cache.build(plan.workspace, plan.variant.name)
     build = plan.recipe.build
@@ -250,6 +252,7 @@ def _prepare(
         headers=[checkout.folder / path for path in headers],
         include_dirs=[checkout.folder / path for path in include_dirs],
         defines=build.defines,
+        target=plan.variant.target.triple if plan.variant.target else DEFAULT_TARGET,
     )
     manifest = make_manifest(plan, obtained, checkout.patched, checkout.tree, abi_sha256)
     sbom = make_sbom(manifest, bundled=_bundled(plan), source_date_epoch=_epoch(obtained.date))
@@ -265,6 +268,7 @@ def _prepare(
         jobs=jobs or default_jobs(),
         launcher=launcher,
         toolkit=chest,
+        zig=zig,
     )
 
 
@@ -303,6 +307,11 @@ def default_jobs() -> int:
 
 
 def _bundled(plan: Plan) -> list[BundledLibrary]:
+    if plan.variant.target is not None:
+        # Compiled with the engine, so what it will be is not known yet.
+        cxx = f"libforkyard-cxx-{plan.slug}-{plan.variant.name}.so"
+        made_of = f"libc++, libc++abi and libunwind of {plan.toolchain.version}"
+        return [BundledLibrary(cxx, f"{plan.package}/lib/{cxx}", None, made_of, cxx_license(plan))]
     name = openmp_name(plan)
     if name is None or plan.toolchain.openmp is None:
         return []
@@ -409,6 +418,12 @@ class _Compile:
                 "CCACHE_STATSLOG": str(scratch / _STATISTICS),
                 "CCACHE_MAXSIZE": os.environ.get("CCACHE_MAXSIZE", "10G"),
             }
+            if self._plan.variant.target is not None:
+                # It sees a script, newly written for each build folder.
+                extra |= {
+                    "CCACHE_COMPILERTYPE": "clang",
+                    "CCACHE_COMPILERCHECK": f"string:{self._plan.toolchain.sha256}",
+                }
         return clean_environment(path, extra)
 
     def _line(self, line: str, step: Step) -> None:

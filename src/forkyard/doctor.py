@@ -52,19 +52,19 @@ def examine(cache: Cache, root: Path | None = None) -> list[Check]:
 
 
 def _toolkits(root: Path, cache: Cache) -> list[Check]:
-    """What each variant for GPUs is compiled with: only advice, as nobody needs all of them."""
+    """What variants for GPUs and other machines are compiled with: only advice, as nobody needs all of them."""
     checks = []
     try:
         variants, toolchain = load_variants(root), detect(cache)
     except ForkyardError:
         # The checks of the compiler say so, and any other command does of the file.
         return []
-    for name, variant in variants.variants.items():
-        if variant.backend is None:
-            continue
-        toolkit = variants.toolkits[variant.backend.toolkit]
+    backends = [(name, one.backend, one.backend.toolkit) for name, one in variants.variants.items() if one.backend]
+    targets = [(name, None, one.toolkit) for name, one in variants.targets.items()]
+    for name, backend, kit in [*backends, *targets]:
+        toolkit = variants.toolkits[kit]
         try:
-            chosen = choose(variant.backend.toolkit, toolkit, variant.backend, toolchain, cache)
+            chosen = choose(kit, toolkit, backend, toolchain, cache)
         except ForkyardError as error:
             checks.append(Check(name, "advice", f"{error.what}: {error.why}", error.next_step))
             continue
@@ -109,7 +109,7 @@ def _machine() -> Check:
     name = f"{platform.system()} {platform.machine()}"
     if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
         return Check("machine", "ok", name)
-    return Check("machine", "missing", f"{name}: payloads are built for Linux on x86-64 only so far")
+    return Check("machine", "missing", f"{name}: payloads are built on Linux on x86-64 only so far")
 
 
 def _git(manager: str | None) -> Check:

@@ -50,6 +50,7 @@ def make_manifest(
         "title": plan.recipe.title,
         "variant": plan.variant.name,
         "kind": plan.variant.kind,
+        "machine": plan.variant.machine,
         "pin": {
             "commit": obtained.commit,
             "tree": obtained.tree,

@@ -31,7 +31,7 @@ from forkyard.sources import Obtained, recorded
 from forkyard.stacks import Stack, load_stacks
 from forkyard.stacks.combining import at_home, missing_homes
 from forkyard.toolchain import Toolchain, native_features
-from forkyard.toolkits import ChosenToolkit, choose
+from forkyard.toolkits import ChosenToolkit, choose, compiler_for
 from forkyard.trees import pin_label
 
 KEY_SCHEMA = 1
@@ -57,7 +57,7 @@ class Plan:
     inputs: dict[str, Any]
     """Everything the key is computed from."""
     toolkit: ChosenToolkit | None = None
-    """What the backend's code is compiled with, of a variant for GPUs."""
+    """What the backend's code is compiled with, of a variant for GPUs; or all, of one for another machine."""
     usual: tuple[Stack, ...] | None = None
     """The recipe's own stacks, where those chosen are others and have to be carried over from where they are exact."""
 
@@ -209,8 +209,11 @@ def make_plan(
     if architectures:
         resolved = for_architectures(resolved, architectures)
     backend, toolkit = resolved.backend, None
-    if backend is not None and resolved.toolkit is not None:
-        toolkit = choose(backend.toolkit, resolved.toolkit, backend, toolchain, Cache.default())
+    target = resolved.target
+    if (kit := backend or target) is not None and resolved.toolkit is not None:
+        toolkit = choose(kit.toolkit, resolved.toolkit, backend, toolchain, Cache.default())
+        if target is not None:
+            toolchain = compiler_for(target, toolkit)
     chosen = _chosen(recipe, root, stacks)
     usual = None if stacks is None or not chosen else _usual(recipe, root, chosen)
     options = configure_options(recipe, resolved)
@@ -260,6 +263,7 @@ def make_plan(
         "cxx_flags": list(cxx_flags),
         "toolchain": {**toolchain.as_json(), "openmp": toolchain.openmp.name if toolchain.openmp else None},
         **({"toolkit": dict(toolkit.identity)} if toolkit else {}),
+        **({"target": target.model_dump(mode="json")} if target else {}),
         **({"backend": backend.model_dump(mode="json", include=_BACKEND_KEY)} if backend else {}),
         # Python's zlib decides how the wheel's entries are compressed.
         "build_tools": _build_tools(),

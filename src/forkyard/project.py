@@ -17,7 +17,7 @@ from forkyard.cache import write_if_changed
 from forkyard.errors import StorageError
 from forkyard.plan import Plan
 from forkyard.recipes.model import OptionValue
-from forkyard.recipes.variants import cmake_value
+from forkyard.recipes.variants import Target, cmake_value, score_source
 from forkyard.sources import Obtained
 
 
@@ -60,6 +60,7 @@ def write_project(
     jobs: int | None = None,
     launcher: Path | None = None,
     toolkit: Toolchest | None = None,
+    zig: Path | None = None,
 ) -> Project:
     """Write the project into ``folder``; files that would not change are left alone, so CMake sees no change.
 
@@ -72,6 +73,7 @@ def write_project(
         jobs: parallel compiles; ``None`` leaves it to ninja.
         launcher: ccache, if it is to be used.
         toolkit: what the backend's code is compiled with, of a variant for GPUs.
+        zig: folder of the toolkit that all is compiled with, of a variant for another machine.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -85,7 +87,8 @@ def write_project(
         autoescape=False,  # noqa: S701 - the output is CMake and TOML, not HTML
     )
     cmake = folder / "cmake"
-    bundled = openmp_license(plan)
+    compilers = folder / "compilers"
+    bundled = cxx_license(plan) or openmp_license(plan)
     values = {
         "distribution": plan.distribution,
         "package": plan.package,
@@ -131,10 +134,14 @@ def write_project(
         "defines": plan.recipe.build.defines,
         "include_dirs": include_dirs,
         "openmp": openmp_name(plan),
+        "machine": plan.variant.machine,
+        "zig": zig,
+        "compilers": compilers,
+        "score": score_source(plan.variant),
         "licenses": [(path, _license_name(path)) for path in plan.recipe.build.licenses],
         "license": "MIT" if bundled is None else f"MIT AND ({bundled})",
         "build_dir": str(cmake),
-        "cmake_args": _cmake_arguments(plan, tree, cmake, launcher, toolkit),
+        "cmake_args": _cmake_arguments(plan, tree, cmake, launcher, toolkit, zig),
         "jobs": jobs,
     }
     # CMake replaces @FORKYARD_LIBRARIES@; any other @ of the manifest is written as JSON's escape for it.
@@ -148,13 +155,28 @@ def write_project(
     )
     write_if_changed(folder / "manifest.json.in", body.encode())
     write_if_changed(folder / "sbom.cdx.json", sbom)
+    if zig is not None and plan.variant.target is not None:
+        _write_compilers(environment, values, plan.variant.target, zig, compilers)
     shim = folder / "shim"
     write_if_changed(shim / "git", environment.get_template("git.sh.j2").render(values).encode(), mode=0o755)
     return Project(folder, shim, cmake)
 
 
+def _write_compilers(
+    environment: jinja2.Environment, values: Mapping[str, Any], target: Target, zig: Path, folder: Path
+) -> None:
+    """Write the programs of a target's compiler, and the file that tells CMake of them."""
+    machine = ["-target", f"{target.triple}.{target.glibc}"]
+    script, cache = environment.get_template("zig.sh.j2"), shlex.quote(str(folder / "cache"))
+    for word, options in (("cc", machine), ("c++", machine), ("ar", []), ("ranlib", [])):
+        command = shlex.join([str(zig / "zig"), word, *options])
+        text = script.render(word=word, cache=cache, command=command)
+        write_if_changed(folder / f"zig-{word}", text.encode(), mode=0o755)
+    write_if_changed(folder / "toolchain.cmake", environment.get_template("toolchain.cmake.j2").render(values).encode())
+
+
 def _cmake_arguments(
-    plan: Plan, tree: Path, cmake: Path, launcher: Path | None, toolkit: Toolchest | None
+    plan: Plan, tree: Path, cmake: Path, launcher: Path | None, toolkit: Toolchest | None, zig: Path | None
 ) -> list[str]:
     # Upstream's asserts print __FILE__: without the maps every message, and so the bytes, would hold this machine's
     # paths. ccache shortens paths below its base folder to relative ones before the compiler sees them.
@@ -162,17 +184,26 @@ def _cmake_arguments(
     # The relative one comes last: it never needs quotes, and CMake strips a value of quotes around all of it.
     maps = [f"-ffile-prefix-map={tree}={plan.recipe.name}", f"-ffile-prefix-map={cmake.parent}=payload"]
     maps.append(f"-ffile-prefix-map={relative}={plan.recipe.name}")
+    if zig is not None:
+        maps += [f"-ffile-prefix-map={path}=zig" for path in (zig, os.path.relpath(zig, cmake))]
     # These go through a shell; a folder's name may hold a space.
     maps = [shlex.quote(flag) for flag in maps]
     arguments = [f"-D{name}={value}" for name, value in plan.options.items()]
+    compilers = [f"-DCMAKE_C_COMPILER={plan.toolchain.c}", f"-DCMAKE_CXX_COMPILER={plan.toolchain.cxx}"]
+    kinds, linking = ["SHARED", "EXE"], "-Wl,--build-id=sha1"
+    if zig is not None:
+        compilers = [
+            f"-DCMAKE_TOOLCHAIN_FILE={cmake.parent / 'compilers' / 'toolchain.cmake'}",
+            f"-DFORKYARD_ZIG={zig}",
+        ]
+        # Of its own run-time library the compiler links all or nothing.
+        kinds, linking = [*kinds, "MODULE"], f"{linking} -Wl,--gc-sections -s"
     arguments += [
         f"-DFORKYARD_TREE={tree}",
-        f"-DCMAKE_C_COMPILER={plan.toolchain.c}",
-        f"-DCMAKE_CXX_COMPILER={plan.toolchain.cxx}",
+        *compilers,
         f"-DCMAKE_C_FLAGS={' '.join([*plan.c_flags, *maps])}",
         f"-DCMAKE_CXX_FLAGS={' '.join([*plan.cxx_flags, *maps])}",
-        "-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--build-id=sha1",
-        "-DCMAKE_EXE_LINKER_FLAGS=-Wl,--build-id=sha1",
+        *(f"-DCMAKE_{kind}_LINKER_FLAGS={linking}" for kind in kinds),
         f"-DCMAKE_C_COMPILER_LAUNCHER={launcher or ''}",
         f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher or ''}",
     ]
@@ -191,6 +222,11 @@ def _cmake_arguments(
             msg = "a path or option holds a character CMake cannot be given"
             raise StorageError(msg, where=argument, next_step="choose another cache folder with FORKYARD_CACHE")
     return arguments
+
+
+def cxx_license(plan: Plan) -> str | None:
+    """SPDX expression of the carried C++ library; ``None`` if it is the system's."""
+    return "Apache-2.0 WITH LLVM-exception" if plan.variant.target else None
 
 
 def openmp_name(plan: Plan) -> str | None:

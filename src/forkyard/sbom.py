@@ -24,10 +24,11 @@ class BundledLibrary:
     """A library in the wheel not built from the engine's tree, such as the compiler's OpenMP runtime."""
 
     name: str
-    """Soname as its maker gave it, e.g. ``libgomp.so.1``."""
+    """Its soname, e.g. ``libgomp.so.1``."""
     path: str
     """Path of the file in the wheel."""
-    sha256: str
+    sha256: str | None
+    """None if it is compiled with the wheel."""
     version: str | None = None
     license_id: str | None = None
     """SPDX expression."""
@@ -220,9 +221,10 @@ def _bundled(library: BundledLibrary) -> dict[str, Any]:
         "type": "library",
         "bom-ref": f"bundled:{library.path}",
         "name": library.name,
-        "hashes": [{"alg": "SHA-256", "content": library.sha256}],
         "properties": _properties({"path": library.path}),
     }
+    if library.sha256 is not None:
+        component["hashes"] = [{"alg": "SHA-256", "content": library.sha256}]
     if library.version is not None:
         component["version"] = library.version
     if library.license_id is not None:

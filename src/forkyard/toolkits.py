@@ -1,4 +1,4 @@
-"""What GPU code is compiled with besides the compiler: wheels of the registry, or what is installed on this machine."""
+"""What code for GPUs and for other machines is compiled with: wheels of the registry, or what is installed here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from forkyard.locks import hold
 from forkyard.places import expanded
 from forkyard.process import clean_environment, run
 from forkyard.recipes.model import OptionValue
-from forkyard.recipes.variants import Backend, SystemPart, Toolkit
+from forkyard.recipes.variants import Backend, SystemPart, Target, Toolkit
 from forkyard.scratch import owned_folder
 from forkyard.sources.registry import WHEEL, fetch_package
 from forkyard.toolchain import Toolchain, digest_of
@@ -99,7 +99,7 @@ class ChosenToolkit:
                 (scratch / "unpacked").rename(target)
 
 
-def choose(name: str, data: Toolkit, backend: Backend, toolchain: Toolchain, cache: Cache) -> ChosenToolkit:
+def choose(name: str, data: Toolkit, backend: Backend | None, toolchain: Toolchain, cache: Cache) -> ChosenToolkit:
     """The toolkit to use: the one that ``FORKYARD_<NAME>`` names, else the registry's.
 
     Raises:
@@ -120,10 +120,24 @@ def choose(name: str, data: Toolkit, backend: Backend, toolchain: Toolchain, cac
     return ChosenToolkit(name, data, installed, identity, missing)
 
 
-def _proven(root: Path, data: Toolkit, backend: Backend, variable: str) -> list[Path]:
+def compiler_for(target: Target, chosen: ChosenToolkit) -> Toolchain:
+    """The compiler of a target's toolkit, by names that it is called by in a build folder."""
+    return Toolchain(
+        c=Path("zig-cc"),
+        cxx=Path("zig-c++"),
+        family="clang",
+        version=chosen.data.title,
+        target=target.triple,
+        libc=f"glibc {target.glibc}",
+        sha256=chosen.digest,
+        openmp=None,
+    )
+
+
+def _proven(root: Path, data: Toolkit, backend: Backend | None, variable: str) -> list[Path]:
     """The files that identify an installed toolkit."""
     lacking = [name for name in data.proof if not (root / name).is_file()]
-    if backend.libraries and library_folder(root, backend.libraries) is None:
+    if backend and backend.libraries and library_folder(root, backend.libraries) is None:
         lacking.append(backend.libraries[0])
     if lacking:
         msg = f"{variable} does not name {data.title}"

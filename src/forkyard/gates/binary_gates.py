@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from auditwheel.architecture import Architecture
 from auditwheel.libc import Libc
 from auditwheel.policy import Policy, WheelPolicies
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from forkyard.gates.contents import WheelContents
 from forkyard.gates.elf import ElfFile, is_elf
-from forkyard.gates.instructions import BASELINE, IsaLimits, code_use
+from forkyard.gates.instructions import IsaLimits
+from forkyard.gates.machines import MACHINES, Machine
 from forkyard.gates.report import Finding
+from forkyard.recipes.variants import X86_64
 
 Elves = Mapping[str, ElfFile]
 """Path in the wheel -> its ELF file."""
@@ -54,6 +55,7 @@ def check_linkage(
     elves: Elves,
     package: str,
     wheel: WheelContents,
+    machine: Machine,
     foreign: Collection[str] = (),
     foreign_folders: Collection[str] = (),
 ) -> Iterator[Finding]:
@@ -61,7 +63,7 @@ def check_linkage(
 
     *foreign* are libraries that others bring, in *foreign_folders* beside the package.
     """
-    system = _system_libraries(wheel) | set(foreign)
+    system = _system_libraries(wheel, machine) | set(foreign)
     inside = {PurePosixPath(path).name for path in elves}
     for path, elf in elves.items():
         if elf.rpath is not None:
@@ -92,8 +94,8 @@ def _origin_folder(entry: str, path: str) -> str | None:
     return posixpath.normpath(posixpath.join(posixpath.dirname(path), rest))
 
 
-def _policies() -> WheelPolicies:
-    return WheelPolicies(libc=Libc.GLIBC, arch=Architecture.x86_64)
+def _policies(machine: Machine) -> WheelPolicies:
+    return WheelPolicies(libc=Libc.GLIBC, arch=machine.architecture)
 
 
 def _tag_policies(wheel: WheelContents, policies: WheelPolicies) -> tuple[list[Policy], list[str]]:
@@ -112,16 +114,22 @@ def _tag_policies(wheel: WheelContents, policies: WheelPolicies) -> tuple[list[P
     return known, unknown
 
 
-def _system_libraries(wheel: WheelContents) -> frozenset[str]:
-    policies = _policies()
+def _system_libraries(wheel: WheelContents, machine: Machine) -> frozenset[str]:
+    policies = _policies(machine)
     known, _ = _tag_policies(wheel, policies)
     # The plain linux tag lists nothing; what any manylinux system has is all a wheel may rely on.
     lists = [policy.whitelist for policy in known if policy.whitelist] or [policies.lowest.whitelist]
     allowed = frozenset.intersection(*lists)
-    return allowed | {"ld-linux-x86-64.so.2"}
+    return allowed | {machine.loader}
 
 
-def platform_needs(elves: Elves) -> tuple[Policy, Mapping[str, set[str]]]:
+def machine_of(elves: Elves) -> Machine:
+    """Return the machine of the first file; x86-64 if there is none, or its machine is none of ours."""
+    first = next((elf.machine for elf in elves.values()), None)
+    return next((machine for machine in MACHINES.values() if machine.elf == first), MACHINES[X86_64])
+
+
+def platform_needs(elves: Elves, machine: Machine) -> tuple[Policy, Mapping[str, set[str]]]:
     """Return the oldest platform the files run on, and the symbol versions they want of its libraries."""
     inside = {PurePosixPath(path).name for path in elves}
     needs: dict[str, set[str]] = {}
@@ -129,21 +137,21 @@ def platform_needs(elves: Elves) -> tuple[Policy, Mapping[str, set[str]]]:
         for library, versions in elf.version_needs.items():
             if library not in inside:
                 needs.setdefault(library, set()).update(versions)
-    return _policies().versioned_symbols_policy(needs), needs
+    return _policies(machine).versioned_symbols_policy(needs), needs
 
 
-def check_platform(elves: Elves, wheel: WheelContents, facts: dict[str, Any]) -> Iterator[Finding]:
+def check_platform(elves: Elves, wheel: WheelContents, machine: Machine, facts: dict[str, Any]) -> Iterator[Finding]:
     """The wheel's platform tag promises no older glibc and libstdc++ than the libraries need.
 
     Puts ``platform_floor`` (the manylinux tag the libraries need) and ``glibc_floor`` into *facts*.
     """
-    floor, needs = platform_needs(elves)
+    floor, needs = platform_needs(elves, machine)
     facts["platform_floor"] = floor.name
     facts["glibc_floor"] = _highest(needs, "GLIBC_")
     facts["libstdcxx_floor"] = _highest(needs, "GLIBCXX_")
-    known, unknown = _tag_policies(wheel, _policies())
+    known, unknown = _tag_policies(wheel, _policies(machine))
     for tag in unknown:
-        yield Finding("platform", wheel.name, f"the platform tag {tag} is not one of Linux on x86-64")
+        yield Finding("platform", wheel.name, f"the platform tag {tag} is not one of Linux on {machine.title}")
     for policy in known:
         if policy.priority > floor.priority:
             users = ", ".join(_users_of(elves, facts["glibc_floor"])[:_SHOWN])
@@ -180,16 +188,17 @@ def check_instructions(
     """No instruction beyond the variant in any file, and the variant's own instructions in the CPU library.
 
     *names* maps the path of a library to its CMake target, *members* to the member of the variant it is for. Puts
-    ``instruction_sets`` (path -> sets beyond the x86-64 baseline) into *facts*.
+    ``instruction_sets`` (path -> sets beyond the machine's baseline) into *facts*.
     """
+    machine = MACHINES[limits.machine]
     used: dict[str, list[str]] = {}
     cpu_sets: dict[str | None, set[str]] = {}
     for path, elf in elves.items():
-        if (elf.machine, elf.bits) != ("EM_X86_64", 64):
+        if (elf.machine, elf.bits) != (machine.elf, 64):
             yield Finding("instructions", path, f"is code for {elf.machine}, {elf.bits} bits")
             continue
-        use = code_use(elf)
-        used[path] = sorted(set(use.sets) - BASELINE)
+        use = machine.code_use(elf)
+        used[path] = sorted(set(use.sets) - machine.baseline)
         name, member = names.get(path, ""), members.get(path)
         own = limits if member is None else limits.members.get(member, limits)
         if name == own.cpu_library:
@@ -200,10 +209,10 @@ def check_instructions(
         for unit in used[path]:
             if unit in own.allowed:
                 continue
-            if unit in guarded and "CPUID" in use.sets:
+            if unit in guarded and use.asks:
                 continue
             shown = ", ".join(sorted(use.sets[unit])[:_SHOWN])
-            why = "; it may be guarded, but the file holds no CPUID" if unit in guarded else ""
+            why = f"; it may be guarded, but the file holds no {machine.question}" if unit in guarded else ""
             yield Finding("instructions", path, f"uses {unit}, which the variant does not have ({shown}){why}")
     facts["instruction_sets"] = used
     for member, own in ((None, limits),) if not limits.members else limits.members.items():

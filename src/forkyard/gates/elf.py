@@ -56,6 +56,8 @@ class ElfFile:
     version_needs: Mapping[str, frozenset[str]]
     """Library -> versioned symbol sets wanted of it, e.g. ``libc.so.6`` -> ``{GLIBC_2.34}``."""
     executable_stack: bool
+    dynamic_names: bytes = field(repr=False)
+    """Names of dynamic symbols and libraries, a zero byte before and after each."""
     code: tuple[tuple[int, bytes], ...] = field(repr=False)
     """Address and bytes of every executable section."""
 
@@ -91,12 +93,14 @@ def _read(elf: ELFFile) -> ElfFile:
         if segment["p_type"] == "PT_LOAD" and segment["p_flags"] & _SEGMENT_EXECUTABLE:
             segments.append((int(segment["p_vaddr"]), bytes(segment.data())))
     needs: dict[str, frozenset[str]] = {}
-    sections = []
+    sections, names = [], b""
     for section in elf.iter_sections():
         if isinstance(section, GNUVerNeedSection):
             for need, versions in section.iter_versions():
                 library = str(need.name)
                 needs[library] = needs.get(library, frozenset()) | {str(v.name) for v in versions}
+        elif section.name == ".dynstr":
+            names = bytes(section.data())
         elif section["sh_flags"] & _EXECUTABLE and section["sh_type"] == "SHT_PROGBITS":
             sections.append((int(section["sh_addr"]), bytes(section.data())))
     return ElfFile(
@@ -109,6 +113,7 @@ def _read(elf: ELFFile) -> ElfFile:
         interpreter=interpreter,
         version_needs=needs,
         executable_stack=executable_stack,
+        dynamic_names=names,
         # Without section headers the loadable segments are all there is; they hold constants, too.
         code=tuple(sections or segments),
     )

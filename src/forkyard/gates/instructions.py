@@ -16,7 +16,7 @@ from iced_x86 import Code, CpuidFeature, Decoder, Instruction
 
 from forkyard.gates.elf import ElfFile
 from forkyard.recipes.model import Recipe
-from forkyard.recipes.variants import ResolvedVariant
+from forkyard.recipes.variants import X86_64, ResolvedVariant
 
 if TYPE_CHECKING:
     from iced_x86 import Code_
@@ -52,6 +52,8 @@ class IsaLimits:
     """Library name -> instruction sets its code uses only after asking the CPU."""
     members: Mapping[str, IsaLimits] = field(default_factory=dict)
     """Member of the variant -> the same for its own libraries; each must have a CPU library."""
+    machine: str = X86_64
+    """The machine of all code, as ``uname -m`` names it."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,19 @@ class CodeUse:
     """Instruction set -> names of the distinct instructions of it."""
     undecodable: int | None
     """Address of the first byte that is no instruction, None if all are."""
+    asks: bool
+    """Whether the file holds what code asks for the CPU's features with."""
 
 
 def limits_for(recipe: Recipe, resolved: ResolvedVariant) -> IsaLimits:
     """Return what *recipe*'s wheel may use when built as *resolved*."""
     guarded: dict[str, frozenset[str]] = {}
-    for entry in recipe.build.guarded:
+    for entry in (*recipe.build.guarded, *(resolved.target.guarded if resolved.target else ())):
         guarded[entry.library] = guarded.get(entry.library, frozenset()) | frozenset(entry.instruction_sets)
     target = recipe.build.cpu_target
     members = {one.name: IsaLimits(one.instruction_sets, target, dict(one.proof), guarded) for one in resolved.members}
-    return IsaLimits(resolved.instruction_sets, target, dict(resolved.proof), guarded, members)
+    proof = dict(resolved.proof)
+    return IsaLimits(resolved.instruction_sets, target, proof, guarded, members, resolved.machine)
 
 
 def code_use(elf: ElfFile) -> CodeUse:
@@ -90,7 +95,7 @@ def code_use(elf: ElfFile) -> CodeUse:
     for code in codes:
         for name in _instruction_sets(code):
             sets.setdefault(name, set()).add(_CODE_NAMES[code])
-    return CodeUse({name: frozenset(members) for name, members in sorted(sets.items())}, undecodable)
+    return CodeUse({name: frozenset(members) for name, members in sorted(sets.items())}, undecodable, "CPUID" in sets)
 
 
 @cache

@@ -13,6 +13,7 @@ from forkyard.gates.contents import UnreadableWheelError, WheelContents, read_wh
 from forkyard.gates.elf import DamagedElfError, ElfFile, is_elf, read_elf
 from forkyard.gates.gpu_gates import GpuLimits
 from forkyard.gates.instructions import IsaLimits
+from forkyard.gates.machines import MACHINES
 from forkyard.gates.report import Finding, GateReport
 
 GATES: tuple[str, ...] = (
@@ -65,6 +66,7 @@ def check_wheel(
     elves, findings = _elves(wheel)
     names, members, contradictions = archive_gates.payload_libraries(wheel, package)
     foreign = (gpu.needs, gpu.folders) if gpu else ()
+    machine = MACHINES[limits.machine]
     seconds["readable"] = time.perf_counter() - started
     gates: dict[str, Callable[[], Iterator[Finding]]] = {
         "names": lambda: archive_gates.check_names(wheel),
@@ -74,8 +76,8 @@ def check_wheel(
         "record": lambda: archive_gates.check_record(wheel),
         "manifest": lambda: iter(contradictions),
         "sonames": lambda: binary_gates.check_sonames(elves, members),
-        "linkage": lambda: binary_gates.check_linkage(elves, package, wheel, *foreign),
-        "platform": lambda: binary_gates.check_platform(elves, wheel, facts),
+        "linkage": lambda: binary_gates.check_linkage(elves, package, wheel, machine, *foreign),
+        "platform": lambda: binary_gates.check_platform(elves, wheel, machine, facts),
         "instructions": lambda: binary_gates.check_instructions(elves, names, members, limits, facts),
         "identity": lambda: binary_gates.check_identity(wheel, elves, package),
         "traces": lambda: binary_gates.check_traces(wheel, forbidden_prefixes),
@@ -107,7 +109,7 @@ def platform_floor(path: Path) -> str:
         raise GateError("the wheel cannot be read", where=path.name, why=str(error)) from None
     if damaged:
         raise GateError("a file in the wheel is damaged", where=path.name, why=str(damaged[0]))
-    return str(binary_gates.platform_needs(elves)[0].name)
+    return str(binary_gates.platform_needs(elves, binary_gates.machine_of(elves))[0].name)
 
 
 def _elves(wheel: WheelContents) -> tuple[dict[str, ElfFile], list[Finding]]:

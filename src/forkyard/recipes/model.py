@@ -187,7 +187,7 @@ class Guarded(Table):
     library: Name = Field(description="CMake target of the library.")
     instruction_sets: Annotated[
         tuple[InstructionSet, ...], BeforeValidator(to_tuple), AfterValidator(unique), Field(min_length=1)
-    ] = Field(description="iced-x86 names of the instruction sets.")
+    ] = Field(description="Names of the instruction sets, as under [features].")
     why: Line = Field(description="Which code it is and how it asks.")
 
 

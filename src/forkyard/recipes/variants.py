@@ -1,11 +1,12 @@
 """What a variants file may say, and what a variant means for one engine: its CMake options and compile flags.
 
-Four tables, so that each fact is written once:
+Five tables, so that each fact is written once:
 
 - ``[features.NAME]``: an instruction set as /proc/cpuinfo names it, with the compiler flags that allow it and
   the names the disassembler gives its instructions;
 - ``[engines.FAMILY]``: upstream's CMake options, each with the features its ON state lets the compiler use;
-- ``[toolkits.NAME]``: what a GPU backend is compiled with, and where that comes from;
+- ``[toolkits.NAME]``: what a GPU backend, or all code for another machine, is compiled with, and where that comes from;
+- ``[targets.NAME]``: a machine other than x86-64;
 - ``[variants.NAME]``: a set of features, or a GPU backend.
 
 :func:`resolve` derives the rest: an engine's option is ON exactly if every feature behind it is in the
@@ -24,6 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, String
 from forkyard.errors import RecipeError
 from forkyard.recipes.model import (
     Family,
+    Guarded,
     InstructionSet,
     KeyPath,
     Line,
@@ -53,6 +55,8 @@ InstructionSets: TypeAlias = Annotated[tuple[InstructionSet, ...], BeforeValidat
 CompilerKind: TypeAlias = Literal["gcc", "clang"]
 PackageManager: TypeAlias = Literal["apt", "dnf", "pacman", "zypper", "apk"]
 
+X86_64 = "x86_64"
+"""The machine of variants without a target."""
 BEST = "best"
 """Asked for instead of a variant's name: the best one for this machine, see :func:`best`."""
 
@@ -60,9 +64,12 @@ BEST = "best"
 class Feature(Table):
     """One CPU feature, named as /proc/cpuinfo names it."""
 
-    flags: Lines = Field(description="gcc and clang flags that let the compiler use it.")
+    flags: Lines = Field(
+        description="gcc and clang flags that let the compiler use it; for a target, what is added to its `cpu-flag`."
+    )
     instruction_sets: InstructionSets = Field(
-        description="Names iced-x86 gives the CPUID features of its instructions (iced_x86.CpuidFeature)."
+        description="Names the disassembler gives the CPU features of its instructions: iced_x86.CpuidFeature, or for "
+        "64-bit ARM capstone's groups without Has."
     )
     compilers: dict[CompilerKind, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="First major version of each compiler that knows the flags."
@@ -113,7 +120,7 @@ class SystemPart(Table):
 
 
 class Toolkit(Table):
-    """What a backend is compiled with besides the compiler: wheels of the registry, parts of the system, or both."""
+    """What a backend, or all for a target, is compiled with: wheels of the registry, parts of the system, or both."""
 
     title: Line = Field(description="One line for people.")
     packages: Annotated[tuple[ToolkitPackage, ...], BeforeValidator(to_tuple)] = Field(
@@ -136,6 +143,38 @@ class Toolkit(Table):
     def replaceable(self) -> bool:
         """Whether a toolkit that is installed on the machine can stand in for the registry's."""
         return bool(self.packages and self.proof)
+
+
+class TargetEngine(Table):
+    """How one engine family is built for a target."""
+
+    unsupported: Line | None = Field(default=None, description="Why it is not built for it.")
+    needs: FeatureNames = Field(default=(), description="CPU features without which the engine does not compile.")
+    why: Line | None = Field(default=None, description="Why it needs them.")
+    score: RelativePath | None = Field(
+        default=None,
+        description="Source, in the engine's tree, of the recipe's `cpu-score-target`, which the engine has not.",
+    )
+    score_definitions: dict[OptionName, FeatureNames] = Field(
+        default_factory=dict, description="Definitions it is compiled with, each with the features it stands for."
+    )
+
+
+class Target(Table):
+    """A machine other than x86-64, which all is compiled for by a toolkit with a C and C++ compiler of its own."""
+
+    title: Line = Field(description="What people call it.")
+    toolkit: Name = Field(description="Zig, as the registry has it.")
+    triple: Name = Field(description="What the compiler calls it.")
+    glibc: Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+$")] = Field(
+        description="Oldest version of the C library that will do."
+    )
+    cpu_flag: Line = Field(description="Compile flag for the CPU, to which the flags of features are added.")
+    options: Options = Field(default_factory=dict, description="CMake options instead of the recipe's.")
+    guarded: Annotated[tuple[Guarded, ...], BeforeValidator(to_tuple)] = Field(
+        default=(), description="Code of the carried C++ library that asks the CPU first."
+    )
+    engines: dict[Family, TargetEngine] = Field(default_factory=dict)
 
 
 class Backend(Table):
@@ -188,6 +227,7 @@ class Variant(Table):
     kind: Literal["isa", "cpu", "backend"] = Field(
         description="What the variant is about: one instruction set, several of which one is chosen at load, or a GPU."
     )
+    target: Name | None = Field(default=None, description="The machine it is for, if that is not x86-64.")
     members: Names = Field(default=(), description="The variants whose CPU libraries it carries.")
     backend: Backend | None = Field(default=None, description="What a `backend` variant is compiled with.")
     extends: Name | None = Field(default=None, description="Variant whose features, or members, this one has, too.")
@@ -209,6 +249,9 @@ class Variants(Table):
     features: dict[FeatureName, Feature] = Field(default_factory=dict)
     engines: dict[Family, EngineIsa] = Field(default_factory=dict)
     toolkits: dict[Name, Toolkit] = Field(default_factory=dict)
+    targets: dict[Name, Target] = Field(
+        default_factory=dict, description="Machines other than x86-64, named as `uname -m` names them."
+    )
     variants: dict[Name, Variant] = Field(default_factory=dict)
 
     _places: Mapping[KeyPath, tuple[Path, int]] = PrivateAttr(default_factory=dict)
@@ -239,6 +282,10 @@ class Variants(Table):
         """Return every feature of variant *name*, inherited ones too; none of the host's for a native one."""
         return frozenset(feature for step in _lineage(self, name) for feature in self.get(step).features)
 
+    def target_of(self, name: str) -> str | None:
+        """Return the target of variant *name*, of its own or inherited; None if it is for x86-64."""
+        return next((target for step in _lineage(self, name) if (target := self.get(step).target)), None)
+
 
 @dataclass(frozen=True)
 class Member:
@@ -251,7 +298,8 @@ class Member:
     flags: tuple[str, ...]
     """Compile flags besides the variant's own."""
     options: tuple[str, ...]
-    """The engine's ISA options that would be ON in a variant of this instruction set alone."""
+    """The engine's ISA options that would be ON in a variant of this instruction set alone; for a target, its score
+    definitions."""
     instruction_sets: frozenset[str]
     proof: Mapping[str, frozenset[str]]
     borrows: Mapping[str, tuple[str, ...]]
@@ -276,16 +324,20 @@ class ResolvedVariant:
     flags: tuple[str, ...]
     """Extra compile flags for the engine's CPU target: what its options do not turn on."""
     instruction_sets: frozenset[str]
-    """iced-x86 names of what the code may use beside the x86-64 baseline."""
+    """The disassembler's names of what the code may use beside the machine's baseline."""
     proof: Mapping[str, frozenset[str]]
-    """Feature -> iced-x86 names, one instruction of which must be in the CPU library."""
+    """Feature -> the disassembler's names, one instruction of which must be in the CPU library."""
     compilers: Mapping[str, Mapping[CompilerKind, int]]
     """Feature -> compiler -> its first major version that knows the feature's flags; empty for a native variant."""
     members: tuple[Member, ...] = ()
     """Lowest rank first; the first is what the variant itself is compiled for."""
     backend: Backend | None = None
     toolkit: Toolkit | None = None
-    """The backend's."""
+    """The backend's, or the target's."""
+    machine: str = X86_64
+    """As ``uname -m`` names it."""
+    target: Target | None = None
+    """How it is built for a machine that is not x86-64."""
     module: str | None = None
     """As :attr:`VariantEngine.module`."""
     drops: tuple[str, ...] = ()
@@ -317,6 +369,8 @@ def resolve(
         )
     engine = variants.engines[family]
     own = _own(variant, family)
+    machine = variants.target_of(name)
+    target = variants.targets[machine] if machine else None
     lack = unsupported(variants, name, family)
     if lack is not None:
         raise RecipeError(
@@ -342,6 +396,9 @@ def resolve(
     # A native build gets everything from the compiler's own detection; flags would only repeat it.
     extra = [] if variant.native else [f for f in variants.features if f in features and f not in covered]
     flags = [flag for f in extra for flag in variants.features[f].flags]
+    if target is not None:
+        # Its compiler takes one flag for all of them.
+        flags = [target.cpu_flag + "".join(dict.fromkeys(flags))]
     options.update({**engine.defaults, **own.options})
     sets = {f: frozenset(variants.features[f].instruction_sets) for f in features}
     return ResolvedVariant(
@@ -367,7 +424,9 @@ def resolve(
         backend=variant.backend.model_copy(update={"libraries": variant.backend.libraries + own.libraries})
         if variant.backend
         else None,
-        toolkit=variants.toolkits[variant.backend.toolkit] if variant.backend else None,
+        toolkit=variants.toolkits[with_toolkit.toolkit] if (with_toolkit := variant.backend or target) else None,
+        machine=machine or X86_64,
+        target=target,
         module=own.module,
         drops=own.drops,
         cache_types=own.cache_types,
@@ -394,12 +453,18 @@ def _member(
     alone = resolve(variants, name, family)
     more = set(alone.features) - set(base)
     flags = [flag for f, feature in variants.features.items() if f in more for flag in feature.flags]
+    flags = list(dict.fromkeys([*flags, *_own(variants.get(name), family).flags]))
+    options = [option for option in sorted(engine.options) if alone.options[option] is True]
+    if alone.target is not None:
+        flags = list(alone.flags)
+        scores = _target_engine(alone.target, family).score_definitions
+        options = [definition for definition, needed in scores.items() if set(needed) <= set(alone.features)]
     return Member(
         name=name,
         features=alone.features,
         rank=variants.get(owner).rank + alone.rank,
-        flags=tuple(dict.fromkeys([*flags, *_own(variants.get(name), family).flags])),
-        options=tuple(option for option in sorted(engine.options) if alone.options[option] is True),
+        flags=tuple(flags),
+        options=tuple(options),
         instruction_sets=alone.instruction_sets,
         proof=alone.proof,
         borrows={
@@ -417,8 +482,15 @@ def supported(variants: Variants, family: str) -> list[str]:
 def unsupported(variants: Variants, name: str, family: str) -> str | None:
     """Why engine *family* has no variant *name*; None if it has it."""
     variant = variants.get(name)
+    floor: EngineIsa | TargetEngine | None = next(
+        (one for known, one in variants.engines.items() if known == family), None
+    )
+    machine = variants.target_of(name)
+    if machine is not None:
+        floor = _target_engine(variants.targets[machine], family)
+        if floor.unsupported:
+            return floor.unsupported
     # What several carry, or the machine has, is looked at one by one.
-    floor = next((engine for known, engine in variants.engines.items() if known == family), None)
     if floor is not None and variant.kind == "isa" and not variant.native:
         lacking = set(floor.needs) - variants.features_of(name)
         if lacking:
@@ -446,8 +518,10 @@ def best(variants: Variants, family: str, host_features: Collection[str]) -> Cho
         the choice; why there is none, if the CPU runs no variant of the engine.
     """
     passed: list[str] = []
-    for name in sorted(variants.variants, key=lambda n: (-variants.variants[n].rank, n)):
-        variant = variants.variants[name]
+    # Builds run on x86-64.
+    here = {name: one for name, one in variants.variants.items() if variants.target_of(name) is None}
+    for name in sorted(here, key=lambda n: (-here[n].rank, n)):
+        variant = here[name]
         if variant.native or variant.kind != "isa":
             continue
         lack = unsupported(variants, name, family)
@@ -459,7 +533,7 @@ def best(variants: Variants, family: str, host_features: Collection[str]) -> Cho
         else:
             gains = (_own(variants.variants[n], family).gains for n in _lineage(variants, name))
             found = [text for text in gains if text is not None]
-            many = [n for n in supported(variants, family) if variants.variants[n].kind == "cpu"]
+            many = [n for n in supported(variants, family) if n in here and here[n].kind == "cpu"]
             others = [f"for other machines as well: {n}, one wheel for {variants.variants[n].title}" for n in many]
             reasons = (f"the highest-ranked variant this CPU can run: {variant.title}", *found, *passed, *others)
             return Choice(name, reasons)
@@ -479,6 +553,15 @@ def _own(variant: Variant, family: str) -> VariantEngine:
     return next((own for name, own in variant.engines.items() if name == family), VariantEngine())
 
 
+def _target_engine(target: Target, family: str) -> TargetEngine:
+    return next((one for name, one in target.engines.items() if name == family), TargetEngine())
+
+
+def score_source(resolved: ResolvedVariant) -> str | None:
+    """Return :attr:`TargetEngine.score` of a resolved variant; None if the engine has its score target itself."""
+    return _target_engine(resolved.target, resolved.family).score if resolved.target else None
+
+
 def configure_options(recipe: Recipe, resolved: ResolvedVariant) -> dict[str, str]:
     """Return the CMake options of *recipe* built as *resolved*, by name, values as CMake writes them.
 
@@ -491,7 +574,7 @@ def configure_options(recipe: Recipe, resolved: ResolvedVariant) -> dict[str, st
             where=recipe.location_of("build", "options", both[0]),
             next_step="remove it from the recipe; instruction sets and backends belong in a variants file",
         )
-    merged = {**recipe.build.options, **resolved.options}
+    merged = {**recipe.build.options, **resolved.options, **(resolved.target.options if resolved.target else {})}
     backend = resolved.backend
     if backend is not None and backend.architectures_option is not None:
         merged[backend.architectures_option] = ";".join(backend.architectures)
@@ -526,8 +609,27 @@ def inconsistencies(variants: Variants) -> list[Problem]:
             found += [_unknown_feature((*key, i), f, known) for i, f in enumerate(needed) if f not in known]
         key = ("engines", family, "needs")
         found += [_unknown_feature((*key, i), f, known) for i, f in enumerate(engine.needs) if f not in known]
+    for name, target in variants.targets.items():
+        key = ("targets", name)
+        if target.toolkit not in variants.toolkits:
+            advice = did_you_mean(target.toolkit, variants.toolkits) or "define it under [toolkits]"
+            found.append(Problem((*key, "toolkit"), f"no toolkit {target.toolkit!r} is defined", advice))
+        for family, one in target.engines.items():
+            key = ("targets", name, "engines", family)
+            found += [_unknown_feature((*key, "needs", i), f, known) for i, f in enumerate(one.needs) if f not in known]
+            found += [
+                _unknown_feature((*key, "score-definitions", definition, i), f, known)
+                for definition, needed in one.score_definitions.items()
+                for i, f in enumerate(needed)
+                if f not in known
+            ]
     for name, variant in variants.variants.items():
         key = ("variants", name)
+        if variant.target is not None and variant.target not in variants.targets:
+            advice = did_you_mean(variant.target, variants.targets) or "define it under [targets]"
+            found.append(Problem((*key, "target"), f"no target {variant.target!r} is defined", advice))
+        if variant.target is not None and (variant.native or variant.backend):
+            found.append(Problem((*key, "target"), "a native variant, and one for GPUs, is for x86-64", None))
         if name == BEST:
             found.append(Problem(key, f"{BEST!r} asks for the best variant, it cannot be one's name", "rename it"))
         for field, names in (("features", variant.features), ("proof", variant.proof)):
@@ -581,12 +683,16 @@ def _wrong_members(variants: Variants, name: str) -> list[Problem]:
             )
         elif variants.variants[member].kind != "isa" or variants.variants[member].native:
             found.append(Problem((*place, i), f"{member!r} is not one instruction set", None))
+        elif variants.target_of(member) != variants.target_of(name):
+            found.append(Problem((*place, i), f"{member!r} is for another machine", None))
     if variants.features_of(name):
         found.append(Problem(("variants", name), "its features are those of its members", "leave them out"))
     if found:
         return found
     for family in variants.engines:
         names = _members(variants, name, family)
+        if not names and unsupported(variants, name, family):
+            continue
         if not names:
             found.append(Problem(key, f"{family} has none of these variants", None))
         for member in names[1:]:

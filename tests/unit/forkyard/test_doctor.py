@@ -8,6 +8,7 @@ import pytest
 from forkyard import doctor
 from forkyard.cache import Cache
 from forkyard.doctor import Check, as_json, examine
+from forkyard.toolchain import Toolchain
 
 
 @pytest.fixture
@@ -70,6 +71,16 @@ def test_little_space_is_advice(cache: Cache, monkeypatch: pytest.MonkeyPatch, e
 def test_another_machine(cache: Cache, monkeypatch: pytest.MonkeyPatch, empty_path: Path) -> None:
     monkeypatch.setattr("forkyard.doctor.platform.machine", lambda: "aarch64")
     assert named(examine(cache))["machine"].state == "missing"
+
+
+def test_what_code_for_other_machines_is_compiled_with(
+    cache: Cache, project_root: Path, toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "detect", lambda cache: toolchain)
+    monkeypatch.setattr(doctor, "native_features", lambda toolchain: ())
+    found = named(examine(cache, project_root))["aarch64"]
+    assert found.state == "ok"
+    assert found.found == "can be built, with Zig 0.17.1 (clang 22.1.8) from the package registry"
 
 
 def test_for_machines() -> None:

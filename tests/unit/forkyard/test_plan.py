@@ -333,3 +333,23 @@ def test_a_compiler_too_old_for_the_variant(
         check_tools(plan)
     assert f"it takes {needed} or newer" in caught.value.what
     assert version in (caught.value.where or "")
+
+
+def test_another_machine_s_code_is_compiled_by_its_toolkit(plan_of: Callable[..., Plan], project_root: Path) -> None:
+    plan = plan_of("dotprod")
+    assert plan.toolchain.as_json() == {
+        "c": "zig-cc",
+        "cxx": "zig-c++",
+        "version": "Zig 0.17.1 (clang 22.1.8)",
+        "target": "aarch64-linux-gnu",
+        "libc": "glibc 2.28",
+        "sha256": plan.toolkit.digest if plan.toolkit else "",
+    }
+    assert plan.options["GGML_OPENMP"] == "OFF"
+    assert plan.cxx_flags == ()
+    # The build machine's own compiler is no part of it.
+    assert plan_of("dotprod", sha256="8" * 64).key == plan.key
+    assert "target" not in plan_of("avx2").inputs
+    variants = project_root / "recipes" / "variants.toml"
+    variants.write_text(variants.read_text().replace('GGML_USE_SVE2 = ["sve2"]', 'GGML_USE_SVE2 = ["sve"]'))
+    assert plan_of("dotprod").key != plan.key

@@ -24,7 +24,14 @@ MANIFEST = {"schema": 1, "abi_sha256": "a" * 64, "title": 'mail@home "x" @FORKYA
 
 @pytest.fixture
 def write(project_root: Path, plan_of: Callable[..., Any], tmp_path: Path) -> Write:
-    def run(folder: str = "build", *, tree: str = "tree", launcher: Path | None = None, **changes: Any) -> Project:
+    def run(
+        folder: str = "build",
+        *,
+        tree: str = "tree",
+        launcher: Path | None = None,
+        zig: Path | None = None,
+        **changes: Any,
+    ) -> Project:
         plan = plan_of(**changes)
         return write_project(
             plan,
@@ -36,6 +43,7 @@ def write(project_root: Path, plan_of: Callable[..., Any], tmp_path: Path) -> Wr
             project_root / "wheels",
             include_dirs=["include", "ours/include"],
             launcher=launcher,
+            zig=zig,
         )
 
     return run
@@ -163,3 +171,49 @@ def test_every_licence_has_its_own_name(write: Write) -> None:
     text = (write().folder / "CMakeLists.txt").read_text()
     names = re.findall(r'licenses" RENAME "([^"]+)"', text)
     assert names == ["LICENSE", "vendor-x-LICENSE"]
+
+
+# -- another machine ---------------------------------------------------------------------------------
+
+
+def test_another_machine_has_a_compiler_of_its_own(write: Write, tmp_path: Path) -> None:
+    zig = tmp_path / "a kit"
+    zig.mkdir()
+    (zig / "zig").write_text('#!/bin/sh\nprintf "%s\\n" "$ZIG_LOCAL_CACHE_DIR" "$@"\n')
+    (zig / "zig").chmod(0o755)
+    project = write("build", variant="dotprod", zig=zig)
+    folder = project.folder / "compilers"
+    arguments = cmake_arguments(project)
+    assert f"-DCMAKE_TOOLCHAIN_FILE={folder / 'toolchain.cmake'}" in arguments
+    assert not [one for one in arguments if one.startswith(("-DCMAKE_C_COMPILER=", "-DCMAKE_CXX_COMPILER="))]
+    assert "-DCMAKE_MODULE_LINKER_FLAGS=-Wl,--build-id=sha1 -Wl,--gc-sections -s" in arguments
+    (flags,) = (one for one in arguments if one.startswith("-DCMAKE_CXX_FLAGS="))
+    assert f"-ffile-prefix-map={zig}=zig" in shlex.split(flags)
+    text = (folder / "toolchain.cmake").read_text()
+    assert "set(CMAKE_SYSTEM_PROCESSOR aarch64)" in text
+    assert f'set(CMAKE_CXX_COMPILER "{folder}/zig-c++")' in text
+    # Its own program for it knows no other machine.
+    assert settings(project)["tool"]["scikit-build"]["install"]["strip"] is False
+    assert "add_library(forkyard-cxx SHARED" in (project.folder / "CMakeLists.txt").read_text()
+
+    def called(program: str, *words: str) -> list[str]:
+        done = subprocess.run([str(folder / program), *words], capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.splitlines()
+
+    cache, machine = str(folder / "cache"), ["-target", "aarch64-linux-gnu.2.28"]
+    assert called("zig-cc", "-c", "a b.c") == [cache, "cc", *machine, "-c", "a b.c"]
+    assert called("zig-c++", "-c", "a.cpp") == [cache, "c++", *machine, "-c", "a.cpp"]
+    # The C++ library is the wheel's.
+    assert called("zig-c++", "a.o") == [cache, "c++", *machine, "-nostdlib++", "a.o"]
+    assert called("zig-ar", "qc", "a.a") == [cache, "ar", "qc", "a.a"]
+
+
+def test_this_machine_has_the_compiler_of_the_plan(write: Write) -> None:
+    project = write()
+    arguments = cmake_arguments(project)
+    assert "-DCMAKE_C_COMPILER=/usr/bin/cc" in arguments
+    assert "-DCMAKE_SHARED_LINKER_FLAGS=-Wl,--build-id=sha1" in arguments
+    assert not [one for one in arguments if "TOOLCHAIN" in one or "MODULE_LINKER" in one]
+    assert settings(project)["tool"]["scikit-build"]["install"]["strip"] is True
+    assert not (project.folder / "compilers").exists()
+    assert "forkyard-cxx" not in (project.folder / "CMakeLists.txt").read_text()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,13 @@ def test_every_patch_file_and_library_is_a_component() -> None:
         "libgomp.so.1": "c" * 64,
     }
     assert components["bundled:lib/libgomp.so.1"]["licenses"] == [{"expression": GOMP.license_id}]
+
+
+def test_a_library_compiled_with_the_wheel_has_no_hash() -> None:
+    library = replace(GOMP, sha256=None, version="libc++ 22")
+    (component,) = (c for c in sbom(bundled=[library])["components"] if c["name"] == library.name)
+    assert "hashes" not in component
+    assert component["version"] == "libc++ 22"
 
 
 def test_the_engine_has_its_upstream_commit_and_patches_as_pedigree() -> None:

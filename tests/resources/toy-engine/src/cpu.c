@@ -21,6 +21,18 @@ void ggml_toy_fma(float * data, const unsigned short * halves) {
     _mm256_storeu_ps(data, _mm256_fmadd_ps(value, half, value));
 }
 #endif
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+void ggml_toy_add_floats(float * data) {
+    vst1q_f32(data, vaddq_f32(vld1q_f32(data), vld1q_f32(data)));
+}
+#endif
+#if defined(__ARM_FEATURE_DOTPROD)
+void ggml_toy_dot(int * sums, const signed char * values) {
+    int8x16_t value = vld1q_s8(values);
+    vst1q_s32(sums, vdotq_s32(vld1q_s32(sums), value, value));
+}
+#endif
 int ggml_toy_sum(const int * values, int count) {
     int sum = 0;
     for (int i = 0; i < count; ++i) {

@@ -32,6 +32,21 @@ CODE = {
     "cpuid": bytes.fromhex("0fa2"),
     "none": bytes.fromhex("06"),  # push es: not in 64-bit mode
 }
+ARM_CODE = {
+    "ret": 0xD65F03C0,
+    "mov": 0x910003FD,  # mov x29, sp
+    "branch": 0x14000001,
+    "neon": 0x4E22D420,  # fadd v0.4s, v1.4s, v2.4s
+    "fp16": 0x4E421420,  # fadd v0.8h, v1.8h, v2.8h
+    "dotprod": 0x4E829420,  # sdot v0.4s, v1.16b, v2.16b
+    "i8mm": 0x4E82A420,  # smmla v0.4s, v1.16b, v2.16b
+    "lse": 0xF8200041,  # ldadd x0, x1, [x2]
+    "sve": 0x2518E3E0,  # ptrue p0.b
+    "sve2": 0x04227020,  # sqdmulh z0.b, z1.b, z2.b
+    "sme": 0xA0820020,  # smopa za0.s, p0/m, p0/m, z1.b, z2.b
+    "none": 0xFFFFFFFF,
+}
+X86_64, AARCH64 = 62, 183
 
 MakeElf = Callable[..., bytes]
 MakeWheel = Callable[..., Path]
@@ -46,9 +61,10 @@ def elf_bytes(
     rpath: str | None = None,
     versions: Mapping[str, Sequence[str]] | None = None,
     interpreter: str | None = None,
-    machine: int = 62,
+    machine: int = X86_64,
     executable_stack: bool = False,
     text: bytes = b"",
+    imports: Sequence[str] = (),
 ) -> bytes:
     """Return an ELF64 file with one code section, one read-only data section and a dynamic section."""
     strings = bytearray(b"\0")
@@ -57,6 +73,8 @@ def elf_bytes(
         strings.extend(value.encode() + b"\0")
         return len(strings) - len(value) - 1
 
+    for name in imports:
+        string(name)
     tags = [(1, string(name)) for name in needed]
     tags += [(14, string(soname))] if soname is not None else []
     tags += [(29, string(runpath))] if runpath is not None else []
@@ -78,7 +96,10 @@ def elf_bytes(
         sections.append((name, kind, flags, offset, len(data), link, info))
         return offset
 
-    machine_code = b"".join(CODE[name] for name in code) + CODE["ret"]
+    if machine == AARCH64:
+        machine_code = struct.pack(f"<{len(code) + 1}I", *(ARM_CODE[name] for name in (*code, "ret")))
+    else:
+        machine_code = b"".join(CODE[name] for name in code) + CODE["ret"]
     text_offset = section(".text", 1, 0x6, machine_code)
     section(".rodata", 1, 0x2, text)
     interp_offset = section(".interp", 1, 0x2, (interpreter or "").encode() + b"\0")

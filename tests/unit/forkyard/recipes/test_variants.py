@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from capstone import aarch64_const
 from iced_x86 import CpuidFeature
 
 from forkyard.errors import RecipeError
@@ -16,7 +17,9 @@ from forkyard.recipes.variants import (
     configure_options,
     for_architectures,
     resolve,
+    score_source,
     supported,
+    unsupported,
 )
 
 
@@ -114,10 +117,13 @@ def test_a_recipe_leaves_instruction_sets_to_the_variant(project: Path, variants
 
 
 def test_the_projects_features_are_named_as_the_disassembler_does(own: Variants) -> None:
+    groups = {name.removeprefix("AARCH64_FEATURE_HAS") for name in vars(aarch64_const)}
+    arm = {f for name in own.variants if own.target_of(name) for f in own.features_of(name)}
     for name, feature in own.features.items():
         assert feature.flags, name
         for unit in feature.instruction_sets:
-            assert hasattr(CpuidFeature, unit), unit
+            # Capstone has SVEORSME where either will do.
+            assert {unit, f"{unit}ORSME"} & groups if name in arm else hasattr(CpuidFeature, unit), unit
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,8 +146,12 @@ def test_the_fast_kernels_of_ik_get_every_flag_they_ask_for(own: Variants) -> No
     assert {"-mavx512vl", "-mavx512dq", "-mavx512cd", "-mbmi2"} <= set(resolved.flags)
 
 
+def machine(own: Variants, family: str, target: str | None) -> list[str]:
+    return [name for name in supported(own, family) if own.target_of(name) == target]
+
+
 def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None:
-    assert supported(own, "llama.cpp") == [
+    assert machine(own, "llama.cpp", None) == [
         *(
             "cuda13",
             "hip",
@@ -158,9 +168,12 @@ def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None
         ),
         *("avx-f16c", "avx", "sse42", "x86-64", "cpu"),
     ]
-    assert supported(own, "ik_llama.cpp") == [
+    assert machine(own, "ik_llama.cpp", None) == [
         *("cuda13", "native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu"),
     ]
+    assert machine(own, "llama.cpp", "aarch64") == ["sve2", "sve-i8mm", "i8mm", "dotprod", "neon", "cpu-aarch64"]
+    assert machine(own, "ik_llama.cpp", "aarch64") == ["i8mm", "dotprod", "cpu-aarch64"]
+    assert "need dot products" in str(unsupported(own, "neon", "ik_llama.cpp"))
 
 
 # -- a variant that carries several -------------------------------------------------------------------
@@ -169,7 +182,7 @@ def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None
 def test_the_cpu_variant_has_every_instruction_set_of_each_engine(own: Variants) -> None:
     for family in FAMILIES:
         resolved = resolve(own, "cpu", family)
-        isa = [name for name in supported(own, family) if own.variants[name].kind == "isa" and name != "native"]
+        isa = [name for name in machine(own, family, None) if own.variants[name].kind == "isa" and name != "native"]
         assert [member.name for member in resolved.members] == isa[::-1]
         first = resolve(own, isa[-1], family)
         assert (resolved.features, resolved.flags) == (first.features, first.flags)
@@ -264,7 +277,8 @@ def test_the_best_variant_of_each_engine(own: Variants, features: set[str], llam
             assert choice.variant == wanted
             assert own.features_of(wanted) <= features
             # Reproducible, so never the native one; and each better one is ruled out by a reason.
-            isas = {name: v.rank for name, v in own.variants.items() if v.kind == "isa" and not v.native}
+            here = {name: v for name, v in own.variants.items() if own.target_of(name) is None}
+            isas = {name: v.rank for name, v in here.items() if v.kind == "isa" and not v.native}
             better = {name for name, rank in isas.items() if rank > isas[wanted]}
             assert {reason.split()[1].rstrip(":") for reason in choice.reasons if reason.startswith("not ")} == better
 
@@ -358,6 +372,60 @@ def test_a_part_of_the_system_that_makes_no_sense(project: Path, repository: Pat
     mine.write_text(f'schema = 1\n[toolkits.mine]\ntitle = "x"\nsystem = [{part}]\n')
     with pytest.raises(RecipeError):
         load_variants(repository, mine)
+
+
+# -- another machine ----------------------------------------------------------------------------------
+
+
+def test_what_a_variant_for_another_machine_means(own: Variants, repository: Path) -> None:
+    resolved = resolve(own, "dotprod", "llama.cpp")
+    assert (resolved.machine, resolved.features) == ("aarch64", ("asimd", "asimddp", "asimdhp", "atomics", "fphp"))
+    assert resolved.flags == ("-mcpu=generic+neon+lse+fullfp16+dotprod",)
+    assert not [option for option, value in resolved.options.items() if value is True]
+    assert resolve(own, "avx2", "llama.cpp").machine == "x86_64"
+    assert resolve(own, "avx2", "llama.cpp").target is None
+    options = configure_options(load_recipe("llama.cpp", repository), resolved)
+    assert options["GGML_OPENMP"] == "OFF"
+    assert score_source(resolved) == "ggml/src/ggml-cpu/arch/arm/cpu-feats.cpp"
+    assert score_source(resolve(own, "dotprod", "ik_llama.cpp")) is None
+
+
+def test_each_member_asks_the_cpu_for_what_it_is_compiled_for(own: Variants) -> None:
+    members = {one.name: one for one in resolve(own, "cpu-aarch64", "llama.cpp").members}
+    assert list(members) == ["neon", "dotprod", "i8mm", "sve-i8mm", "sve2"]
+    assert members["neon"].options == ()
+    assert members["dotprod"].options == ("GGML_USE_DOTPROD", "GGML_USE_FP16_VECTOR_ARITHMETIC")
+    assert set(members["sve2"].options) == set(own.targets["aarch64"].engines["llama.cpp"].score_definitions)
+    for name, member in members.items():
+        assert member.flags == resolve(own, name, "llama.cpp").flags
+    assert [one.name for one in resolve(own, "cpu-aarch64", "ik_llama.cpp").members] == ["dotprod", "i8mm"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('kind = "isa"\ntarget = "arch64"', "no target 'arch64' is defined"),
+        ('kind = "isa"\nnative = true\ntarget = "aarch64"', "is for x86-64"),
+        ('kind = "cpu"\ntarget = "aarch64"\nmembers = ["avx2"]', "'avx2' is for another machine"),
+        ('kind = "cpu"\nmembers = ["dotprod"]', "'dotprod' is for another machine"),
+        (
+            'kind = "isa"\n[targets.riscv64]\ntitle = "x"\ntoolkit = "zag"\ntriple = "riscv64-linux-gnu"\n'
+            'glibc = "2.28"\ncpu-flag = "-m"',
+            "no toolkit 'zag' is defined",
+        ),
+        (
+            'kind = "isa"\n[targets.riscv64]\ntitle = "x"\ntoolkit = "zig"\ntriple = "riscv64-linux-gnu"\n'
+            'glibc = "2.28"\ncpu-flag = "-m"\n[targets.riscv64.engines."llama.cpp"]\nneeds = ["rvv"]',
+            "no feature 'rvv' is defined",
+        ),
+    ],
+)
+def test_targets_that_do_not_fit(repository: Path, tmp_path: Path, text: str, message: str) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'schema = 1\n[variants.many]\ntitle = "x"\nrank = 1\n{text}\n')
+    with pytest.raises(RecipeError) as caught:
+        load_variants(repository, mine)
+    assert message in str(caught.value.describe())
 
 
 # -- sources that two variants share ------------------------------------------------------------------
