@@ -13,7 +13,7 @@ from forkyard.guest.libraries import needed
 
 
 def elf(*names: str, runpath: str | None = None, interpreter: str | None = None) -> ElfFile:
-    return ElfFile("EM_X86_64", 64, None, names, runpath, None, interpreter, {}, False, ())
+    return ElfFile("EM_X86_64", 64, None, names, runpath, None, interpreter, {}, False, b"", ())
 
 
 @pytest.fixture
