@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -121,7 +120,7 @@ class Intake:
         _, case, kind, *content = words
         try:
             data = base64.b64decode(content[0] if content else "", validate=True)
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             self.noise = [*self.noise, text[:200]][-20:]
             return None
         if case == "-":

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import base64
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forkyard.guest.intake import Intake, Observation, cpu_list, mapped_bytes
@@ -64,6 +64,7 @@ def test_parts_arrive_as_they_were_sent(parts: dict[str, bytes]) -> None:
 
 
 @given(st.text(max_size=200))
+@example("  \x80")
 def test_no_line_is_a_fault(text: str) -> None:
     Intake().line(text)
     Intake().line("@forkyard " + text)
