@@ -213,7 +213,9 @@ def build(
         lines.append(f"{how}: {item.wheel}{share}")
     if built:
         names = [item.wheel.name.split("-")[0] for item in built]
-        lines += ["", "try it:", *(f"  {line}" for line in trying(shop.out, names, plans[0].recipe.family))]
+        target = plans[0].variant.target
+        there = f" on {target.title}" if target else ""
+        lines += ["", f"try it{there}:", *(f"  {line}" for line in trying(shop.out, names, plans[0].recipe.family))]
     document = {"built": [item.as_json() for item in built], "chosen": chosen, "left_out": left_out}
     console.result(document, "\n".join(lines))
 
