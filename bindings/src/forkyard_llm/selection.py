@@ -155,7 +155,11 @@ def judge(payload: Payload, *, refresh: bool = False) -> Verdict:
     if known is not None:
         return known
     verdict, lasting = _probe(payload)
-    if lasting:
+    if lasting and verdict.facts.get("no_gpu"):
+        # A driver, a card or a library may be there the next time; nothing that the verdict is kept by tells of it.
+        forget(payload)
+        remember(payload, verdict, lasting=False)
+    elif lasting:
         remember(payload, verdict)
     else:
         forget(payload)

@@ -167,14 +167,18 @@ def test_a_payload_for_gpus_that_finds_none_comes_last(
 ) -> None:
     make_payload("forkyard-llama-cpp-anygpu", kind="backend", backend=GPU_FACTS, rank=330)
     facts: dict[str, str] = {"no_gpu": "there is no driver"}
-    monkeypatch.setattr(selection, "_probe", lambda one: (Verdict(True, "works", facts if one.for_gpu else {}), False))
+    monkeypatch.setattr(
+        selection, "_probe", lambda one: (Verdict(True, "works", dict(facts) if one.for_gpu else {}), True)
+    )
     # Better than nothing.
     assert select().variant == "anygpu"
     make_payload("forkyard-llama-cpp-sse42", rank=10)
     assert select().variant == "sse42"
     assert select(variant="anygpu").variant == "anygpu"
+    # Of the next process that is true no more if a driver is there by then.
     facts.clear()
-    selection.forget(select(variant="anygpu"))
+    assert select().variant == "sse42"
+    verdicts._remembered.clear()
     assert select().variant == "anygpu"
 
 
