@@ -100,6 +100,7 @@ def check_architectures(
             folder = Path(name)
             (folder / "library.so").write_bytes(wheel.files[path])
             listed = _run(limits.cuobjdump, folder, "-lelf", "-lptx")
+            cubins = len([kind for kind, _ in _CODE.findall(listed) if kind == "ELF"])
             found = {f"{'sm' if kind == 'ELF' else 'ptx'}_{number}" for kind, number in _CODE.findall(listed)}
             facts["gpu_code"] = sorted(found)
             for wanted in sorted(_codes(limits.architectures)):
@@ -108,7 +109,11 @@ def check_architectures(
                     have = ", ".join(sorted(found)) or "none"
                     yield Finding("architectures", path, f"holds no {wanted}, which the variant names (it has {have})")
             _run(limits.cuobjdump, folder, "-xelf", "all")
-            yield from _traces(path, folder.glob("*.cubin"), forbidden)
+            extracted = sorted(folder.glob("*.cubin"))
+            if len(extracted) < cubins:
+                unseen = f"only {len(extracted)} of {cubins} pieces of its GPU code could be looked into"
+                yield Finding("architectures", path, unseen)
+            yield from _traces(path, extracted, forbidden)
 
 
 def _codes(architectures: Sequence[str]) -> set[str]:
@@ -138,9 +143,9 @@ def _run(program: Path, folder: Path, *options: str) -> str:
     return done.stdout
 
 
-def _traces(path: str, cubins: Iterator[Path], forbidden: Sequence[str]) -> Iterator[Finding]:
+def _traces(path: str, cubins: Sequence[Path], forbidden: Sequence[str]) -> Iterator[Finding]:
     patterns = path_patterns(forbidden)
-    for cubin in sorted(cubins):
+    for cubin in cubins:
         data = cubin.read_bytes()
         for prefix, pattern in patterns:
             if pattern.search(data):

@@ -148,6 +148,14 @@ def test_a_path_within_the_gpu_code(
     assert f"holds a path below {FOLDER} in its GPU code (one.sm_80.cubin)" in finding
 
 
+def test_gpu_code_that_cannot_be_looked_into(
+    make_wheel: MakeWheel, make_elf: MakeElf, limits: IsaLimits, gpu: GpuLimits, cuobjdump: Path
+) -> None:
+    cuobjdump.write_text(cuobjdump.read_text().replace("> one.sm_80.cubin", "> /dev/null"))
+    (finding,) = found(make_wheel, make_elf, limits, gpu)
+    assert "only 0 of 1 pieces of its GPU code could be looked into" in finding
+
+
 def test_a_library_that_is_not_there(make_wheel: MakeWheel, limits: IsaLimits, gpu: GpuLimits) -> None:
     report = check_wheel(make_wheel(), package=PACKAGE, limits=limits, gpu=gpu)
     assert [str(finding) for finding in report.findings] == [
