@@ -25,8 +25,9 @@ from forkyard_llm.payloads import read_payload
 ROOT = Path(__file__).resolve().parents[2]
 # As long as forkyard itself lets a build take; how fast the machine is must not decide a test.
 BUILD_TIMEOUT_S = 6 * 60 * 60
-# The tree of ik_llama.cpp's package cannot be built without the one patch of this stack, which changes no code of it.
-STOCK = {"ik_llama.cpp": "fixes"}
+# What an engine cannot be built without, and what changes nothing that tests of other stacks compare: a file that
+# ik_llama.cpp's package lacks; a guard that llama.cpp wants around names which Debian 12's Vulkan headers lack.
+STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
 # An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
 os.environ["GGML_NO_BACKTRACE"] = "1"
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.
@@ -121,7 +122,8 @@ def engine_payload(
             wheel = payload_under_test(name)
         if name.endswith("-stock") and wheel is None:
             out = tmp_path_factory.mktemp("stock")
-            forkyard("build", variant, recipe, "--stacks", STOCK.get(recipe, "none"), "--out", str(out))
+            stacks = STOCK.get((recipe, variant)) or STOCK.get((recipe, None), "none")
+            forkyard("build", variant, recipe, "--stacks", stacks, "--out", str(out))
             (wheel,) = out.glob(f"{package}-*.whl")
         elif wheel is None:
             (wheel,) = request.getfixturevalue("dist").glob(f"{package}-*.whl")
