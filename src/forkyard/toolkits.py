@@ -88,7 +88,7 @@ class ChosenToolkit:
                         package.sha256,
                         cache.downloads,
                         WHEEL,
-                        progress=lambda done, total, step=step: step.update(done, total),  # type: ignore[misc]
+                        progress=step.update,
                     )
                 )
         with owned_folder(cache.scratch, "toolkit-") as scratch, reporter.step(f"unpacking {self.data.title}"):
