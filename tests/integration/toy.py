@@ -127,6 +127,14 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+_ASSEMBLER = """\
+#!/bin/sh
+# Takes five seconds for one of the toy's own files, once, where Toy.start_compiling() asks for it.
+case "$*" in *.dir/src/*) rm "$HOME/slow" 2> /dev/null && : > "$HOME/compiling" && sleep 5;; esac
+exec {real} "$@"
+"""
+
+
 @dataclass
 class Toy:
     """A minimal forkyard project around the toy engine."""
@@ -297,6 +305,7 @@ class Toy:
             "FORKYARD_ROOT": str(self.root),
             "FORKYARD_CACHE": str(self.cache),
             "HOME": str(self.home),
+            "PATH": f"{self.home / 'programs'}:{kept['PATH']}",
             **self.environment,
             **(extra or {}),
         }
@@ -347,6 +356,21 @@ class Toy:
         """Start an ordinary build."""
         return self.start(*self.build_arguments(*arguments, variant=variant))
 
+    def start_compiling(self, *arguments: str, within_s: float = 60.0) -> subprocess.Popen[str]:
+        """Start forkyard and wait until it compiles; the first of the toy's own files then takes five seconds.
+
+        What the caller does next happens in the middle of a build, however seldom a busy machine lets the test run.
+        """
+        asked, begun = self.home / "slow", self.home / "compiling"
+        asked.touch()
+        child = self.start(*arguments)
+        deadline = time.monotonic() + within_s
+        while not begun.exists():
+            if time.monotonic() >= deadline or child.poll() is not None:
+                pytest.fail("the build ended or stood still before it compiled anything")
+            time.sleep(0.01)
+        return child
+
     # -- looking at what there is ----------------------------------------------------------------
 
     def wheels(self) -> list[Path]:
@@ -373,18 +397,6 @@ class Toy:
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.02)
         return left
-
-    def wait_for_compiling(self, child: subprocess.Popen[str], within_s: float = 60.0) -> None:
-        """Wait until a compiler of the toy's own files runs, so that what follows happens in the middle of a build."""
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline and child.poll() is None:
-            lines = list(self.processes().values())
-            # The compiler proper, or the driver that is about to start it or has just ended it.
-            compiling = ("cc1" in line or " -o CMakeFiles/" in line for line in lines if "/engine/" in line)
-            if any(compiling):
-                return
-            time.sleep(0.005)
-        pytest.fail("the build ended or stood still before it compiled anything")
 
     def assert_sound(self) -> None:
         """Nothing half-made has a name under which anybody would use it, and nothing hidden is left in ``out``."""
@@ -453,7 +465,10 @@ def make_toy(folder: Path) -> Toy:
     git(engine, "add", "--all")
     git(engine, "commit", "--quiet", "--message", "Make a toy")
     home = folder / "home"
-    home.mkdir()
+    (home / "programs").mkdir(parents=True)
+    # The same text in every toy, because the compiler's programs are part of what a wheel is made from.
+    (home / "programs" / "as").write_text(_ASSEMBLER.format(real=shutil.which("as")))
+    (home / "programs" / "as").chmod(0o755)
     toy = Toy(root, engine, folder / "cache", folder / "out", home)
     toy.write_recipe()
     return toy

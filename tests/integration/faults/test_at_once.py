@@ -52,8 +52,7 @@ def standing_still(child: subprocess.Popen[str], seconds: float = 6.0) -> Iterat
 
 @pytest.mark.parametrize("variant", ["sse42", "avx2"])
 def test_a_changed_patch_waits_for_the_tree_that_others_compile(toy: Toy, undisturbed: Answer, variant: str) -> None:
-    first = toy.start_build("--jobs", "1")
-    toy.wait_for_compiling(first)
+    first = toy.start_compiling(*toy.build_arguments("--jobs", "1"))
     toy.patch((*PART3, "value + 33"))
     with standing_still(first):
         second = toy.build(variant=variant)
@@ -67,8 +66,7 @@ def test_a_changed_patch_waits_for_the_tree_that_others_compile(toy: Toy, undist
 
 
 def test_clean_waits_for_the_build(toy: Toy, undisturbed: Answer) -> None:
-    child = toy.start_build("--jobs", "1")
-    toy.wait_for_compiling(child)
+    child = toy.start_compiling(*toy.build_arguments("--jobs", "1"))
     with standing_still(child):
         cleaned = toy.run("clean", "builds", "wheels", "sources", "logs")
     assert cleaned.status == 0

@@ -74,8 +74,7 @@ def test_killed_at_random_moments(tmp_path: Path, undisturbed: Answer, count: in
 
 
 def test_killed_in_the_middle_of_compiling(toy: Toy, undisturbed: Answer) -> None:
-    child = toy.start_build("--jobs", "1")
-    toy.wait_for_compiling(child)
+    child = toy.start_compiling(*toy.build_arguments("--jobs", "1"))
     kill(child.pid, group=False)
     finish(child)
     assert toy.wait_until_alone() == {}
@@ -86,8 +85,7 @@ def test_killed_in_the_middle_of_compiling(toy: Toy, undisturbed: Answer) -> Non
 
 
 def test_interrupted(toy: Toy, undisturbed: Answer) -> None:
-    child = toy.start_build("--jobs", "1")
-    toy.wait_for_compiling(child)
+    child = toy.start_compiling(*toy.build_arguments("--jobs", "1"))
     child.send_signal(signal.SIGINT)
     answer = finish(child)
     assert answer.status == 130
@@ -100,8 +98,7 @@ def test_interrupted(toy: Toy, undisturbed: Answer) -> None:
 
 
 def test_terminated(toy: Toy, undisturbed: Answer) -> None:
-    child = toy.start_build("--jobs", "1")
-    toy.wait_for_compiling(child)
+    child = toy.start_compiling(*toy.build_arguments("--jobs", "1"))
     child.terminate()
     assert finish(child).status == -signal.SIGTERM
     assert toy.wait_until_alone() == {}
@@ -120,7 +117,7 @@ def test_a_git_that_outlives_its_forkyard_keeps_the_tree_locked(toy: Toy, undist
         f'#!/bin/sh\ncase "$*" in *read-tree*-u*) touch {toy.home}/began; sleep 2;; esac\nexec {real} "$@"\n'
     )
     (slow / "git").chmod(0o755)
-    child = toy.start(*toy.build_arguments(), env={"PATH": f"{slow}:{os.environ['PATH']}"})
+    child = toy.start(*toy.build_arguments(), env={"PATH": f"{slow}:{toy.env()['PATH']}"})
     deadline = time.monotonic() + 60
     while not (toy.home / "began").exists():
         assert time.monotonic() < deadline

@@ -371,8 +371,7 @@ def test_required_stacks(ready: Toy) -> None:
 
 
 def test_killed_and_run_again(ready: Toy) -> None:
-    child = ready.start(*arguments(ready))
-    ready.wait_for_compiling(child)
+    child = ready.start_compiling(*arguments(ready))
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
     assert ready.wait_until_alone() == {}

@@ -332,8 +332,7 @@ def test_killed_it_goes_on_where_it_was(three: Toy) -> None:
 
 
 def test_interrupted(three: Toy) -> None:
-    child = three.start(*VERIFY)
-    three.wait_for_compiling(child)
+    child = three.start_compiling(*VERIFY)
     child.send_signal(signal.SIGINT)
     answer = finish(child)
     assert answer.status == 130
