@@ -129,7 +129,8 @@ def engine_payload(
             (wheel,) = request.getfixturevalue("dist").glob(f"{package}-*.whl")
         folder = tmp_path_factory.mktemp(name.replace(".", "-"))
         unpack(wheel, folder)
-        return folder / package
+        (found,) = (path.parent for path in folder.glob("*/manifest.json"))
+        return found
 
     return unpacked
 
