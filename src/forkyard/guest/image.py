@@ -50,7 +50,8 @@ def contents(parts: Parts, script: str) -> list[cpio.Entry]:
         SourceError: a package or the payload lacks a file.
     """
     programs = [parts.engine / "bin" / name for name in parts.programs]
-    own = sorted((parts.engine / "lib").glob("*.so*"))
+    # Also those that a program only opens: the CPU libraries of a payload for every CPU lie beside the programs.
+    own = sorted(path for path in parts.engine.rglob("*.so*") if path.is_file())
     numactl = parts.system / _NUMACTL
     for path in (*programs, numactl, parts.system / _BUSYBOX, parts.model):
         if not path.is_file():
@@ -67,7 +68,7 @@ def contents(parts: Parts, script: str) -> list[cpio.Entry]:
         cpio.link("bin/sh", "busybox"),
         cpio.file("bin/numactl", numactl.read_bytes(), program=True),
         *(cpio.file(f"engine/bin/{path.name}", path.read_bytes(), program=True) for path in programs),
-        *(cpio.file(f"engine/lib/{path.name}", path.read_bytes(), program=True) for path in own),
+        *(_own(path, parts.engine) for path in own),
         *(_of_host(f"{LIBRARIES}/{name}", path) for name, path in sorted(host.libraries.items())),
         *(_of_host(name, path) for name, path in sorted(host.loaders.items())),
         cpio.file(MODEL.lstrip("/"), parts.model.read_bytes()),
@@ -83,6 +84,10 @@ def write_image(target: Path, entries: Sequence[cpio.Entry]) -> None:
     with explained("write the guest's file system"), target.open("wb") as sink:
         for piece in cpio.archive(entries):
             sink.write(piece)
+
+
+def _own(path: Path, engine: Path) -> cpio.Entry:
+    return cpio.file(f"engine/{path.relative_to(engine)}", path.read_bytes(), program=True)
 
 
 def _of_host(name: str, path: Path) -> cpio.Entry:

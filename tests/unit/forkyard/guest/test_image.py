@@ -15,12 +15,14 @@ from forkyard.guest.libraries import Needed
 @pytest.fixture
 def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
     for name in ("system/bin/busybox", "system/usr/bin/numactl", "system/usr/lib/x86_64-linux-gnu/libnuma.so.1",
-                 "pay/bin/llama-server", "pay/lib/libllama.so", "m.gguf", "host/libc.so.6", "host/ld.so"):  # fmt: skip
+                 "pay/bin/llama-server", "pay/lib/libllama.so", "pay/bin/libggml-cpu-avx2.so",
+                 "pay/lib/avx512/libggml.so", "m.gguf", "host/libc.so.6", "host/ld.so"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
 
     def found(programs, own, folders) -> Needed:
-        assert {path.name for path in programs} == {"llama-server", "libllama.so", "numactl"}
+        own = {"llama-server", "libllama.so", "libggml-cpu-avx2.so", "libggml.so"}
+        assert {path.name for path in programs} == {*own, "numactl"}
         assert folders[0] == tmp_path / "system/usr/lib/x86_64-linux-gnu"
         return Needed({"libc.so.6": tmp_path / "host/libc.so.6"}, {"/lib64/ld.so": tmp_path / "host/ld.so"})
 
@@ -31,7 +33,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
 def test_everything_is_where_the_script_looks_for_it(parts: Parts, tmp_path: Path) -> None:
     entries = {entry.path: entry for entry in contents(parts, "#!/bin/sh\n")}
     assert {"init", "bin/busybox", "bin/sh", "bin/numactl", "engine/bin/llama-server", "engine/lib/libllama.so",
-            "lib/host/libc.so.6", "lib64/ld.so", "model.gguf", "question", "dev/console"} <= entries.keys()  # fmt: skip
+            "engine/bin/libggml-cpu-avx2.so", "engine/lib/avx512/libggml.so", "lib/host/libc.so.6", "lib64/ld.so", "model.gguf", "question", "dev/console"} <= entries.keys()  # fmt: skip
     assert entries["init"].content == b"#!/bin/sh\n"
     for name in ("init", "bin/busybox", "engine/bin/llama-server", "lib64/ld.so"):
         assert entries[name].mode & stat.S_IXUSR
