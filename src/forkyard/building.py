@@ -275,9 +275,9 @@ def _prepare(
 def _toolchest(
     plan: Plan, cache: Cache, toolkit: Path | None, jobs: int | None, launcher: Path | None
 ) -> Toolchest | None:
-    """How the backend's code is compiled here; ``None`` for a variant without."""
+    """How the code is compiled here that a toolkit is for; ``None`` for a backend without, and without a backend."""
     backend, chosen = plan.variant.backend, plan.toolkit
-    if backend is None or chosen is None:
+    if backend is None or chosen is None or backend.unit_mib is None:
         return None
     words: list[str] = []
     if launcher is not None:

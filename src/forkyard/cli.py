@@ -143,7 +143,7 @@ def _plan_text(item: Plan, shop: Workshop) -> str:
         f"  {item.recipe.build.cpu_target + ' flags':<11} {' '.join(item.cpu_flags) or '-'}",
         f"  compiler    {item.toolchain.version}, {item.toolchain.libc}",
         *_toolkit_text(facts),
-        f"  tools       {', '.join(item.recipe.build.tools)}",
+        f"  tools       {', '.join(item.tools)}",
         f"  build key   {item.key}",
         f"  tree        {facts['folders']['tree']}",
         f"  build in    {facts['folders']['build']}",

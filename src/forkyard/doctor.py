@@ -62,6 +62,9 @@ def _toolkits(root: Path, cache: Cache) -> list[Check]:
     backends = [(name, one.backend, one.backend.toolkit) for name, one in variants.variants.items() if one.backend]
     targets = [(name, None, one.toolkit) for name, one in variants.targets.items()]
     for name, backend, kit in [*backends, *targets]:
+        if kit is None:
+            checks.append(Check(name, "ok", "can be built, with the compiler of all else"))
+            continue
         toolkit = variants.toolkits[kit]
         try:
             chosen = choose(kit, toolkit, backend, toolchain, cache)

@@ -91,17 +91,18 @@ def make_manifest(
         "build_tools": plan.inputs["build_tools"],
         "build_key": plan.key,
         "abi_sha256": abi_sha256,
-        "tools": {tool: f"bin/{tool}" for tool in plan.recipe.build.tools},
+        "tools": {tool: f"bin/{tool}" for tool in plan.tools},
     }
 
 
 def _backend(plan: Plan) -> dict[str, Any] | None:
-    """What a payload for GPUs was compiled with, and what it needs beside itself."""
+    """What a payload for GPUs, or other machines, was compiled with, and what it needs beside itself."""
     backend = plan.variant.backend
-    if backend is None or plan.toolkit is None:
+    if backend is None:
         return None
     return {
-        "toolkit": dict(plan.toolkit.identity),
+        "toolkit": dict(plan.toolkit.identity) if plan.toolkit else None,
+        "remote": backend.remote,
         "architectures": list(backend.architectures),
         "library": plan.variant.module,
         "requires": list(backend.requires),

@@ -67,6 +67,11 @@ class Plan:
         return hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
 
     @property
+    def tools(self) -> tuple[str, ...]:
+        """CMake targets of the tools that it carries, the recipe's first."""
+        return self.recipe.build.tools + self.variant.tools
+
+    @property
     def patches(self) -> list[tuple[str, list[str]]]:
         """Each stack's name and the file names of its patches, in order."""
         return [(stack["name"], [name for name, _ in stack["patches"]]) for stack in self.inputs["stacks"]]
@@ -154,7 +159,7 @@ class Plan:
             "toolchain": self.toolchain.as_json(),
             "toolkit": dict(self.toolkit.identity) if self.toolkit else None,
             "requires": list(self.variant.backend.requires) if self.variant.backend else [],
-            "tools": list(self.recipe.build.tools),
+            "tools": list(self.tools),
             "folders": {
                 "tree": str(cache.tree(self.workspace)),
                 "build": str(cache.build(self.workspace, self.variant.name)),
@@ -210,7 +215,7 @@ def make_plan(
         resolved = for_architectures(resolved, architectures)
     backend, toolkit = resolved.backend, None
     target = resolved.target
-    if (kit := backend or target) is not None and resolved.toolkit is not None:
+    if (kit := backend or target) is not None and kit.toolkit is not None and resolved.toolkit is not None:
         toolkit = choose(kit.toolkit, resolved.toolkit, backend, toolchain, Cache.default())
         if target is not None:
             toolchain = compiler_for(target, toolkit)
@@ -253,7 +258,12 @@ def make_plan(
                 [one.name, list(one.features), one.rank, list(one.flags), dict(one.borrows)] for one in resolved.members
             ],
             **(
-                {"module": resolved.module, "drops": list(resolved.drops), "cache_types": list(resolved.cache_types)}
+                {
+                    "module": resolved.module,
+                    "drops": list(resolved.drops),
+                    "cache_types": list(resolved.cache_types),
+                    "tools": list(resolved.tools),
+                }
                 if resolved.backend
                 else {}
             ),
@@ -292,7 +302,7 @@ def make_plan(
 
 
 # What of a backend decides bytes: architectures are among the options.
-_BACKEND_KEY = {"requires", "libraries", "library_folders", "driver"}
+_BACKEND_KEY = {"remote", "requires", "libraries", "library_folders", "driver"}
 
 
 @functools.lru_cache(maxsize=1)

@@ -107,7 +107,7 @@ def write_project(
         "build_key": plan.key,
         "abi_sha256": manifest["abi_sha256"],
         "suffix": f"{plan.slug}-{plan.variant.name}",
-        "tools": plan.recipe.build.tools,
+        "tools": plan.tools,
         "libraries": plan.recipe.build.libraries,
         "cpu_target": plan.recipe.build.cpu_target,
         "cpu_flags": plan.cpu_flags,

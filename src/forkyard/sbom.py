@@ -194,10 +194,10 @@ def _toolchain(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _toolkit(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what the GPU code was compiled with, of a payload that has some."""
-    backend = manifest.get("backend")
-    if not backend:
+    backend = manifest.get("backend") or {}
+    identity = backend.get("toolkit")
+    if not identity:
         return []
-    identity = backend["toolkit"]
     return [
         {
             "type": "application",

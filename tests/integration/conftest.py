@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from forkyard_llm import cpu, models
-from forkyard_llm.payloads import read_payload
+from forkyard_llm.payloads import Payload, read_payload
 
 ROOT = Path(__file__).resolve().parents[2]
 # As long as forkyard itself lets a build take; how fast the machine is must not decide a test.
@@ -30,6 +30,32 @@ BUILD_TIMEOUT_S = 6 * 60 * 60
 STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
 # An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
 os.environ["GGML_NO_BACKTRACE"] = "1"
+# Variants of some instruction sets, of which everyday tests build what the whole ones share. ``few-rpc`` is otherwise
+# as ``rpc`` is: what of it is not compiled for ``few`` is the backend and its server.
+FEW = """
+schema = 1
+[variants.few]
+title = "some instruction sets"
+kind = "cpu"
+members = ["sse42", "avx2", "avx512"]
+rank = 0
+[variants.few.engines."llama.cpp"]
+options = { GGML_BACKEND_DL = true }
+[variants.few-rpc]
+title = "devices of other machines by RPC, and some instruction sets"
+kind = "backend"
+members = ["sse42", "avx2"]
+rank = 0
+[variants.few-rpc.backend]
+remote = true
+[variants.few-rpc.engines."llama.cpp"]
+module = "ggml-rpc"
+tools = ["ggml-rpc-server"]
+options = { GGML_BACKEND_DL = true, GGML_RPC = true, GGML_RPC_RDMA = false }
+[variants.few-rpc.engines."ik_llama.cpp"]
+tools = ["rpc-server"]
+options = { GGML_RPC = true }
+"""
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.
 VARIANTS = {
     "avx512": ("avx512f", "avx512cd", "avx512vl", "avx512dq", "avx512bw", "avx2", "fma", "f16c", "bmi2"),
@@ -158,6 +184,36 @@ def unpack(wheel: Path, folder: Path) -> None:
 def payloads(engine_payload: Callable[[str], Path]) -> dict[str, Path]:
     """Package folder of each engine's payload."""
     return {engine: engine_payload(engine) for engine in ("llama.cpp", "ik_llama.cpp")}
+
+
+@pytest.fixture(scope="session")
+def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Payload]:
+    """A function from a variant of several instruction sets, or with a backend, and an engine to the built payload."""
+
+    @functools.cache
+    def payload(variant: str, engine: str) -> Payload:
+        lift_limit()
+        out = tmp_path_factory.mktemp(variant)
+        package = re.sub(r"[.-]", "_", f"forkyard_{engine}_{variant}")
+        wheel = payload_under_test(f"{engine}-{variant}")
+        if wheel is None:
+            (out / "few.toml").write_text(FEW)
+            extra = ["--variants-file", str(out / "few.toml")] if variant.startswith("few") else []
+            if variant == "cuda13":
+                # One takes an hour.
+                extra = ["--architectures", "80-real"]
+            forkyard("build", variant, engine, *extra, "--out", str(out))
+            (wheel,) = out.glob(f"{package}-*.whl")
+        unpack(wheel, out)
+        return read_payload(out / package)
+
+    return payload
+
+
+@pytest.fixture(scope="session")
+def rpc_payload(carrying: Callable[[str, str], Payload]) -> Callable[[str], Payload]:
+    """A function from an engine to its payload that computes on other machines, with few instruction sets."""
+    return lambda engine: carrying("few-rpc", engine)
 
 
 @pytest.fixture(scope="session")

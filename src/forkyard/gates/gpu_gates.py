@@ -1,4 +1,4 @@
-"""Gates on payloads for GPUs: what they link to, what they hold code for, and how large they are."""
+"""Gates on payloads for GPUs or other machines: what they link to, what they hold code for, how large they are."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _CODE = re.compile(r"^(ELF|PTX) file +\d+: .*\.sm_(\d+[af]?)\.(?:cubin|ptx)$", r
 
 @dataclass(frozen=True)
 class GpuLimits:
-    """What a payload for GPUs links to and holds."""
+    """What a payload for GPUs, or other machines, links to and holds."""
 
     library: str
-    """CMake target of the library with the GPU code, as the manifest calls it."""
+    """CMake target of the library with the backend's code, as the manifest calls it."""
     needs: tuple[str, ...]
     """Sonames that it needs and that are not in the wheel."""
     folders: tuple[str, ...]
@@ -47,10 +47,10 @@ class GpuLimits:
 
 
 def gpu_limits(resolved: ResolvedVariant, cpu_target: str, toolkit: Path | None) -> GpuLimits | None:
-    """Return what a wheel built as *resolved* may link to and must hold; None for a variant without GPU code.
+    """Return what a wheel built as *resolved* may link to and must hold; None for a variant without a backend.
 
     Args:
-        cpu_target: the recipe's CPU target, which holds the GPU code where no library of its own does.
+        cpu_target: the recipe's CPU target, which holds the backend's code where no library of its own does.
         toolkit: the folder of the toolkit it was compiled with.
     """
     backend = resolved.backend
@@ -67,13 +67,13 @@ def gpu_limits(resolved: ResolvedVariant, cpu_target: str, toolkit: Path | None)
 
 
 def check_needs(elves: Elves, names: Mapping[str, str], limits: GpuLimits) -> Iterator[Finding]:
-    """The GPU code needs the libraries of the variant, of their major versions, and none like them is in the wheel."""
+    """The backend's code needs the variant's libraries, of their major versions; none like them is in the wheel."""
     for path in elves:
         if _FOREIGN.fullmatch(PurePosixPath(path).name):
             yield Finding("gpu-libraries", path, "belongs to a GPU's driver or toolkit, which a wheel must not carry")
     paths = [path for path in elves if names.get(path) == limits.library]
     if not paths:
-        yield Finding("gpu-libraries", limits.library, "the library with the GPU code is not in the wheel")
+        yield Finding("gpu-libraries", limits.library, "the library with the backend's code is not in the wheel")
     for path in paths:
         for soname in limits.needs:
             if soname not in elves[path].needed:

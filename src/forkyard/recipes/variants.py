@@ -178,9 +178,12 @@ class Target(Table):
 
 
 class Backend(Table):
-    """What makes a variant one for GPUs."""
+    """What makes a variant one for GPUs, or for devices of other machines."""
 
-    toolkit: Name
+    toolkit: Name | None = Field(
+        default=None, description="What its code is compiled with, if that is not the compiler of all else."
+    )
+    remote: bool = Field(default=False, description="It computes on devices of other machines, and on no GPU of this.")
     architectures: Names = Field(default=(), description="GPU architectures, as the toolkit's compiler names them.")
     architectures_option: OptionName | None = Field(default=None, description="CMake option that takes them.")
     requires: Lines = Field(default=(), description="Python distributions with the libraries it needs at run time.")
@@ -191,10 +194,19 @@ class Backend(Table):
         default=(), description="Folders of `requires`, beside the payload's package, in which they are found."
     )
     driver: Line | None = Field(default=None, description="Soname of a library that is there where its driver is.")
-    unit_mib: Annotated[int, Field(ge=1)] = Field(description="Memory that the largest compile of its code takes, MiB.")
-    ccache: Annotated[str, StringConstraints(pattern=r"^[0-9]+[MG]$")] = Field(
-        description="Size limit of its own ccache folder."
+    unit_mib: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Memory that the largest compile of its code takes, MiB."
     )
+    ccache: Annotated[str, StringConstraints(pattern=r"^[0-9]+[MG]$")] | None = Field(
+        default=None, description="Size limit of its own ccache folder."
+    )
+
+    @model_validator(mode="after")
+    def _compiled_apart(self) -> Backend:
+        if not (self.toolkit is None) == (self.unit_mib is None) == (self.ccache is None):
+            msg = "`unit-mib` and `ccache` are for code that a `toolkit` compiles: give all three, or none"
+            raise ValueError(msg)
+        return self
 
 
 class VariantEngine(Table):
@@ -208,6 +220,7 @@ class VariantEngine(Table):
     module: Name | None = Field(
         default=None, description="CMake target of the backend's library, where the engine loads it by its path."
     )
+    tools: Names = Field(default=(), description="CMake targets of tools besides the recipe's.")
     libraries: Lines = Field(default=(), description="Sonames that its GPU code needs besides the backend's.")
     cache_types: Names = Field(default=(), description="KV cache types whose attention the GPU computes, all of them.")
     drops: Lines = Field(
@@ -340,6 +353,8 @@ class ResolvedVariant:
     """How it is built for a machine that is not x86-64."""
     module: str | None = None
     """As :attr:`VariantEngine.module`."""
+    tools: tuple[str, ...] = ()
+    """As :attr:`VariantEngine.tools`."""
     drops: tuple[str, ...] = ()
     cache_types: tuple[str, ...] = ()
     """As :attr:`VariantEngine.cache_types`."""
@@ -424,10 +439,11 @@ def resolve(
         backend=variant.backend.model_copy(update={"libraries": variant.backend.libraries + own.libraries})
         if variant.backend
         else None,
-        toolkit=variants.toolkits[with_toolkit.toolkit] if (with_toolkit := variant.backend or target) else None,
+        toolkit=variants.toolkits[kit.toolkit] if (kit := variant.backend or target) and kit.toolkit else None,
         machine=machine or X86_64,
         target=target,
         module=own.module,
+        tools=own.tools,
         drops=own.drops,
         cache_types=own.cache_types,
     )
@@ -636,9 +652,9 @@ def inconsistencies(variants: Variants) -> list[Problem]:
             found += [_unknown_feature((*key, field, i), f, known) for i, f in enumerate(names) if f not in known]
         if (variant.kind == "backend") != (variant.backend is not None):
             found.append(Problem((*key, "backend"), "a `backend` variant has this table, and no other has", None))
-        elif variant.backend and variant.backend.toolkit not in variants.toolkits:
-            advice = did_you_mean(variant.backend.toolkit, variants.toolkits) or "define it under [toolkits]"
-            unknown = f"no toolkit {variant.backend.toolkit!r} is defined"
+        elif variant.backend and (kit := variant.backend.toolkit) is not None and kit not in variants.toolkits:
+            advice = did_you_mean(kit, variants.toolkits) or "define it under [toolkits]"
+            unknown = f"no toolkit {kit!r} is defined"
             found.append(Problem((*key, "backend", "toolkit"), unknown, advice))
         broken = _broken_chain(variants, name)
         if broken is not None:

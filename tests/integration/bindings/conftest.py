@@ -11,23 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forkyard_llm.payloads import Payload, read_payload
-
-from ..conftest import forkyard, unpack
+from forkyard_llm.payloads import Payload
 
 PROMPT = "The capital of France is"
 # With any instruction set, and on any GPU.
 EXPECTED = " Paris."
-FEW = """
-schema = 1
-[variants.few]
-title = "some instruction sets"
-kind = "cpu"
-members = ["sse42", "avx2", "avx512"]
-rank = 0
-[variants.few.engines."llama.cpp"]
-options = { GGML_BACKEND_DL = true }
-"""
 SAY = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -47,31 +35,6 @@ def built_payloads(payloads: dict[str, Path], tmp_path_factory: pytest.TempPathF
         patch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
         patch.setenv("FORKYARD_LLM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="session")
-def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Payload]:
-    """A function from a variant of several instruction sets, or for GPUs, and an engine to the built payload."""
-    made: dict[tuple[str, str], Payload] = {}
-
-    def payload(variant: str, engine: str) -> Payload:
-        if (variant, engine) not in made:
-            lift_limit()
-            out = tmp_path_factory.mktemp(variant)
-            (out / "few.toml").write_text(FEW)
-            extra = {
-                "few": ["--variants-file", str(out / "few.toml")],
-                # One takes an hour.
-                "cuda13": ["--architectures", "80-real"],
-            }.get(variant, [])
-            forkyard("build", variant, engine, *extra, "--out", str(out))
-            package = f"forkyard_{engine.replace('.', '_')}_{variant}"
-            (wheel,) = out.glob(f"{package}-*.whl")
-            unpack(wheel, out)
-            made[variant, engine] = read_payload(out / package)
-        return made[variant, engine]
-
-    return payload
 
 
 @pytest.fixture

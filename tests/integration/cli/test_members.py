@@ -63,6 +63,34 @@ def test_each_instruction_set_has_its_library(toy: Toy, tmp_path: Path, loaded: 
     assert toy.build("--variants-file", str(variants), variant="few").built["fresh"] is False
 
 
+def test_a_backend_without_a_toolkit_and_a_tool_of_its_own(toy: Toy, tmp_path: Path) -> None:
+    variants = tmp_path / "remote.toml"
+    variants.write_text(
+        'schema = 1\n[variants.remote]\ntitle = "others"\nkind = "backend"\nmembers = ["sse42", "avx2"]\nrank = 0\n'
+        '[variants.remote.backend]\nremote = true\n[variants.remote.engines."llama.cpp"]\nmodule = "ggml-rpc"\n'
+        'tools = ["ggml-rpc-server"]\noptions = { GGML_BACKEND_DL = true, GGML_RPC = true, GGML_RPC_RDMA = false }\n'
+    )
+    toy.edit_recipe('cpu-target = "ggml-cpu"', 'cpu-target = "ggml-cpu"\ncpu-score-target = "ggml-cpu-feats"')
+    with zipfile.ZipFile(toy.build("--variants-file", str(variants), variant="remote").built["wheel"]) as wheel:
+        wheel.extractall(tmp_path)
+        assert not any(
+            "toolkit" in wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".cdx.json")
+        )
+    root = tmp_path / "forkyard_toy_remote"
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert manifest["libraries"]["ggml-rpc"] == "bin/libggml-rpc.so"
+    assert hasattr(ctypes.CDLL(str(root / "bin" / "libggml-rpc.so")), "ggml_toy_name")
+    assert manifest["tools"]["ggml-rpc-server"] == "bin/ggml-rpc-server"
+    assert (root / "bin" / "ggml-rpc-server").is_file()
+    backend = manifest["backend"]
+    assert (backend["toolkit"], backend["remote"], backend["library"]) == (None, True, "ggml-rpc")
+    # An option that got lost: it would be a wheel for the CPU alone.
+    variants.write_text(variants.read_text().replace("GGML_RPC = true", "GGML_RPC = false"))
+    failed = toy.build("--variants-file", str(variants), variant="remote")
+    assert failed.status == 9
+    assert "no CMake target ggml-rpc-server, which" in failed.stdout + failed.stderr
+
+
 def test_a_flag_that_does_not_arrive_is_caught(toy: Toy, tmp_path: Path) -> None:
     """The copy of a target that loses its flags would be a wheel that is slow where it should be fast."""
     variants = tmp_path / "few.toml"

@@ -1,14 +1,12 @@
 """Some layers on a device, the others on the CPU: what the CPU computes is mirrored, and the logits stay what they were.
 
 The device is upstream's RPC server on loopback: to the engine it is a GPU, with memory of its own, which it cannot
-touch. That needs an engine with that backend, which is built here and takes as long as any.
+touch. That needs an engine with that backend, which is built if need be.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import socket
 import subprocess
 import time
@@ -18,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm.payloads import Payload
 
-from ..conftest import ROOT, forkyard, payload_under_test, unpack
 from . import arch_models, cases
 from .driver import MIRROR, SPLIT, Driver, Mode
 
@@ -30,61 +28,18 @@ START_S = 30.0
 OFF = Mode()
 MODES = (Mode(MIRROR, 2), Mode(MIRROR, 3), Mode(SPLIT, 2))
 MODELS = ("dense", "dense-q4_0", "dense-q4_k", "experts", "experts-q4_k", "window", "latent", "hybrid-delta")
-RECIPES = {
-    "llama.cpp": {
-        "GGML_RPC = false": "GGML_RPC = true",
-        '"llama-quantize"]': '"llama-quantize", "ggml-rpc-server"]',
-        '"ggml-cpu", "ggml"': '"ggml-cpu", "ggml-rpc", "ggml"',
-    },
-    "ik_llama.cpp": {
-        "GGML_RPC = false": "GGML_RPC = true",
-        '"llama-quantize"]': '"llama-quantize", "rpc-server"]',
-    },
-}
-"""What turns the project's recipe of an engine into one with the backend."""
 
 
 @pytest.fixture(scope="session")
-def rpc_payload(variant: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function that builds an engine with the backend, and gives its package folder."""
-    done: dict[str, Path] = {}
-
-    def build(engine: str) -> Path:
-        if engine not in done:
-            folder = tmp_path_factory.mktemp("rpc")
-            package = re.sub(r"[.-]", "_", f"forkyard_{engine}_rpc_{variant}")
-            if named := payload_under_test(f"{engine}-rpc"):
-                unpack(named, folder)
-                done[engine] = folder / package
-                return done[engine]
-            text = (ROOT / "recipes" / f"{engine}.toml").read_text(encoding="utf-8")
-            name = f"{engine}-rpc"
-            for old, new in {f'name = "{engine}"': f'name = "{name}"', **RECIPES[engine]}.items():
-                assert text.count(old) == 1, f"the recipe of {engine} does not have {old} once"
-                text = text.replace(old, new)
-            for beside in (ROOT / "recipes").glob(f"{engine}.*.tsv"):
-                shutil.copy(beside, folder)
-            recipe = folder / f"{name}.toml"
-            recipe.write_text(text, encoding="utf-8")
-            forkyard("build", variant, str(recipe), "--out", str(folder))
-            (wheel,) = folder.glob(f"{package}-*.whl")
-            unpack(wheel, folder)
-            done[engine] = folder / package
-        return done[engine]
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def hybrid(rpc_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    return Driver(rpc_payload, tmp_path_factory.mktemp("hybrid"))
+def hybrid(rpc_payload: Callable[[str], Payload], tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(lambda engine: rpc_payload(engine).root, tmp_path_factory.mktemp("hybrid"))
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def device(request: pytest.FixtureRequest, rpc_payload: Callable[[str], Path]) -> Iterator[tuple[str, str]]:
+def device(request: pytest.FixtureRequest, rpc_payload: Callable[[str], Payload]) -> Iterator[tuple[str, str]]:
     """An engine, and the address of a server of it."""
     engine = request.param
-    (server,) = (rpc_payload(engine) / "bin").glob("*rpc-server")
+    (server,) = (rpc_payload(engine).root / "bin").glob("*rpc-server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -159,7 +159,23 @@ def test_gpu_code_that_cannot_be_looked_into(
 def test_a_library_that_is_not_there(make_wheel: MakeWheel, limits: IsaLimits, gpu: GpuLimits) -> None:
     report = check_wheel(make_wheel(), package=PACKAGE, limits=limits, gpu=gpu)
     assert [str(finding) for finding in report.findings] == [
-        "[gpu-libraries] gpu: the library with the GPU code is not in the wheel"
+        "[gpu-libraries] gpu: the library with the backend's code is not in the wheel"
+    ]
+
+
+def test_a_library_for_other_machines(make_wheel: MakeWheel, make_elf: MakeElf, limits: IsaLimits) -> None:
+    """It needs nothing beyond the wheel, RDMA least of all, which upstream links where the build machine has it."""
+    rpc = gpu_limits(resolve(load_variants(PROJECT), "rpc", "llama.cpp"), "ggml-cpu", None)
+    assert rpc is not None
+    assert (rpc.library, rpc.needs, rpc.folders, rpc.cuobjdump) == ("ggml-rpc", (), (), None)
+    mine = replace(rpc, library="gpu")
+    elf = {"soname": "libgpu.so", "runpath": "$ORIGIN/../lib", "needed": ["libcpu-fy.so"]}
+    assert found(make_wheel, make_elf, limits, mine, **elf) == []
+    findings = found(make_wheel, make_elf, limits, mine, **{**elf, "needed": ["libcpu-fy.so", "libibverbs.so.1"]})
+    assert any("needs libibverbs.so.1, which is neither in the wheel nor" in finding for finding in findings)
+    report = check_wheel(make_wheel(), package=PACKAGE, limits=limits, gpu=rpc)
+    assert [str(finding) for finding in report.findings] == [
+        "[gpu-libraries] ggml-rpc: the library with the backend's code is not in the wheel"
     ]
 
 

@@ -166,10 +166,10 @@ def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None
             "avx2-vnni",
             "avx2",
         ),
-        *("avx-f16c", "avx", "sse42", "x86-64", "cpu"),
+        *("avx-f16c", "avx", "sse42", "x86-64", "cpu", "rpc"),
     ]
     assert machine(own, "ik_llama.cpp", None) == [
-        *("cuda13", "native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu"),
+        *("cuda13", "native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu", "rpc"),
     ]
     assert machine(own, "llama.cpp", "aarch64") == ["sve2", "sve-i8mm", "i8mm", "dotprod", "neon", "cpu-aarch64"]
     assert machine(own, "ik_llama.cpp", "aarch64") == ["i8mm", "dotprod", "cpu-aarch64"]
@@ -220,6 +220,12 @@ BACKEND = '[variants.many.backend]\ntoolkit = "cuda13"\nunit-mib = 1\nccache = "
         ('kind = "isa"\nmembers = ["avx2"]', "`cpu` and `backend` variants have members"),
         ('kind = "backend"\nextends = "cpu"', "a `backend` variant has this table"),
         (f'kind = "cpu"\nmembers = ["avx2"]\n{BACKEND}', "a `backend` variant has this table"),
+        (
+            'kind = "cpu"\nmembers = ["avx2"]\n[variants.many.backend]\nremote = true',
+            "a `backend` variant has this table",
+        ),
+        (f'kind = "backend"\nextends = "cpu"\n{BACKEND}'.replace("unit-mib = 1\n", ""), "give all three, or none"),
+        (f'kind = "backend"\nextends = "cpu"\n{BACKEND}'.replace('toolkit = "cuda13"\n', ""), "all three, or none"),
         (f'kind = "backend"\nextends = "cpu"\n{BACKEND}'.replace("cuda13", "cuda31"), "no toolkit 'cuda31' is defined"),
         (
             f'kind = "backend"\nextends = "cpu"\n{BACKEND}\n[variants.many.engines."ik_llama.cpp"]\nmembers = ["cpu"]',
@@ -345,6 +351,26 @@ def test_a_variant_for_gpus_carries_every_instruction_set_of_the_cpu(own: Varian
     assert linked.module is None
 
 
+def test_a_variant_for_other_machines_is_the_cpu_s_and_a_library(own: Variants, repository: Path) -> None:
+    cpu, rpc = (resolve(own, name, "llama.cpp") for name in ("cpu", "rpc"))
+    assert rpc.members == cpu.members
+    assert rpc.options == {**cpu.options, "GGML_RPC": True, "GGML_RPC_RDMA": False}
+    assert (rpc.module, rpc.tools, rpc.toolkit) == ("ggml-rpc", ("ggml-rpc-server",), None)
+    assert rpc.backend is not None
+    assert rpc.backend.remote
+    # Linked to the CPU library it is small: it is there once for each instruction set.
+    linked = resolve(own, "rpc", "ik_llama.cpp")
+    assert linked.members == resolve(own, "cpu", "ik_llama.cpp").members
+    assert (linked.module, linked.tools) == (None, ("rpc-server",))
+    for name in own.variants:
+        backend = own.variants[name].backend
+        assert (backend is not None and backend.remote) == (name == "rpc")
+    for family in FAMILIES:
+        recipe = load_recipe(family, repository)
+        options = {name: configure_options(recipe, resolve(own, name, family, ())) for name in supported(own, family)}
+        assert [name for name in options if options[name]["GGML_RPC"] == "ON"] == ["rpc"]
+
+
 def test_other_architectures(own: Variants, repository: Path) -> None:
     recipe = load_recipe("llama.cpp", repository)
     cuda = resolve(own, "cuda13", "llama.cpp")
@@ -352,7 +378,7 @@ def test_other_architectures(own: Variants, repository: Path) -> None:
     assert usual == "80-real;120-real;75-virtual"
     mine = for_architectures(cuda, ["89-real", "120"])
     assert configure_options(recipe, mine)["CMAKE_CUDA_ARCHITECTURES"] == "89-real;120"
-    for name in ("avx2", "vulkan"):
+    for name in ("avx2", "vulkan", "rpc"):
         with pytest.raises(RecipeError, match="has no GPU architectures"):
             for_architectures(resolve(own, name, "llama.cpp"), ["89"])
 
