@@ -245,7 +245,8 @@ def _prepare(
     folder = cache.build(plan.workspace, plan.variant.name)
     build = plan.recipe.build
     # The engine's own first: those of stacks are written on top of them.
-    headers = [*build.headers, *(path for stack in plan.stacks for path in headers_of(stack, checkout.patched))]
+    headers = [*build.headers, *plan.variant.headers]
+    headers += [path for stack in plan.stacks for path in headers_of(stack, checkout.patched)]
     include_dirs = list(dict.fromkeys([*build.include_dirs, *(str(PurePosixPath(path).parent) for path in headers)]))
     abi_sha256 = write_abi(
         folder,

@@ -263,6 +263,7 @@ def make_plan(
                     "drops": list(resolved.drops),
                     "cache_types": list(resolved.cache_types),
                     "tools": list(resolved.tools),
+                    "headers": list(resolved.headers),
                 }
                 if resolved.backend
                 else {}

@@ -11,10 +11,12 @@ import functools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from forkyard_llm.payloads import Payload, read_payload
 ROOT = Path(__file__).resolve().parents[2]
 # As long as forkyard itself lets a build take; how fast the machine is must not decide a test.
 BUILD_TIMEOUT_S = 6 * 60 * 60
+RPC_START_S = 120.0
 # What an engine cannot be built without, and what changes nothing that tests of other stacks compare: a file that
 # ik_llama.cpp's package lacks; a guard that llama.cpp wants around names which Debian 12's Vulkan headers lack.
 STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
@@ -51,9 +54,11 @@ remote = true
 [variants.few-rpc.engines."llama.cpp"]
 module = "ggml-rpc"
 tools = ["ggml-rpc-server"]
+headers = ["ggml/include/ggml-rpc.h"]
 options = { GGML_BACKEND_DL = true, GGML_RPC = true, GGML_RPC_RDMA = false }
 [variants.few-rpc.engines."ik_llama.cpp"]
 tools = ["rpc-server"]
+headers = ["ggml/include/ggml-rpc.h"]
 options = { GGML_RPC = true }
 """
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.
@@ -214,6 +219,47 @@ def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFa
 def rpc_payload(carrying: Callable[[str, str], Payload]) -> Callable[[str], Payload]:
     """A function from an engine to its payload that computes on other machines, with few instruction sets."""
     return lambda engine: carrying("few-rpc", engine)
+
+
+@pytest.fixture(scope="module")
+def rpc_servers(rpc_payload: Callable[[str], Payload]) -> Iterator[Callable[..., list[str]]]:
+    """A function that starts RPC servers of an engine on this machine, each on its CPU, and gives their addresses.
+
+    They end with the module's tests. ``processes`` of the function has the servers by address.
+    """
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(engine: str, count: int) -> list[str]:
+        payload = rpc_payload(engine)
+        (name,) = (name for name in payload.manifest["tools"] if name.endswith("rpc-server"))
+        return [_served(payload.tool(name), processes) for _ in range(count)]
+
+    start.processes = processes  # type: ignore[attr-defined]
+    try:
+        yield start
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+def _served(program: Path, processes: dict[str, subprocess.Popen[bytes]]) -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [str(program), "-H", "127.0.0.1", "-p", str(port), "-t", "1"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    processes[f"127.0.0.1:{port}"] = process
+    deadline = time.monotonic() + RPC_START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        except OSError:
+            assert process.poll() is None, f"the server ended with {process.returncode}"
+            assert time.monotonic() < deadline, "the server does not listen"
+            time.sleep(0.1)
+        else:
+            return f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")

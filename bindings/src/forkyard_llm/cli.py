@@ -127,6 +127,13 @@ model_option = click.option(
 offline_option = click.option("--offline", is_flag=True, help="Never download; use what is there.")
 
 
+remote_rpc_option = click.option(
+    "--allow-remote-rpc",
+    is_flag=True,
+    help="RPC servers may be on other machines. RPC is neither authenticated nor encrypted.",
+)
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="forkyard-llm")
 @click.option("-v", "--verbose", count=True, help="Say what is being done; twice: everything, the engine's log too.")
@@ -145,6 +152,16 @@ def cli(context: click.Context, verbose: int) -> None:
 @click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota.")
 @click.option("--numa", type=click.Choice(STRATEGIES), help="How to use several NUMA nodes; default: not at all.")
 @click.option("--numa-mirror", metavar="WORDS", help=f"What --numa mirror copies: {', '.join(WORDS)}; default: all.")
+@click.option("--gpu-layers", metavar="N", help="Layers on devices other than the CPU; -1: all; auto: what fits.")
+@click.option("--device", "devices", multiple=True, metavar="NAME", help="Use this one; may be repeated; default: all.")
+@click.option("--split-mode", metavar="NAME", help="How devices share the model: none, layer, row, tensor ...")
+@click.option("--tensor-split", metavar="SHARES", help="Each device's share, with commas: 1,1,2.")
+@click.option(
+    "--rpc-server", "rpc_servers", multiple=True, metavar="HOST:PORT", help="Use its devices; may be repeated."
+)
+@remote_rpc_option
+@click.option("--type-k", metavar="TYPE", help="Type of the KV cache's keys: f16, q8_0 ...")
+@click.option("--type-v", metavar="TYPE", help="Type of its values.")
 @click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Sample from the K likeliest tokens only; 0: all.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P.")
@@ -166,6 +183,14 @@ def generate(
     threads: int | None,
     numa: str | None,
     numa_mirror: str | None,
+    gpu_layers: str | None,
+    devices: tuple[str, ...],
+    split_mode: str | None,
+    tensor_split: str | None,
+    rpc_servers: tuple[str, ...],
+    allow_remote_rpc: bool,
+    type_k: str | None,
+    type_v: str | None,
     stop: tuple[str, ...],
     engine: str,
     variant: str | None,
@@ -197,6 +222,16 @@ def generate(
         numa=numa,
         numa_mirror=numa_mirror,
         sampling={name: value for name, value in sampling.items() if value is not None},
+        devices={
+            "n_gpu_layers": _layers(gpu_layers),
+            "devices": devices or None,
+            "split_mode": split_mode,
+            "tensor_split": _shares(tensor_split),
+            "rpc_servers": rpc_servers,
+            "allow_remote_rpc": allow_remote_rpc,
+            "type_k": type_k,
+            "type_v": type_v,
+        },
         stop=stop,
         verbose=verbose > 1,
     )
@@ -205,6 +240,24 @@ def generate(
     else:
         streamed(options, write_now)
         click.echo()
+
+
+def _layers(text: str | None) -> int | str:
+    """`--gpu-layers` as `Llama` takes it; how many there may be is for that to say."""
+    try:
+        return "auto" if text == "auto" else int(text or 0)
+    except ValueError as error:
+        msg = f"--gpu-layers {text}: take a number, -1 for all layers, or auto"
+        raise UsageError(msg) from error
+
+
+def _shares(text: str | None) -> list[float]:
+    """`--tensor-split` as `Llama` takes it."""
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError as error:
+        msg = f"--tensor-split {text}: take numbers with commas between, one for each device: 1,1,2"
+        raise UsageError(msg) from error
 
 
 def _prompt_from_stdin() -> str:
@@ -230,6 +283,7 @@ def _prompt_from_stdin() -> str:
     "--max-restarts", type=click.IntRange(min=0), default=5, show_default=True, help="After crashes in a row."
 )
 @click.option("--log-file", type=click.Path(path_type=Path, dir_okay=False), help="Default: a new one in the cache.")
+@remote_rpc_option
 @offline_option
 @json_option
 @click.argument("server_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-SERVER-ARGS...]")
@@ -242,6 +296,7 @@ def serve(
     startup_timeout: float,
     max_restarts: int,
     log_file: Path | None,
+    allow_remote_rpc: bool,
     offline: bool,
     as_json: bool,
     server_args: tuple[str, ...],
@@ -265,6 +320,7 @@ def serve(
         startup_timeout=startup_timeout,
         max_restarts=max_restarts,
         log_file=log_file,
+        allow_remote_rpc=allow_remote_rpc,
     )
     supervisor = Supervisor(payload, options)
     if not is_loopback(host) and not has_key(server_args):

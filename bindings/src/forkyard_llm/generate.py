@@ -16,7 +16,7 @@ __all__ = ["GenerateOptions", "measured", "streamed"]
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """One prompt and how to continue it; `sampling` holds only what is not to be `Llama`'s default."""
+    """One prompt and how to continue it; `sampling` and `devices` hold what is not to be `Llama`'s default."""
 
     model: Path
     prompt: str
@@ -28,6 +28,7 @@ class GenerateOptions:
     numa: str | None = None
     numa_mirror: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    devices: Mapping[str, Any] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
     verbose: bool = False
 
@@ -88,6 +89,7 @@ def _opened(options: GenerateOptions) -> Llama:
         "verbose": options.verbose,
         "numa": options.numa,
         "numa_mirror": options.numa_mirror,
+        **options.devices,
     }
     if options.context is not None:
         arguments["n_ctx"] = options.context

@@ -22,6 +22,7 @@ from .engines.generation import Generation, check_prompt
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
 from .engines.options import ModelOptions, check_engine_options
+from .engines.rpc import addresses
 from .engines.session import NO_TOKEN, Perf, Session
 from .errors import AbiMismatch, EngineError, UsageError
 from .loading import load
@@ -33,12 +34,21 @@ from .text import to_engine
 __all__ = ["Llama", "devices"]
 
 
-def devices(engine: str = "auto", variant: str | None = None) -> tuple[Device, ...]:
+def devices(
+    engine: str = "auto",
+    variant: str | None = None,
+    *,
+    rpc_servers: Sequence[str] = (),
+    allow_remote_rpc: bool = False,
+) -> tuple[Device, ...]:
     """What the payload of ``engine`` and ``variant`` can compute on, in its order, the CPU among them.
 
-    The payload is loaded into this process, as :class:`Llama` would do it. Raises what that raises for payloads.
+    Those of ``rpc_servers`` come last. The payload is loaded into this process, as :class:`Llama` would do it. Raises
+    what that raises for payloads and servers.
     """
-    return load(select(engine, variant)).devices()
+    servers = addresses(rpc_servers, allow_remote_rpc)
+    loaded = load(select(engine, variant))
+    return (*loaded.devices(), *loaded.remote_devices(servers))
 
 
 class Llama:
@@ -59,9 +69,14 @@ class Llama:
         n_threads_batch: threads that read the prompt; None for ``n_threads``.
         n_gpu_layers: layers to keep on a GPU, -1 for all; an error where the payload has no GPU to use. ``auto`` for
             as many as fit into the GPUs' free memory, none where there is no GPU.
-        devices: the GPUs to use, by the names :func:`forkyard_llm.devices` has; None for all.
-        split_mode: how several GPUs share the model, by name.
-        tensor_split, main_gpu: each GPU's share; the GPU that is used where only one is.
+        devices: the GPUs, and devices of RPC servers, to use, by the names :func:`forkyard_llm.devices` has; None for
+            all, those of servers first.
+        split_mode: how several devices share the model, by name: ``none``, ``layer``; llama.cpp ``row``, ``tensor``;
+            ik_llama.cpp ``attn``, ``graph``.
+        tensor_split, main_gpu: one share for each of ``devices``; the one of them that is used where only one is.
+        rpc_servers: addresses ``HOST:PORT`` of RPC servers whose devices are used, of this machine alone.
+        allow_remote_rpc: let them be of other machines. RPC is neither authenticated nor encrypted: whoever is on the
+            way reads and changes the model, the prompts and the results, and can end this process or do worse.
         seed: makes the sequence of completions that give no seed of their own repeatable; None or -1 for a fresh one.
         use_mmap, use_mlock: map the file, keep it in memory; an error where the system does not lock all of it.
         check_tensors: have the engine validate tensor data while loading.
@@ -101,6 +116,8 @@ class Llama:
         split_mode: str | None = None,
         tensor_split: Sequence[float] = (),
         main_gpu: int = 0,
+        rpc_servers: Sequence[str] = (),
+        allow_remote_rpc: bool = False,
         seed: int | None = None,
         use_mmap: bool = True,
         use_mlock: bool = False,
@@ -130,6 +147,7 @@ class Llama:
             split_mode=split_mode,
             main_gpu=main_gpu,
             tensor_split=tensor_split,
+            rpc_servers=addresses(rpc_servers, allow_remote_rpc),
             use_mmap=use_mmap,
             use_mlock=use_mlock,
             check_tensors=check_tensors,
@@ -158,7 +176,8 @@ class Llama:
             except (EngineError, AbiMismatch) as error:
                 leave_out(self._payload, error)
         if n_gpu_layers == "auto":
-            layers = fitting_layers(self._engine.gpus(options.devices), summary.model_bytes, summary.layers)
+            there = self._engine.gpus(options.devices, self._engine.remote_devices(options.rpc_servers))
+            layers = fitting_layers(there, summary.model_bytes, summary.layers)
             options = replace(options, n_gpu_layers=layers)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)
         self._generation = Generation(session, reuse=prompt_reuse, name=self.model_path)

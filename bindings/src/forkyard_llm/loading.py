@@ -15,10 +15,11 @@ from .engines.base import Engine
 from .engines.ik_llama import IkLlamaEngine
 from .engines.llama_cpp import LlamaCppEngine
 from .engines.numa_mirror import NumaMirror
+from .engines.rpc import Servers
 from .errors import AbiMismatch, EngineError, PayloadRejected
 from .payloads import Payload
 
-__all__ = ["load", "loaded"]
+__all__ = ["load", "loaded", "rpc_servers"]
 
 ABI_MODULE = "_abi.py"
 ABI_JSON = "abi.json"
@@ -26,11 +27,11 @@ ABI_JSON = "abi.json"
 # What the generated module must define.
 _ABI_NAMES = ("ABI_SHA256", "ENUMS", "PROBE_LAYOUT", "bind", "ctypes_layout")
 # A library before those that need it.
-_LIBRARY_ORDER = ("ggml-base", "ggml-cpu", "ggml", "llama", "mtmd")
+_LIBRARY_ORDER = ("ggml-base", "ggml-cpu", "ggml", "ggml-rpc", "llama", "mtmd")
 # The probe, checked before any of the others is loaded.
 _PROBE = "probe"
 # Where functions are looked up: the first library that exports one wins.
-_LOOKUP_ORDER = ("llama", "mtmd", "ggml", "ggml-cpu", "ggml-base")
+_LOOKUP_ORDER = ("llama", "mtmd", "ggml", "ggml-cpu", "ggml-base", "ggml-rpc")
 
 _ENGINES: dict[str, type[Engine]] = {engine.family: engine for engine in (LlamaCppEngine, IkLlamaEngine)}
 
@@ -60,6 +61,15 @@ def load(payload: Payload) -> Engine:
             _refuse_name_clash(payload)
             engine = _loaded[payload.key] = _load(payload)
         return engine
+
+
+def rpc_servers(payload: Payload) -> Servers:
+    """The RPC servers that ``payload``, which is not loaded for it, may call.
+
+    Raises:
+        AbiMismatch: the payload is damaged.
+    """
+    return Servers.of(_abi_module(payload), _ENGINES[payload.engine].rpc_greeting)
 
 
 def _library_names(payload: Payload) -> set[str]:

@@ -24,6 +24,7 @@ __all__ = [
     "ENGINES",
     "ENTRY_POINT_GROUP",
     "PAYLOAD_PATH_ENV",
+    "RPC",
     "Discovery",
     "Payload",
     "discover",
@@ -38,6 +39,8 @@ MANIFEST_SCHEMA = 1
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
 """The engine families, the one "auto" prefers first."""
+RPC = "rpc"
+"""The capability of a payload whose backend computes on devices of other machines."""
 _CPU_KINDS = ("isa", "cpu")  # kinds of variants.toml
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
@@ -128,15 +131,20 @@ class Payload:
         return int(self.manifest["rank"])
 
     @property
+    def remote(self) -> bool:
+        """Whether its backend computes on devices of other machines, by RPC, and on no GPU of this one."""
+        return (self.manifest.get("backend") or {}).get("remote") is True
+
+    @property
     def for_gpu(self) -> bool:
         """Whether its variant is a GPU backend's; a manifest that does not say so is an instruction set's."""
-        return self.manifest.get("kind", "isa") not in _CPU_KINDS
+        return self.manifest.get("kind", "isa") not in _CPU_KINDS and not self.remote
 
     @property
     def gpu_library(self) -> Path | None:
         """The library with its GPU code, where the engine loads that as a backend; None if it links it or has none."""
         name = (self.manifest.get("backend") or {}).get("library")
-        return None if name is None else self.library(name)
+        return None if name is None or self.remote else self.library(name)
 
     def without_libraries(self, why: str) -> str:
         """What to do when it found no GPU for ``why``; "" if no library of a GPU's driver or toolkit is missing."""
@@ -153,8 +161,8 @@ class Payload:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """Names of the capabilities the payload's patch stacks add."""
-        return tuple(self.manifest["capabilities"])
+        """Names of the capabilities the payload's patch stacks, and its backend, add."""
+        return (*self.manifest["capabilities"], *((RPC,) if self.remote else ()))
 
     def _file(self, table: str, name: str) -> Path:
         entries: Mapping[str, str] = self.manifest[table]

@@ -28,6 +28,7 @@ from .engines.cores import default_threads
 from .errors import EngineError, UsageError
 from .health import Address, Answer, State, api_prefix, ask, listening, option_name, wants_tls
 from .payloads import Payload
+from .server_devices import device_arguments
 from .server_files import check_files
 from .server_log import ending, explain
 
@@ -77,6 +78,7 @@ class ServeOptions:
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     extra: Sequence[str] = field(default_factory=tuple)
+    allow_remote_rpc: bool = False
     startup_timeout: float = 600.0
     grace: float = 10.0
     max_restarts: int = 5
@@ -101,7 +103,7 @@ class Supervisor:
         """Check everything that can be checked before starting.
 
         Raises UsageError (arguments, a busy port), ModelError (a file that the server would open), AbiMismatch (no
-        llama-server in the payload).
+        llama-server in the payload); UnsupportedOption and EngineError for RPC servers it cannot use.
         """
         for argument in options.extra:
             if "\0" in argument:
@@ -118,6 +120,7 @@ class Supervisor:
                 log.warning("%s=%s is kept from llama-server: forkyard-llm's option %s decides that", name, value, own)
         self._tool = payload.tool("llama-server")
         self._options = options
+        self._extra = device_arguments(payload, options.extra, self._environment, allow_remote=options.allow_remote_rpc)
         self._tls = wants_tls(payload.engine, options.extra, self._environment)
         prefix = api_prefix(payload.engine, options.extra, self._environment)
         check_files(options.model, options.extra, self._environment, engine=payload.engine)
@@ -172,7 +175,7 @@ class Supervisor:
     def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         options = self._options
         listen = ["--host", options.host, "--port", str(self._address.port)]
-        server = [str(self._tool), "-m", str(options.model), *listen, *_threads(options.extra), *options.extra]
+        server = [str(self._tool), "-m", str(options.model), *listen, *_threads(options.extra), *self._extra]
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *server]
         log.debug("starting %s", server)
         self._log_start = os.fstat(output.fileno()).st_size

@@ -221,6 +221,7 @@ class VariantEngine(Table):
         default=None, description="CMake target of the backend's library, where the engine loads it by its path."
     )
     tools: Names = Field(default=(), description="CMake targets of tools besides the recipe's.")
+    headers: RelativePaths = Field(default=(), description="Headers that the bindings need besides the recipe's.")
     libraries: Lines = Field(default=(), description="Sonames that its GPU code needs besides the backend's.")
     cache_types: Names = Field(default=(), description="KV cache types whose attention the GPU computes, all of them.")
     drops: Lines = Field(
@@ -355,6 +356,8 @@ class ResolvedVariant:
     """As :attr:`VariantEngine.module`."""
     tools: tuple[str, ...] = ()
     """As :attr:`VariantEngine.tools`."""
+    headers: tuple[str, ...] = ()
+    """As :attr:`VariantEngine.headers`."""
     drops: tuple[str, ...] = ()
     cache_types: tuple[str, ...] = ()
     """As :attr:`VariantEngine.cache_types`."""
@@ -444,6 +447,7 @@ def resolve(
         target=target,
         module=own.module,
         tools=own.tools,
+        headers=own.headers,
         drops=own.drops,
         cache_types=own.cache_types,
     )

@@ -7,10 +7,7 @@ touch. That needs an engine with that backend, which is built if need be.
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,6 @@ from .driver import MIRROR, SPLIT, Driver, Mode
 pytestmark = [pytest.mark.patch("numa-split"), pytest.mark.deep]
 
 ENGINES = os.environ.get("FORKYARD_TEST_HYBRID_ENGINES", ",".join(cases.ENGINES)).split(",")
-START_S = 30.0
 OFF = Mode()
 MODES = (Mode(MIRROR, 2), Mode(MIRROR, 3), Mode(SPLIT, 2))
 MODELS = ("dense", "dense-q4_0", "dense-q4_k", "experts", "experts-q4_k", "window", "latent", "hybrid-delta")
@@ -36,30 +32,10 @@ def hybrid(rpc_payload: Callable[[str], Payload], tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def device(request: pytest.FixtureRequest, rpc_payload: Callable[[str], Payload]) -> Iterator[tuple[str, str]]:
+def device(request: pytest.FixtureRequest, rpc_servers: Callable[..., list[str]]) -> tuple[str, str]:
     """An engine, and the address of a server of it."""
-    engine = request.param
-    (server,) = (rpc_payload(engine).root / "bin").glob("*rpc-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [server, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-                break
-            except OSError:
-                assert process.poll() is None, f"the server ended with {process.returncode}"
-                assert time.monotonic() < deadline, "the server does not listen"
-                time.sleep(0.1)
-        yield engine, f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    (address,) = rpc_servers(request.param, 1)
+    return request.param, address
 
 
 def requests(engine: str, tiny: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from .numa import Numa
 from .numa_mirror import CAPABILITY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
 from .quota import available_bytes
+from .rpc import Servers
 from .session import Api, Handle, Params, Session
 from .threads import check_threads
 
@@ -49,6 +50,8 @@ class Engine(ABC):
     family: ClassVar[str]
     idle_talk: ClassVar[re.Pattern[str]] = re.compile("(?!)")
     """Warnings at every load that mean nothing."""
+    rpc_greeting: ClassVar[bytes] = b""
+    """What its RPC client sends with its greeting; no header says it."""
 
     def __init__(
         self, payload: Payload, abi: ModuleType, api: Api, probe: ctypes.CDLL, mirror: NumaMirror | None = None
@@ -59,6 +62,7 @@ class Engine(ABC):
         self.probe = probe
         self.log = EngineLog(abi, api)
         self.numa = Numa(payload, mirror, self._set_numa_strategy)
+        self.rpc = Servers.of(abi, self.rpc_greeting)
         self._started = False
         self.no_gpu: str | None = None
         """Why a payload built for GPUs computes on the CPU alone, once it is started; None where it does not."""
@@ -219,7 +223,8 @@ class Engine(ABC):
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         """Set the members both families share; returns what must outlive the loading call."""
-        self._check_gpu(options)
+        remote = self.remote_devices(options.rpc_servers)
+        self._check_gpu(options, remote)
         # The families disagree on what a negative number means; a model has fewer layers than this.
         params.n_gpu_layers = _ALL_LAYERS if options.n_gpu_layers == -1 else options.n_gpu_layers
         params.main_gpu = options.main_gpu
@@ -228,30 +233,71 @@ class Engine(ABC):
         if options.split_mode is not None:
             name = choice(self.family, "split_mode", "split_mode", options.split_mode)
             params.split_mode = self._enum("llama_split_mode", f"LLAMA_SPLIT_MODE_{name.upper()}", "split_mode")
-        named = None if options.devices is None else self._name_devices(params, self.gpus(options.devices))
-        if not options.tensor_split and not options.main_gpu:
-            return named
+        if options.devices is None and not (options.tensor_split or options.main_gpu or remote):
+            return None
+        used = self.gpus(options.devices, remote)
+        # By name: what the engine takes by itself may be others, and with RPC those of another model's servers.
+        named = self._name_devices(params, used)
         devices = int(self.api.llama_max_devices())
         if options.main_gpu >= devices:
             msg = f"main_gpu is {options.main_gpu}, this payload knows at most {devices} devices, from 0 on"
             raise UsageError(msg)
-        if len(options.tensor_split) > devices:
-            msg = f"tensor_split has {len(options.tensor_split)} parts, this payload knows at most {devices} devices"
+        if max(len(options.tensor_split), len(used)) > devices:
+            what = (
+                f"tensor_split has {len(options.tensor_split)} parts"
+                if options.tensor_split
+                else f"{len(used)} are used"
+            )
+            msg = f"{what}, this payload knows at most {devices} devices"
+            raise UsageError(msg)
+        names = ", ".join(device.name for device in used) or "none"
+        if options.main_gpu and options.main_gpu >= len(used):
+            msg = f"main_gpu is {options.main_gpu}, and the devices used are {names}: it counts them from 0 on"
             raise UsageError(msg)
         if not options.tensor_split:
             return named
+        if len(options.tensor_split) != len(used):
+            msg = (
+                f"tensor_split has {len(options.tensor_split)} parts, and the devices used are {names}: give one part"
+                " for each, in that order, or choose devices by name (devices=[...])"
+            )
+            raise UsageError(msg)
         # The engine reads one value per possible device, whatever the length given.
         shares = (ctypes.c_float * devices)(*options.tensor_split)
         params.tensor_split = shares
         return named, shares
 
-    def gpus(self, names: Sequence[str] | None = None) -> tuple[Device, ...]:
-        """The GPUs called ``names``, in that order; all of them for None.
+    def remote_devices(self, servers: Sequence[str]) -> tuple[Device, ...]:
+        """The devices of the RPC servers at these addresses, each server's in its own order.
 
         Raises:
-            UsageError: it has no GPU of such a name.
+            UnsupportedOption: this payload has no RPC.
+            EngineError: a server is not there, or none that this payload can work with.
         """
-        there = {device.name: device for device in self.devices() if device.kind in GPU_KINDS}
+        if servers and not self.payload.remote:
+            others = [other for other in discover() if other.remote and other.engine == self.family]
+            there = " or ".join(f"engine={other.distribution!r}" for other in others)
+            msg = (
+                f"rpc_servers={list(servers)!r} needs a payload with RPC, and {self.payload.distribution} has none;"
+                f" take {there or 'one of the variant rpc (none is installed; `nox -s build-rpc` builds it)'}"
+            )
+            raise UnsupportedOption(msg)
+        if servers:
+            self.start()
+        return tuple(one for address in servers for one in self._server_devices(address, self.rpc.greet(address)))
+
+    @abstractmethod
+    def _server_devices(self, address: str, count: int) -> Sequence[Device]:
+        """The ``count`` devices of an RPC server that was greeted."""
+
+    def gpus(self, names: Sequence[str] | None = None, remote: Sequence[Device] = ()) -> tuple[Device, ...]:
+        """The devices called ``names`` that layers can be kept on, in that order; for None ``remote``, then all GPUs.
+
+        Raises:
+            UsageError: there is none of such a name.
+        """
+        own = (device for device in self.devices() if device.kind in GPU_KINDS)
+        there = {device.name: device for device in (*remote, *own)}
         for name in names or ():
             if name not in there:
                 msg = f"{self.payload.title} has no GPU {name!r} here; it has: {', '.join(there) or 'none'}"
@@ -262,10 +308,13 @@ class Engine(ABC):
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
         """Have the model use these GPUs alone; returns what must outlive the loading call."""
 
-    def _check_gpu(self, options: ModelOptions) -> None:
-        """Refuse what only a GPU can do, where the engine has none to do it with."""
+    def _check_gpu(self, options: ModelOptions, remote: Sequence[Device]) -> None:
+        """Refuse what only a GPU, or another machine, can do, where the engine has none to do it with."""
         if options.split_mode is not None:
             choice(self.family, "split_mode", "split_mode", options.split_mode)
+        if remote and not options.n_gpu_layers:
+            msg = "RPC servers compute only layers that are kept on them; give n_gpu_layers, -1 for all"
+            raise UsageError(msg)
         given = {
             "n_gpu_layers": options.n_gpu_layers,
             "devices": options.devices,
@@ -276,13 +325,15 @@ class Engine(ABC):
         asked = [f"{name}={value!r}" for name, value in given.items() if value]
         if not asked:
             return
-        if self._has_gpu():
+        if self._has_gpu() or remote:
             self._check_gpu_cache(options)
             return
         payload = self.payload
         why = (
             f"finds no GPU here ({self.no_gpu})"
             if payload.for_gpu
+            else "has none but those of RPC servers (rpc_servers)"
+            if payload.remote
             else f"is built for CPUs only (variant {payload.variant})"
         )
         others = [other for other in discover() if other.for_gpu and other.distribution != payload.distribution]

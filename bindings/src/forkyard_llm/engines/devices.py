@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["CPU", "GPU_KINDS", "KINDS", "Device", "fitting_layers"]
+__all__ = ["CPU", "GPU_KINDS", "KINDS", "REMOTE", "Device", "fitting_layers"]
 
 CPU = "cpu"
 # enum ggml_backend_dev_type, less its prefix.
 KINDS = {"CPU": CPU, "GPU": "gpu", "IGPU": "igpu", "ACCEL": "accelerator", "META": "meta"}
-GPU_KINDS = ("gpu", "igpu")
+REMOTE = "remote"
+# What layers can be kept on.
+GPU_KINDS = ("gpu", "igpu", REMOTE)
 # Left free for the KV cache, the graphs' own buffers and others: a quarter, as nothing tells before all is loaded.
 _SHARE = 0.75
 
@@ -18,6 +20,8 @@ _SHARE = 0.75
 @dataclass(frozen=True)
 class Device:
     """One device: ``kind`` is ``cpu``, ``gpu``, ``igpu`` (shares the system's memory), ``accelerator`` or ``meta``.
+
+    It is ``remote`` for any device of an RPC server, whose address the ``description`` is.
 
     ``free_bytes`` and ``total_bytes`` are of its memory, None where the engine does not say.
     """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import EngineError, UsageError
+from ..errors import EngineError, UnsupportedOption, UsageError
 from ..sampling import SamplingParams
 from .base import Engine
-from .devices import KINDS, Device
+from .devices import KINDS, REMOTE, Device
 from .options import ModelOptions
 from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
@@ -21,6 +22,8 @@ class LlamaCppEngine(Engine):
     """llama.cpp: vocabulary functions take the vocabulary, the KV cache is a memory object, sampling is a chain."""
 
     family = "llama.cpp"
+    # RPC_CONN_CAPS_SIZE of transport.h: no RDMA.
+    rpc_greeting = bytes(24)
 
     def _register_backends(self) -> None:
         # Only a payload built with loadable backends has none yet. By path: the engine's own search also looks into the
@@ -43,10 +46,30 @@ class LlamaCppEngine(Engine):
             number: KINDS.get(kind := name.removeprefix("GGML_BACKEND_DEVICE_TYPE_"), kind.lower())
             for name, number in self.abi.ENUMS["ggml_backend_dev_type"].items()
         }
-        return tuple(self._device(index, kinds) for index in range(self.api.ggml_backend_dev_count()))
+        handles = [self.api.ggml_backend_dev_get(index) for index in range(self.api.ggml_backend_dev_count())]
+        return tuple(self._device(handle, kinds[self.api.ggml_backend_dev_type(handle)]) for handle in handles)
 
-    def _device(self, index: int, kinds: Mapping[int, str]) -> Device:
-        handle = self.api.ggml_backend_dev_get(index)
+    def _server_devices(self, address: str, count: int) -> Sequence[Device]:
+        # Not registered with the engine: it would use them for models that do not ask for them.
+        registry = self.api.ggml_backend_rpc_add_server(address.encode())
+        known = self.api.ggml_backend_reg_dev_count(registry) if registry else 0
+        if known != count:
+            msg = (
+                f"the RPC server at {address} has {count} devices, and had {known} when this process called it first:"
+                " it takes another process to use it"
+            )
+            raise EngineError(msg)
+        handles = [self.api.ggml_backend_reg_dev_get(registry, index) for index in range(count)]
+        found = [self._device(handle, REMOTE) for handle in handles]
+        self._remote.update(zip((one.name for one in found), handles, strict=True))
+        return found
+
+    @functools.cached_property
+    def _remote(self) -> dict[str, Handle]:
+        """The devices of RPC servers, by name."""
+        return {}
+
+    def _device(self, handle: Handle, kind: str) -> Device:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self.api.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
         name, description = (
@@ -55,10 +78,15 @@ class LlamaCppEngine(Engine):
         )
         # 0 means that the backend cannot tell.
         known = (free.value, total.value) if total.value else (None, None)
-        return Device(name, description.strip(), kinds[self.api.ggml_backend_dev_type(handle)], *known)
+        return Device(name, description.strip(), kind, *known)
 
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
-        handles = [self.api.ggml_backend_dev_by_name(os.fsencode(device.name)) for device in devices]
+        handles = [
+            self._remote[device.name]
+            if device.kind == REMOTE
+            else self.api.ggml_backend_dev_by_name(os.fsencode(device.name))
+            for device in devices
+        ]
         # The list ends with a null pointer.
         kind = dict(type(params)._fields_)["devices"]._type_
         listed = (kind * (len(handles) + 1))(*handles)
@@ -67,10 +95,21 @@ class LlamaCppEngine(Engine):
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)
+        self._check_split(options)
         mode = self._load_mode(options)
         if mode is not None:
             params.load_mode = self._enum("llama_load_mode", f"LLAMA_LOAD_MODE_{mode}", "use_mmap/use_mlock/direct_io")
         return keep
+
+    @staticmethod
+    def _check_split(options: ModelOptions) -> None:
+        """Refuse what the engine says only after the model is loaded."""
+        if options.split_mode is not None and options.split_mode.lower() == "tensor" and options.flash_attn is False:
+            msg = (
+                "llama.cpp's split_mode 'tensor' computes attention by flash attention alone: leave flash_attn=False"
+                " out, or take split_mode='layer'"
+            )
+            raise UnsupportedOption(msg)
 
     @staticmethod
     def _load_mode(options: ModelOptions) -> str | None:

@@ -186,7 +186,8 @@ CAPABILITIES: Mapping[str, frozenset[str]] = {
 class ModelOptions:
     """How to load a model and make its context. None means: what the engine's own defaults say.
 
-    ``engine_options`` holds the options of :data:`ENGINE_OPTIONS` by name.
+    ``engine_options`` holds the options of :data:`ENGINE_OPTIONS` by name; ``rpc_servers`` what
+    :func:`forkyard_llm.engines.rpc.addresses` made of addresses.
     """
 
     n_ctx: int = 512
@@ -199,6 +200,7 @@ class ModelOptions:
     main_gpu: int = 0
     tensor_split: Sequence[float] = ()
     devices: Sequence[str] | None = None
+    rpc_servers: Sequence[str] = ()
     use_mmap: bool = True
     use_mlock: bool = False
     check_tensors: bool = False

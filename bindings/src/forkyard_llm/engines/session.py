@@ -72,6 +72,7 @@ class Session(ABC):
     """A model and its context. Not thread-safe, except for the vocabulary functions; its owner takes care of that."""
 
     _threads = 1
+    _servers: tuple[str, ...] = ()
 
     def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
         self.engine = engine
@@ -89,6 +90,8 @@ class Session(ABC):
         self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab)
         self.adds_bos = bool(engine.api.llama_vocab_get_add_bos(self._vocab))
         self._threads = max(options.n_threads, options.n_threads_batch)
+        self._servers = tuple(options.rpc_servers)
+        engine.rpc.use(self._servers)
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._piece_buffer = ctypes.create_string_buffer(256)
 
@@ -235,6 +238,7 @@ class Session(ABC):
         self._release()
         if model:
             self.engine._free_model(model)
+            self.engine.rpc.leave(self._servers)
             self.engine.numa.leave()
 
     @abstractmethod

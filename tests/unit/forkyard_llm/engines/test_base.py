@@ -83,6 +83,9 @@ class FakeEngine(Engine):
         params.devices = [device.name for device in devices]
         return None
 
+    def _server_devices(self, address: str, count: int) -> list[Device]:
+        return [Device(f"Far{index}@{address[-1]}", address, "remote", 1, 2) for index in range(count)]
+
     def _free_model(self, _model: Any) -> None: ...
 
     def _session(self, _model: Any, _context: Any, options: ModelOptions) -> Any:
@@ -166,9 +169,12 @@ def test_llama_cpp_is_given_the_devices_in_a_list_that_ends():
     there = {b"Any0": Handle(10), b"Any1": Handle(11)}
     api = SimpleNamespace(ggml_backend_dev_by_name=lambda name: ctypes.pointer(there[name]))
     params = Params()
-    kept = LlamaCppEngine._name_devices(cast("Any", SimpleNamespace(api=api)), cast("Any", params), [GPU_1, GPU_0])
-    assert [params.devices[index].contents.number for index in range(2)] == [11, 10]
-    assert not params.devices[2]
+    far = {"Far0": ctypes.pointer(Handle(12))}
+    fake = cast("Any", SimpleNamespace(api=api, _remote=far))
+    named = [GPU_1, GPU_0, Device("Far0", "a server", "remote", 1, 2)]
+    kept = LlamaCppEngine._name_devices(fake, cast("Any", params), named)
+    assert [params.devices[index].contents.number for index in range(3)] == [11, 10, 12]
+    assert not params.devices[3]
     del kept
 
 
@@ -247,6 +253,88 @@ def test_devices_are_named_as_the_engine_names_them(api: FakeApi, engine: FakeEn
     for name in ("any0", "CPU", ""):
         with pytest.raises(UsageError, match=f"has no GPU '{name}' here; it has: Any0, Any1"):
             engine.open(Path("m.gguf"), ModelOptions(devices=[name]))
+
+
+def test_shares_that_are_not_one_for_each_device(api: FakeApi, engine: FakeEngine):
+    api.gpu = True
+    for shares, named, there in (
+        ([1], None, "Any0, Any1"),
+        ([1, 1, 1], None, "Any0, Any1"),
+        ([1, 2], ["Any1"], "Any1"),
+    ):
+        with pytest.raises(
+            UsageError, match=f"tensor_split has {len(shares)} parts, and the devices used are {there}: "
+        ):
+            engine.open(Path("m.gguf"), ModelOptions(tensor_split=shares, devices=named))
+    # What the engine takes by itself might be others.
+    engine.open(Path("m.gguf"), ModelOptions(tensor_split=[1, 2]))
+    assert api.model_params.devices == ["Any0", "Any1"]
+    with pytest.raises(
+        UsageError, match="main_gpu is 2, and the devices used are Any0, Any1: it counts them from 0 on"
+    ):
+        engine.open(Path("m.gguf"), ModelOptions(main_gpu=2))
+
+
+# -- RPC servers
+
+SERVERS = ("127.0.0.1:50052", "127.0.0.1:50053")
+
+
+@pytest.fixture
+def remote(engine: FakeEngine, make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    facts = {"library": None, "requires": [], "needs": [], "remote": True}
+    engine.payload = read_payload(make_payload("forkyard-llama-cpp-rpc", kind="backend", backend=facts))
+    monkeypatch.setattr(engine.rpc, "greet", lambda address: 1 if address == SERVERS[0] else 2)
+    return engine
+
+
+def test_devices_of_servers_come_first_and_are_named(api: FakeApi, remote: FakeEngine):
+    api.gpu = True
+    names = ["Far0@2", "Far0@3", "Far1@3", "Any0", "Any1"]
+    assert [one.name for one in remote.gpus(None, remote.remote_devices(SERVERS))] == names
+    with pytest.raises(UsageError, match="5 are used, this payload knows at most 4 devices"):
+        remote.open(Path("m.gguf"), ModelOptions(rpc_servers=SERVERS, n_gpu_layers=-1))
+    some = ["Far1@3", "Any1", "Far0@2"]
+    remote.open(Path("m.gguf"), ModelOptions(rpc_servers=SERVERS, n_gpu_layers=1, devices=some, tensor_split=[1, 1, 2]))
+    assert api.model_params.devices == some
+    with pytest.raises(UsageError, match="has no GPU 'Far9' here; it has: Far0@2"):
+        remote.open(Path("m.gguf"), ModelOptions(rpc_servers=SERVERS, n_gpu_layers=1, devices=["Far9"]))
+
+
+def test_without_a_gpu_servers_are_enough(remote: FakeEngine):
+    remote.open(Path("m.gguf"), ModelOptions(rpc_servers=SERVERS, n_gpu_layers=-1, split_mode="layer"))
+    assert remote.no_gpu is None
+    with pytest.raises(UnsupportedOption, match="forkyard-llama-cpp-rpc has none but those of RPC servers"):
+        remote.open(Path("m.gguf"), ModelOptions(n_gpu_layers=-1))
+    with pytest.raises(UsageError, match="RPC servers compute only layers that are kept on them; give n_gpu_layers"):
+        remote.open(Path("m.gguf"), ModelOptions(rpc_servers=SERVERS))
+
+
+def test_a_payload_without_rpc_names_one_that_has_it(engine: FakeEngine, make_payload: MakePayload):
+    options = ModelOptions(rpc_servers=SERVERS, n_gpu_layers=-1)
+    with pytest.raises(
+        UnsupportedOption, match=r"forkyard-llama-cpp-avx2 has none; take one of the variant rpc \(none"
+    ):
+        engine.open(Path("m.gguf"), options)
+    facts = {"library": None, "requires": [], "needs": [], "remote": True}
+    make_payload("forkyard-ik-llama-cpp-rpc", kind="backend", backend=facts)
+    make_payload("forkyard-llama-cpp-rpc", kind="backend", backend=facts)
+    with pytest.raises(UnsupportedOption, match="has none; take engine='forkyard-llama-cpp-rpc'$"):
+        engine.open(Path("m.gguf"), options)
+
+
+def test_what_rpc_is_called(engine: FakeEngine, remote: FakeEngine, make_payload: MakePayload):
+    assert "rpc" in remote.capabilities
+    plain = read_payload(make_payload("forkyard-llama-cpp-sse42"))
+    assert "rpc" not in FakeEngine(plain, engine.abi, engine.api, engine.probe).capabilities
+
+
+def test_a_tensor_split_computes_with_flash_attention_alone():
+    with pytest.raises(UnsupportedOption, match="'tensor' computes attention by flash attention alone"):
+        LlamaCppEngine._check_split(ModelOptions(split_mode="Tensor", flash_attn=False))
+    for options in ({"flash_attn": None}, {"flash_attn": True}):
+        LlamaCppEngine._check_split(ModelOptions(split_mode="tensor", **cast("Any", options)))
+    LlamaCppEngine._check_split(ModelOptions(split_mode="layer", flash_attn=False))
 
 
 def test_no_device_is_asked_of_a_payload_without(engine: FakeEngine):
