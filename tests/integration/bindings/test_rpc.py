@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ for ask in asks:
         llm.close()
     hold = ask.pop("hold", False)
     try:
-        if ask.pop("devices", False):
+        if ask.pop("list", False):
             print(json.dumps([[one.name, one.kind, one.description, one.total_bytes] for one in devices(**ask)]))
             continue
         llm = Llama(model, n_ctx=128, n_threads=1, **ask)
@@ -47,6 +48,18 @@ for ask in asks:
         held.append(llm) if hold else llm.close()
     except ForkyardLlmError as error:
         print(json.dumps(f"{type(error).__name__}: {error}"), flush=True)
+"""
+
+
+# What another engine does that uses a server.
+HOLD = """
+import socket, sys, time
+host, port = sys.argv[1].split(":")
+link = socket.create_connection((host, int(port)))
+link.sendall(bytes([14]) + (24).to_bytes(8, "little") + bytes(24))
+link.recv(36, socket.MSG_WAITALL)
+print("held", flush=True)
+time.sleep(600)
 """
 
 
@@ -92,7 +105,7 @@ def test_every_split_says_what_one_device_says(ask: Callable[..., list[Any]], rp
         {**three, "split_mode": "layer", **q8_0},
         {**three, "split_mode": "none", "main_gpu": 2},
         {"rpc_servers": servers, "n_gpu_layers": "auto"},
-        {"devices": True, "rpc_servers": servers},
+        {"list": True, "rpc_servers": servers},
         # What was used before is not used by a model that does not ask for it.
         {},
     )
@@ -138,43 +151,30 @@ def test_what_is_refused(ask: Callable[..., list[Any]], rpc_servers: RpcServers)
         assert re.match(words, answer), answer
 
 
-def test_one_connection_serves_all_models_of_a_process_and_no_other(
-    ask: Callable[..., list[Any]], rpc_servers: RpcServers
-) -> None:
+def test_a_server_that_another_process_uses(ask: Callable[..., list[Any]], rpc_servers: RpcServers) -> None:
     (server,) = rpc_servers(ENGINE, 1)
-    process = rpc_servers.processes[server]  # type: ignore[attr-defined]
-    one = {"rpc_servers": [server], "n_gpu_layers": -1}
-    first, second, after, busy, dead, alone = ask(
-        {**one, "hold": True}, one, {**one, "close": True}, {**one, "hold": True}, {}, {}
-    )
-    assert first == second == after == busy == dead == alone
-    # Another process holds it.
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, server], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, server], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        (taken,) = ask(one)
-        assert (
-            f"EngineError: the RPC server at {server} does not answer within 3 s; a server serves one engine" in taken
-        )
+        busy, cpu = ask({"rpc_servers": [server], "n_gpu_layers": -1}, {})
     finally:
         holder.kill()
         holder.wait()
+    assert f"EngineError: the RPC server at {server} does not answer within 3 s; a server serves one engine" in busy
+    assert cpu.startswith(EXPECTED)
+
+
+def test_one_connection_serves_all_models_of_a_process(ask: Callable[..., list[Any]], rpc_servers: RpcServers) -> None:
+    (server,) = rpc_servers(ENGINE, 1)
+    process = rpc_servers.processes[server]  # type: ignore[attr-defined]
+    one = {"rpc_servers": [server], "n_gpu_layers": -1}
+    first, second, after, cpu = ask({**one, "hold": True}, one, {**one, "close": True}, {})
+    assert first == second == after == cpu
     # It ends between two models: an error that names it, and the process goes on.
     before, gone, cpu = ask(one, {**one, "kill": process.pid}, {})
     assert before == cpu == first
     assert f"EngineError: there is no RPC server at {server}: " in gone
-
-
-HOLD = """
-import socket, sys, time
-host, port = sys.argv[1].split(":")
-link = socket.create_connection((host, int(port)))
-link.sendall(bytes([14]) + (24).to_bytes(8, "little") + bytes(24))
-link.recv(36, socket.MSG_WAITALL)
-print("held", flush=True)
-time.sleep(600)
-"""
 
 
 def test_the_command_line(
@@ -203,7 +203,7 @@ def test_the_command_line(
 def test_the_server(
     rpc_payload: Callable[[str], Payload], alone: Callable[[Payload], None], rpc_servers: RpcServers, smollm2: Path
 ) -> None:
-    """llama-server with a tensor split, whose fit to memory upstream has not: and its devices named before the servers."""
+    """With a tensor split, which upstream cannot fit to memory, and with its devices named before their servers."""
     alone(rpc_payload(ENGINE))
     servers = rpc_servers(ENGINE, 3)
     words = ["serve", "-m", str(smollm2), "--port", "0", "--json", "--", "-dev", "RPC0,RPC1,RPC2", "-sm", "tensor"]
@@ -215,8 +215,9 @@ def test_the_server(
     try:
         assert serving.stdout is not None
         ready = json.loads(serving.stdout.readline())
-        log = Path(ready["log"]).read_text(errors="replace")
-        assert "creating a Meta device with 3 devices" in log or "Meta" in log
+        body = json.dumps({"prompt": PROMPT, "n_predict": 2, "temperature": 0}).encode()
+        with urllib.request.urlopen(f"{ready['url']}/completion", body, timeout=600) as answer:
+            assert json.load(answer)["content"] == EXPECTED
     finally:
         serving.terminate()
         serving.wait(timeout=60)
