@@ -10,6 +10,8 @@ from forkyard.stacks import PatchedTree
 from forkyard.trees import declared_absent, headers_of
 
 SCHEMA = 1
+_WITH_NCCL = {"CUDA", "HIP"}
+_NCCL = ("libnccl.so", "librccl.so")
 
 
 def make_manifest(
@@ -95,6 +97,17 @@ def make_manifest(
     }
 
 
+def _links_nccl(plan: Plan) -> bool | None:
+    """Whether the GPU code links to NCCL, or AMD's library of the same interface; ``None`` for GPUs without one.
+
+    The variant names all that the code links to, and a gate compares it with what was linked.
+    """
+    backend, kit = plan.variant.backend, plan.variant.toolkit
+    if backend is None or kit is None or not _WITH_NCCL & set(kit.languages):
+        return None
+    return any(soname.startswith(_NCCL) for soname in backend.libraries)
+
+
 def _backend(plan: Plan) -> dict[str, Any] | None:
     """What a payload for GPUs, or other machines, was compiled with, and what it needs beside itself."""
     backend = plan.variant.backend
@@ -107,6 +120,7 @@ def _backend(plan: Plan) -> dict[str, Any] | None:
         "library": plan.variant.module,
         "requires": list(backend.requires),
         "needs": list(backend.libraries),
+        "nccl": _links_nccl(plan),
         "driver": backend.driver,
         "cache_types": list(plan.variant.cache_types),
     }

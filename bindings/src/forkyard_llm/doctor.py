@@ -61,6 +61,7 @@ def examine(*, refresh: bool = True) -> Report:
                 "reason": verdict.reason,
                 "remembered": verdict.remembered,
                 "capabilities": list(payload.capabilities),
+                "nccl": payload.nccl,
                 "cpu_features": list(payload.cpu_features),
                 "pin": payload.manifest.get("pin"),
                 "build_key": payload.build_key,
@@ -151,6 +152,7 @@ def _show_payload(entry: Mapping[str, Any], console: Console) -> None:
         no_gpu = entry.get("no_gpu")
         details += [
             f"no GPU to use, computes on the CPU: {no_gpu}" if no_gpu else None,
+            {True: "NCCL is linked", False: "NCCL is not linked", None: None}[entry["nccl"]],
             entry.get("system_info"),
             *map(_device, entry.get("devices", ())),
             entry["root"],

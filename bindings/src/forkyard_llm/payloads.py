@@ -146,6 +146,12 @@ class Payload:
         name = (self.manifest.get("backend") or {}).get("library")
         return None if name is None or self.remote else self.library(name)
 
+    @property
+    def nccl(self) -> bool | None:
+        """Whether its GPU code links to NCCL (AMD's: RCCL), by which GPUs exchange data; None where that is unknown."""
+        linked: bool | None = (self.manifest.get("backend") or {}).get("nccl")
+        return linked
+
     def without_libraries(self, why: str) -> str:
         """What to do when it found no GPU for ``why``; "" if no library of a GPU's driver or toolkit is missing."""
         facts = self.manifest.get("backend") or {}
@@ -314,9 +320,10 @@ def _manifest_problem(manifest: object) -> str | None:
     if backend is not None and not (
         isinstance(backend, dict)
         and isinstance(backend.get("library"), str | None)
+        and isinstance(backend.get("nccl"), bool | None)
         and all(_is_texts(backend.get(key)) for key in ("requires", "needs"))
     ):
-        return "manifest key 'backend' is not a table with library, requires and needs"
+        return "manifest key 'backend' is not a table with library, nccl, requires and needs"
     members = manifest.get("members", [])
     if not isinstance(members, list) or not all(_is_member(item) for item in members):
         return "manifest key 'members' is not a list of instruction sets with name, rank, cpu_features and libraries"

@@ -45,7 +45,7 @@ def device_arguments(
     tensor = _last(others, _SPLIT) or _variable(payload, environment, _SPLIT)
     fitting = any(option_name(argument) in _FIT for argument in others) or _variable(payload, environment, _FIT)
     if payload.engine == "llama.cpp" and tensor == "tensor" and not fitting:
-        # It has no way to fit such a split to memory, and would stop.
+        # It has no way to fit such a split to memory; by itself it tries, fails, says so and goes on.
         front += ["-fit", "off"]
     return [*front, *others]
 

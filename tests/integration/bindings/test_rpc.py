@@ -203,7 +203,7 @@ def test_the_command_line(
 def test_the_server(
     rpc_payload: Callable[[str], Payload], alone: Callable[[Payload], None], rpc_servers: RpcServers, smollm2: Path
 ) -> None:
-    """With a tensor split, which upstream cannot fit to memory, and with its devices named before their servers."""
+    """With a tensor split, which llama.cpp is not asked to fit to memory, and devices named before their servers."""
     alone(rpc_payload(ENGINE))
     servers = rpc_servers(ENGINE, 3)
     words = ["serve", "-m", str(smollm2), "--port", "0", "--json", "--", "-dev", "RPC0,RPC1,RPC2", "-sm", "tensor"]

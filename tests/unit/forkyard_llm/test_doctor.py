@@ -73,6 +73,25 @@ def test_the_chosen_one_comes_first_with_every_other_s_reason(make_payload: Make
     assert json.loads(json.dumps(report.facts)) == report.facts
 
 
+def test_whether_nccl_is_linked(make_payload: MakePayload, probe: list[str]) -> None:
+    facts = {"library": None, "requires": [], "needs": []}
+    make_payload("forkyard-llama-cpp-avx2")
+    for name, linked in (("a", True), ("b", False), ("c", None)):
+        make_payload(f"forkyard-llama-cpp-{name}", kind="backend", backend={**facts, "nccl": linked})
+    make_payload("forkyard-llama-cpp-old", kind="backend", backend=facts)
+    make_payload("forkyard-llama-cpp-rpc", kind="backend", backend={**facts, "remote": True})
+    report = examine()
+    found = {entry["variant"]: (entry["nccl"], entry["capabilities"]) for entry in report.facts["payloads"]}
+    assert found == {
+        "avx2": (None, []), "a": (True, []), "b": (False, []), "c": (None, []), "old": (None, []),
+        "rpc": (None, ["rpc"]),
+    }
+    text = shown(report)
+    assert text.count("NCCL is linked") == text.count("NCCL is not linked") == 1
+    make_payload("forkyard-llama-cpp-odd", kind="backend", backend={**facts, "nccl": "libnccl.so.2"})
+    assert "not a table with library, nccl" in examine().facts["broken"][0]["reason"]
+
+
 def test_what_was_good_and_is_not_any_more_is_not_chosen(
     make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch
 ) -> None:

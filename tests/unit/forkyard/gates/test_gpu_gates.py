@@ -95,6 +95,8 @@ def test_a_sound_payload_passes(make_wheel: MakeWheel, make_elf: MakeElf, limits
         ),
         ({"needed": ["libcublas.so.13"]}, "does not need libcudart.so.13"),
         ({"needed": [*GPU["needed"], "libcuda.so.1"]}, "needs libcuda.so.1, which is neither in the wheel nor"),
+        # NCCL is linked exactly if the variant says so: the manifest and `forkyard-llm doctor` repeat it.
+        ({"needed": [*GPU["needed"], "libnccl.so.2"]}, "needs libnccl.so.2, which is neither in the wheel nor"),
         ({"runpath": "$ORIGIN/../lib:/usr/local/cuda/lib64"}, "looks for libraries in '/usr/local/cuda/lib64'"),
         ({"runpath": "$ORIGIN/../lib:$ORIGIN/../../nvidia"}, "looks for libraries in '$ORIGIN/../../nvidia'"),
     ],
@@ -161,6 +163,13 @@ def test_a_library_that_is_not_there(make_wheel: MakeWheel, limits: IsaLimits, g
     assert [str(finding) for finding in report.findings] == [
         "[gpu-libraries] gpu: the library with the backend's code is not in the wheel"
     ]
+
+
+def test_nccl_that_was_not_linked(make_wheel: MakeWheel, make_elf: MakeElf, limits: IsaLimits, gpu: GpuLimits) -> None:
+    wanted = replace(gpu, needs=(*gpu.needs, "libnccl.so.2"))
+    (finding,) = found(make_wheel, make_elf, limits, wanted)
+    assert "does not need libnccl.so.2, which the variant names" in finding
+    assert found(make_wheel, make_elf, limits, wanted, needed=[*GPU["needed"], "libnccl.so.2"]) == []
 
 
 def test_a_library_for_other_machines(make_wheel: MakeWheel, make_elf: MakeElf, limits: IsaLimits) -> None:
