@@ -34,7 +34,8 @@ STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
 # An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
 os.environ["GGML_NO_BACKTRACE"] = "1"
 # Variants of some instruction sets, of which everyday tests build what the whole ones share. ``few-rpc`` is otherwise
-# as ``rpc`` is: what of it is not compiled for ``few`` is the backend and its server.
+# as ``rpc`` is: what of it is not compiled for ``few`` is the backend and its server. ik_llama.cpp has no ``rpc``, and
+# one server does for the deep tests of numa-mirror.
 FEW = """
 schema = 1
 [variants.few]
@@ -58,7 +59,6 @@ headers = ["ggml/include/ggml-rpc.h"]
 options = { GGML_BACKEND_DL = true, GGML_RPC = true, GGML_RPC_RDMA = false }
 [variants.few-rpc.engines."ik_llama.cpp"]
 tools = ["rpc-server"]
-headers = ["ggml/include/ggml-rpc.h"]
 options = { GGML_RPC = true }
 """
 # Best first; AVX-512 is what the README builds, the others are for hosts without it.

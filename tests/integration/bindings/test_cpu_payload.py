@@ -35,6 +35,7 @@ ENGINES = ("llama.cpp", "ik_llama.cpp")
 # ik_llama.cpp compiles for six minutes for each instruction set.
 FEW_OF = [("few", "llama.cpp"), pytest.param("few", "ik_llama.cpp", marks=pytest.mark.deep)]
 ALL_OF = [pytest.param("cpu", engine, marks=pytest.mark.deep) for engine in ENGINES]
+ALL_OF += [pytest.param("rpc", "llama.cpp", marks=pytest.mark.deep)]
 MIRRORED = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])

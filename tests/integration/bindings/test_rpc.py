@@ -81,15 +81,14 @@ def ask(
 def test_the_small_variant_is_the_whole_one_but_for_its_instruction_sets(tmp_path: Path) -> None:
     (tmp_path / "few.toml").write_text(FEW)
     own = load_variants(ROOT, tmp_path / "few.toml")
-    for engine in ("llama.cpp", "ik_llama.cpp"):
-        small, whole = (resolve(own, name, engine) for name in ("few-rpc", "rpc"))
-        assert {one.name for one in small.members} < {one.name for one in whole.members}
-        assert small.backend == whole.backend
-        for what in ("module", "tools", "headers"):
-            assert getattr(small, what) == getattr(whole, what)
-        isa = set(own.engines[engine].options)
-        options = [{k: v for k, v in one.options.items() if k not in isa} for one in (small, whole)]
-        assert options[0] == options[1]
+    small, whole = (resolve(own, name, ENGINE) for name in ("few-rpc", "rpc"))
+    assert {one.name for one in small.members} < {one.name for one in whole.members}
+    assert small.backend == whole.backend
+    for what in ("module", "tools", "headers"):
+        assert getattr(small, what) == getattr(whole, what)
+    isa = set(own.engines[ENGINE].options)
+    options = [{k: v for k, v in one.options.items() if k not in isa} for one in (small, whole)]
+    assert options[0] == options[1]
 
 
 def test_every_split_says_what_one_device_says(ask: Callable[..., list[Any]], rpc_servers: RpcServers) -> None:

@@ -83,7 +83,11 @@ def test_whether_nccl_is_linked(make_payload: MakePayload, probe: list[str]) -> 
     report = examine()
     found = {entry["variant"]: (entry["nccl"], entry["capabilities"]) for entry in report.facts["payloads"]}
     assert found == {
-        "avx2": (None, []), "a": (True, []), "b": (False, []), "c": (None, []), "old": (None, []),
+        "avx2": (None, []),
+        "a": (True, []),
+        "b": (False, []),
+        "c": (None, []),
+        "old": (None, []),
         "rpc": (None, ["rpc"]),
     }
     text = shown(report)

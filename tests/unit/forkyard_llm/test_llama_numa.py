@@ -128,9 +128,6 @@ class FakeEngine(Engine):
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
         raise AssertionError
 
-    def _server_devices(self, address: str, count: int) -> Sequence[Device]:
-        raise AssertionError
-
     def _free_model(self, _model: Handle) -> None:
         self.api.calls.append("free model")
 

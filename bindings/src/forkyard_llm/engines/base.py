@@ -275,7 +275,7 @@ class Engine(ABC):
             EngineError: a server is not there, or none that this payload can work with.
         """
         if servers and not self.payload.remote:
-            others = [other for other in discover() if other.remote and other.engine == self.family]
+            others = [other for other in discover() if other.remote]
             there = " or ".join(f"engine={other.distribution!r}" for other in others)
             msg = (
                 f"rpc_servers={list(servers)!r} needs a payload with RPC, and {self.payload.distribution} has none;"
@@ -286,9 +286,10 @@ class Engine(ABC):
             self.start()
         return tuple(one for address in servers for one in self._server_devices(address, self.rpc.greet(address)))
 
-    @abstractmethod
     def _server_devices(self, address: str, count: int) -> Sequence[Device]:
         """The ``count`` devices of an RPC server that was greeted."""
+        msg = f"the RPC server at {address}: {self.family} calls none from here; take engine='llama.cpp'"
+        raise UnsupportedOption(msg)
 
     def gpus(self, names: Sequence[str] | None = None, remote: Sequence[Device] = ()) -> tuple[Device, ...]:
         """The devices called ``names`` that layers can be kept on, in that order; for None ``remote``, then all GPUs.

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import UnsupportedOption
 from ..sampling import SamplingParams
 from .base import Engine
-from .devices import CPU, REMOTE, Device
+from .devices import CPU, Device
 from .options import FLASH_CACHE, ModelOptions
 from .session import Buffer, Handle, Params, Perf, Sampler, Session
 
@@ -44,25 +44,9 @@ class IkLlamaEngine(Engine):
         # The engine's own function only says what it was compiled for.
         return any(device.kind != CPU for device in self.devices())
 
-    def _server_devices(self, address: str, count: int) -> Sequence[Device]:
-        found = []
-        for index in range(count):
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            self.api.ggml_backend_rpc_get_device_memory(
-                address.encode(), index, ctypes.byref(free), ctypes.byref(total)
-            )
-            # As its own tools print it.
-            found.append(Device(f"RPC{index}[{address}]", address, REMOTE, free.value, total.value))
-        return found
-
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
         params.devices = ",".join(device.name for device in devices).encode()
-        remote = [device for device in devices if device.kind == REMOTE]
-        if remote:
-            params.rpc_servers = ",".join(
-                f"{device.description}|{device.name.partition('[')[0].removeprefix('RPC')}" for device in remote
-            ).encode()
-        return params.devices, params.rpc_servers if remote else None
+        return params.devices
 
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)

@@ -169,7 +169,7 @@ def test_engines_lack_the_variants_their_code_cannot_have(own: Variants) -> None
         *("avx-f16c", "avx", "sse42", "x86-64", "cpu", "rpc"),
     ]
     assert machine(own, "ik_llama.cpp", None) == [
-        *("cuda13", "native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu", "rpc"),
+        *("cuda13", "native", "avx512-bf16", "avx512-vnni", "avx512", "avx2-vnni", "avx2", "cpu"),
     ]
     assert machine(own, "llama.cpp", "aarch64") == ["sve2", "sve-i8mm", "i8mm", "dotprod", "neon", "cpu-aarch64"]
     assert machine(own, "ik_llama.cpp", "aarch64") == ["i8mm", "dotprod", "cpu-aarch64"]
@@ -358,17 +358,16 @@ def test_a_variant_for_other_machines_is_the_cpu_s_and_a_library(own: Variants, 
     assert (rpc.module, rpc.tools, rpc.toolkit) == ("ggml-rpc", ("ggml-rpc-server",), None)
     assert rpc.backend is not None
     assert rpc.backend.remote
-    # Linked to the CPU library it is small: it is there once for each instruction set.
-    linked = resolve(own, "rpc", "ik_llama.cpp")
-    assert linked.members == resolve(own, "cpu", "ik_llama.cpp").members
-    assert (linked.module, linked.tools) == (None, ("rpc-server",))
+    assert rpc.headers == ("ggml/include/ggml-rpc.h",)
+    assert "buffers of other servers" in str(unsupported(own, "rpc", "ik_llama.cpp"))
     for name in own.variants:
         backend = own.variants[name].backend
         assert (backend is not None and backend.remote) == (name == "rpc")
     for family in FAMILIES:
         recipe = load_recipe(family, repository)
         options = {name: configure_options(recipe, resolve(own, name, family, ())) for name in supported(own, family)}
-        assert [name for name in options if options[name]["GGML_RPC"] == "ON"] == ["rpc"]
+        on = [name for name in options if options[name]["GGML_RPC"] == "ON"]
+        assert on == (["rpc"] if family == "llama.cpp" else [])
 
 
 def test_other_architectures(own: Variants, repository: Path) -> None:

@@ -317,7 +317,6 @@ def test_a_payload_without_rpc_names_one_that_has_it(engine: FakeEngine, make_pa
     ):
         engine.open(Path("m.gguf"), options)
     facts = {"library": None, "requires": [], "needs": [], "remote": True}
-    make_payload("forkyard-ik-llama-cpp-rpc", kind="backend", backend=facts)
     make_payload("forkyard-llama-cpp-rpc", kind="backend", backend=facts)
     with pytest.raises(UnsupportedOption, match="has none; take engine='forkyard-llama-cpp-rpc'$"):
         engine.open(Path("m.gguf"), options)
