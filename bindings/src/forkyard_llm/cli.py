@@ -209,6 +209,16 @@ def generate(
         to_engine(text, "a stop text (--stop)")
     if "temp" in sampling:
         sampling["temperature"] = sampling.pop("temp")
+    placed = {
+        "n_gpu_layers": _layers(gpu_layers),
+        "devices": devices,
+        "split_mode": split_mode,
+        "tensor_split": _shares(tensor_split),
+        "rpc_servers": rpc_servers,
+        "allow_remote_rpc": allow_remote_rpc,
+        "type_k": type_k,
+        "type_v": type_v,
+    }
     with shown_progress(_error_console) as progress:
         path = resolve(model, offline=offline, progress=progress)
     options = GenerateOptions(
@@ -222,16 +232,7 @@ def generate(
         numa=numa,
         numa_mirror=numa_mirror,
         sampling={name: value for name, value in sampling.items() if value is not None},
-        devices={
-            "n_gpu_layers": _layers(gpu_layers),
-            "devices": devices or None,
-            "split_mode": split_mode,
-            "tensor_split": _shares(tensor_split),
-            "rpc_servers": rpc_servers,
-            "allow_remote_rpc": allow_remote_rpc,
-            "type_k": type_k,
-            "type_v": type_v,
-        },
+        devices={name: value for name, value in placed.items() if value},
         stop=stop,
         verbose=verbose > 1,
     )

@@ -78,9 +78,13 @@ def test_what_code_for_other_machines_is_compiled_with(
 ) -> None:
     monkeypatch.setattr(doctor, "detect", lambda cache: toolchain)
     monkeypatch.setattr(doctor, "native_features", lambda toolchain: ())
-    found = named(examine(cache, project_root))["aarch64"]
-    assert found.state == "ok"
-    assert found.found == "can be built, with Zig 0.17.1 (clang 22.1.8) from the package registry"
+    checks = named(examine(cache, project_root))
+    for name, kit in (
+        ("aarch64", "Zig 0.17.1 (clang 22.1.8) from the package registry"),
+        ("rpc", "the compiler of all else"),
+    ):
+        assert checks[name].state == "ok"
+        assert checks[name].found == f"can be built, with {kit}"
 
 
 def test_for_machines() -> None:

@@ -94,9 +94,42 @@ def test_generate_passes_on_only_what_was_said(asked: list[Any], capfdbinary: py
     assert (given["engine"], given["variant"]) == ("ik_llama.cpp", "avx2")
 
 
+def test_generate_on_several_devices(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    words = [
+        "--gpu-layers",
+        "-1",
+        "--device",
+        "A",
+        "--device",
+        "B",
+        "--split-mode",
+        "tensor",
+        "--tensor-split",
+        "1,2.5",
+    ]
+    words += ["--rpc-server", "h:1", "--rpc-server", "h:2", "--allow-remote-rpc", "--type-k", "q8_0", "--type-v", "f16"]
+    run(capfdbinary, "generate", "-m", "m", "-p", "x", *words)
+    assert asked[-1]["devices"] == {
+        "n_gpu_layers": -1,
+        "devices": ("A", "B"),
+        "split_mode": "tensor",
+        "tensor_split": [1.0, 2.5],
+        "rpc_servers": ("h:1", "h:2"),
+        "allow_remote_rpc": True,
+        "type_k": "q8_0",
+        "type_v": "f16",
+    }
+    run(capfdbinary, "generate", "-m", "m", "-p", "x", "--gpu-layers", "auto")
+    assert asked[-1]["devices"] == {"n_gpu_layers": "auto"}
+    for odd in (["--gpu-layers", "all"], ["--tensor-split", "1;2"], ["--tensor-split", "1,,2"]):
+        code, _, err = run(capfdbinary, "generate", "-m", "m", "-p", "x", *odd)
+        assert code == 2
+        assert f"{odd[0]} {odd[1]}: take " in err
+
+
 def test_generate_without_sampling_options(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     run(capfdbinary, "generate", "-m", "m", "-p", "x")
-    assert asked[-1]["sampling"] == {}
+    assert asked[-1]["sampling"] == asked[-1]["devices"] == {}
     assert asked[-1]["numa"] is asked[-1]["numa_mirror"] is None
 
 
