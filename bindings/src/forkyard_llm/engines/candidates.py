@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,13 +17,13 @@ class Candidates:
     """One array with room for the whole vocabulary (12 bytes a token), refilled for every token sampled.
 
     Filling it and finding the tokens worth sampling from is done by the payload's probe library: a Python loop over a
-    vocabulary of 50,000 would cost many times the token itself.
+    vocabulary of 50,000 would cost many times the token itself. ``complaints`` gives the engine's last ones.
 
     Raises:
         AbiMismatch: the probe library has no such function.
     """
 
-    def __init__(self, abi: ModuleType, probe: ctypes.CDLL, n_vocab: int) -> None:
+    def __init__(self, abi: ModuleType, probe: ctypes.CDLL, n_vocab: int, complaints: Callable[[], str] = str) -> None:
         row = ctypes.POINTER(ctypes.c_float)
         try:
             # By name, not as an attribute: types set on this object stay on it.
@@ -33,6 +34,7 @@ class Candidates:
         self._write.restype = ctypes.c_uint32
         self._write.argtypes = (row, ctypes.c_uint32, ctypes.c_uint32, ctypes.POINTER(abi.llama_token_data))
         self._n_vocab = n_vocab
+        self._complaints = complaints
         self._data = (abi.llama_token_data * n_vocab)()
         self._first = ctypes.cast(self._data, ctypes.POINTER(abi.llama_token_data))
         self.array: Any = abi.llama_token_data_array()
@@ -53,8 +55,9 @@ class Candidates:
             logits[token] += bias
         count = self._write(logits, self._n_vocab, params.shortlist, self._data)
         if not count:
+            said = self._complaints()
             msg = "the model computed logits that are not numbers; is its file sound, do the KV cache types suit it?"
-            raise EngineError(msg)
+            raise EngineError(f"{msg} The engine says: {said}" if said else msg)
         array = self.array
         # The engines' functions sort and cut in place, and may leave a pointer to memory of their own here.
         array.data = self._first

@@ -87,7 +87,7 @@ class Session(ABC):
         self.eos = int(engine.api.llama_vocab_eos(self._vocab))
         kinds = engine.abi.ENUMS["llama_vocab_type"]
         self._has_tokenizer = engine.api.llama_vocab_type(self._vocab) != kinds["LLAMA_VOCAB_TYPE_NONE"]
-        self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab)
+        self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab, engine.log.complaints)
         self.adds_bos = bool(engine.api.llama_vocab_get_add_bos(self._vocab))
         self._threads = max(options.n_threads, options.n_threads_batch)
         self._servers = tuple(options.rpc_servers)

@@ -98,6 +98,13 @@ def test_logits_that_are_not_numbers_are_an_error(parts, keep: int, values: list
         filled(parts, values, keep)
 
 
+def test_the_error_says_what_the_engine_says(parts):
+    row_of_nan = row([float("nan")] * 3)
+    for said, ending in (("lost the RPC server", " The engine says: lost the RPC server$"), ("", "suit it\\?$")):
+        with pytest.raises(EngineError, match=ending):
+            Candidates(*parts, 3, lambda said=said: said).fill(row_of_nan, SamplingParams())
+
+
 def test_no_logits_are_an_error(parts):
     with pytest.raises(EngineError, match="no logits"):
         Candidates(*parts, 4).fill(ctypes.POINTER(ctypes.c_float)(), SamplingParams())
