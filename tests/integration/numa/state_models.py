@@ -94,9 +94,9 @@ def write_hybrid_scan(path: Path) -> None:
     b.finish()
 
 
-def write_hybrid_delta(path: Path) -> None:
+def write_hybrid_delta(path: Path, *, n_key: int = 1, n_value: int = 2) -> None:
     """``qwen3next``: three layers of gated linear attention, one of full attention, experts in all four."""
-    d_state, n_key, n_value, n_ff = 128, 1, 2, 128
+    d_state, n_ff = 128, 128
     n_embd = 128
     b = Builder(path, "qwen3next", n_embd=n_embd, n_layer=4)
     b.keys(

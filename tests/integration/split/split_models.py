@@ -1,0 +1,50 @@
+"""Tiny models whose attention has as many KV heads as a split is tried with; the others are those of the NUMA tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..numa import arch_models, state_models
+from ..numa.attention_models import EPSILON, ffn
+from ..numa.gguf_builder import Builder
+
+HEAD_DIM = 64
+HEADS = {"grouped": (8, 4), "three": (6, 3), "one": (4, 1)}
+"""Query heads and KV heads of each model that is written here."""
+
+
+def _write(path: Path, n_head: int, n_head_kv: int) -> None:
+    b = Builder(path, "llama", n_embd=256, n_layer=3)
+    b.keys(
+        attention__head_count=n_head,
+        attention__head_count_kv=n_head_kv,
+        attention__key_length=HEAD_DIM,
+        attention__value_length=HEAD_DIM,
+        attention__layer_norm_rms_epsilon=EPSILON,
+        rope__dimension_count=HEAD_DIM,
+        feed_forward_length=512,
+    )
+    b.embeddings()
+    for layer in range(b.n_layer):
+        blk = f"blk.{layer}"
+        b.norm(f"{blk}.attn_norm", b.n_embd)
+        for part, heads in (("q", n_head), ("k", n_head_kv), ("v", n_head_kv)):
+            b.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, b.n_embd)
+        b.matrix(f"{blk}.attn_output.weight", b.n_embd, n_head * HEAD_DIM)
+        ffn(b, layer)
+    b.finish()
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """The model file of that name under ``folder``, written if it is not there yet."""
+    path = folder / f"{name}.gguf"
+    if path.exists():
+        return path
+    if name == "hybrid":
+        # ``qwen3next`` with three V heads to each of four K heads.
+        state_models.write_hybrid_delta(path, n_key=4, n_value=12)
+    elif name in HEADS:
+        _write(path, *HEADS[name])
+    else:
+        arch_models.write_model(name, folder)
+    return path
