@@ -186,6 +186,12 @@ def tests_deep(session: nox.Session) -> None:
         _newcomer(session, suite)
 
 
+@nox.session(name="split-matrix", default=False)
+def split_matrix(session: nox.Session) -> None:
+    """Split models on one to four loopback devices, with every KV cache, against one device: about an hour."""
+    _pytest(session, "tests/integration/split", "-m", "deep", *session.posargs)
+
+
 @nox.session(default=False)
 def newcomer(session: nox.Session) -> None:
     """Run the README's commands in an empty Debian: nox -s newcomer -- bookworm, or trixie."""
