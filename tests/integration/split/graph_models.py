@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..numa.gguf_builder import Builder
+from ..numa.gguf_builder import N_VOCAB, Builder
 
 N_EMBD = 256
 N_FF = 256
@@ -32,6 +32,35 @@ def write_dense(path: Path, *, n_head: int, n_head_kv: int, head_dim: int = 64, 
             b.matrix(f"{blk}.attn_{part}.weight", heads * head_dim, N_EMBD, gain=1.5)
         b.matrix(f"{blk}.attn_output.weight", N_EMBD, n_head * head_dim, gain=2.0)
         b.norm(f"{blk}.ffn_norm", N_EMBD)
+        b.matrix(f"{blk}.ffn_gate.weight", N_FF, N_EMBD)
+        b.matrix(f"{blk}.ffn_up.weight", N_FF, N_EMBD)
+        b.matrix(f"{blk}.ffn_down.weight", N_EMBD, N_FF)
+    b.finish()
+
+
+def write_parallel(path: Path) -> None:
+    """``cohere2``: attention and feed-forward part read the same input, and their parts are added in one step."""
+    n_head, n_head_kv, head_dim = 4, 2, 64
+    b = Builder(path, "cohere2", n_embd=N_EMBD, n_layer=4)
+    b.keys(
+        attention__head_count=n_head,
+        attention__head_count_kv=n_head_kv,
+        attention__key_length=head_dim,
+        attention__value_length=head_dim,
+        attention__layer_norm_epsilon=EPSILON,
+        attention__sliding_window=512,
+        logit_scale=0.25,
+        rope__dimension_count=head_dim,
+        feed_forward_length=N_FF,
+    )
+    b.matrix("token_embd.weight", N_VOCAB, N_EMBD)
+    b.norm("output_norm", N_EMBD)
+    for layer in range(b.n_layer):
+        blk = f"blk.{layer}"
+        b.norm(f"{blk}.attn_norm", N_EMBD)
+        for part, heads in (("q", n_head), ("k", n_head_kv), ("v", n_head_kv)):
+            b.matrix(f"{blk}.attn_{part}.weight", heads * head_dim, N_EMBD)
+        b.matrix(f"{blk}.attn_output.weight", N_EMBD, n_head * head_dim)
         b.matrix(f"{blk}.ffn_gate.weight", N_FF, N_EMBD)
         b.matrix(f"{blk}.ffn_up.weight", N_FF, N_EMBD)
         b.matrix(f"{blk}.ffn_down.weight", N_EMBD, N_FF)
@@ -96,5 +125,6 @@ MODELS: Mapping[str, Callable[[Path], None]] = {
     "one": lambda path: write_dense(path, n_head=4, n_head_kv=1),
     "wide": lambda path: write_dense(path, n_head=4, n_head_kv=2, head_dim=96),
     "odd": lambda path: write_dense(path, n_head=4, n_head_kv=2, head_dim=80),
+    "parallel": write_parallel,
     "hybrid": write_hybrid,
 }

@@ -3,7 +3,7 @@
 Usage: graph_probe.py JOB, where JOB is a JSON object:
 
 payload, model, output: paths; scenario: a name of SCENARIOS; split: none or graph; n_gpu_layers; devices: names or "";
-type_k, type_v, flash_attn, offload_kqv, k_hadamard, v_hadamard: the cache; session: a file some scenarios write or read.
+type_k, type_v, flash_attn, offload_kqv, k_hadamard, v_hadamard: the cache; lacks: not for this process; session: a file some scenarios write or read.
 
 The engine is the library preloaded into this process, or the payload's own. Every scenario ends with the same QUERIES
 tokens at the same positions, whose logits (float32, one row each) go to ``output``. ``moved`` is the one that compares

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,7 @@ WHOLE: dict[str, Any] = {
     "offload_kqv": True,
     "k_hadamard": False,
     "v_hadamard": False,
+    "lacks": "",
 }
 Q8_0 = {"type_k": "q8_0", "type_v": "q8_0"}
 
@@ -106,7 +108,7 @@ class Graph:
         }
         environment = dict(os.environ)
         if n:
-            environment |= {"GRAPH_DEVICES": str(n), "LD_PRELOAD": str(self.library)}
+            environment |= {"GRAPH_DEVICES": str(n), "GRAPH_LACKS": how["lacks"], "LD_PRELOAD": str(self.library)}
         done = subprocess.run(
             [sys.executable, PROBE, json.dumps(job)],
             env=environment,
@@ -193,7 +195,7 @@ def graph(
 
 @pytest.mark.patch
 @pytest.mark.parametrize(
-    ("model", "n"), [("four", 2), ("four", 3), ("three", 2), ("three", 3), ("four", 5), ("hybrid", 2)]
+    ("model", "n"), [("four", 2), ("four", 5), ("three", 2), ("three", 3), ("parallel", 2), ("hybrid", 2)]
 )
 def test_the_parts_compute_what_the_whole_computes(graph: Graph, model: str, n: int) -> None:
     assert difference(graph.split(model, n=n), graph.whole(model)) < SAME
@@ -217,6 +219,30 @@ def test_the_parts_compute_what_the_whole_computes(graph: Graph, model: str, n: 
 )
 def test_the_parts_keep_what_the_whole_keeps(graph: Graph, scenario: str, cache: dict[str, Any]) -> None:
     assert difference(graph.split("four", scenario, **cache), graph.whole("four", **cache)) < SAME
+
+
+@pytest.mark.patch
+@pytest.mark.parametrize("lacks", ["FLASH_ATTN_EXT", "HADAMARD"])
+def test_what_a_device_lacks_the_host_computes(graph: Graph, lacks: str) -> None:
+    cache = {**Q8_0, "k_hadamard": True, "v_hadamard": True}
+    assert difference(graph.split("four", lacks=lacks, **cache), graph.whole("four", **cache)) < SAME
+
+
+@pytest.mark.patch("cache-types")
+@pytest.mark.parametrize(("type_k", "type_v"), [("q5_1", "q5_1"), ("f16", "q5_0"), ("q5_0", "f16")])
+def test_cache_types_that_nothing_computes_with_are_refused(graph: Graph, type_k: str, type_v: str) -> None:
+    reason = f"nothing here computes flash attention with K cache type {type_k} and V cache type {type_v}"
+    for answer in (
+        graph.whole("four", type_k=type_k, type_v=type_v),
+        graph.split("four", type_k=type_k, type_v=type_v, lacks="FLASH_ATTN_EXT"),
+    ):
+        assert (answer.status, reason in answer.said) == (1, True), answer.said[-2000:]
+
+
+@pytest.mark.patch("graph-extra-parts")
+@pytest.mark.parametrize("scenario", ["plain", "steps"])
+def test_attention_beside_the_ffn_is_on_fewer_devices(graph: Graph, scenario: str) -> None:
+    assert difference(graph.split("parallel", scenario, 3), graph.whole("parallel")) < SAME
 
 
 @pytest.mark.patch("graph-one-part")
@@ -374,6 +400,7 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "graph-state-copy": ("hybrid", "copied", {}),
     "graph-defrag": ("shallow", "defragmented", {}),
     "graph-state": ("hybrid", "file", {}),
+    "graph-extra-parts": ("parallel", "plain", {}),
 }
 
 
@@ -389,4 +416,4 @@ def test_the_pin_dies_without_the_stack(
         compiled(graph.payload, tree(0), graph.folder / "before", (*UNITS, "llama-build-context"))
     before = Graph(graph.payload, library, tmp_path)
     model, scenario, how = FAULTS[fault]
-    assert before.split(model, scenario, **how).status == -11
+    assert before.split(model, scenario, 3, **how).status in {-signal.SIGSEGV, -signal.SIGABRT}

@@ -243,7 +243,11 @@ static ggml_status backend_compute(ggml_backend_t self, ggml_cgraph * graph) {
     return state;
 }
 
-static bool backend_supports_op(ggml_backend_t, const ggml_tensor *) { return true; }
+// GRAPH_LACKS names an operation that the devices do not have
+static bool backend_supports_op(ggml_backend_t, const ggml_tensor * op) {
+    const char * lacks = getenv("GRAPH_LACKS");
+    return !lacks || strcmp(lacks, ggml_op_name(op->op)) != 0;
+}
 
 static bool backend_supports_buft(ggml_backend_t self, ggml_backend_buffer_type_t buft) {
     return buft == backend_buft(self) || buft == ggml_backend_cuda_split_buffer_type(nullptr);
