@@ -311,11 +311,18 @@ def test_a_copied_sequence_has_its_recurrent_state(graph: Graph) -> None:
 
 
 @pytest.mark.patch("graph-defrag")
-@pytest.mark.parametrize("cache", [{}, Q8_0], ids=str)
-def test_holes_are_closed_in_every_part(graph: Graph, cache: dict[str, Any]) -> None:
-    closed = graph.split("shallow", "defragmented", **cache)
-    assert difference(closed, graph.whole("shallow", "defragmented", **cache)) < SAME
-    assert difference(closed, graph.whole("shallow", **cache)) < CLOSE
+def test_holes_are_closed_in_every_part(graph: Graph) -> None:
+    closed = graph.split("shallow", "defragmented")
+    assert difference(closed, graph.whole("shallow", "defragmented")) < SAME
+    assert difference(closed, graph.whole("shallow")) < CLOSE
+
+
+@pytest.mark.patch("copy-quantized")
+@pytest.mark.parametrize("split", ["split", "whole"])
+@pytest.mark.parametrize("cache", [Q8_0, {"type_k": "q6_0", "type_v": "iq4_nl"}], ids=str)
+def test_holes_of_a_quantized_cache_are_closed(graph: Graph, split: str, cache: dict[str, Any]) -> None:
+    run = graph.split if split == "split" else graph.whole
+    assert difference(run("shallow", "defragmented", **cache), graph.whole("shallow", **cache)) < CLOSE
 
 
 @pytest.mark.patch("state-q8-kv")
