@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,6 +156,38 @@ def stream(
         msg = f"{command[0]} did not end within {timeout_s:.0f} s"
         raise BuildError(msg, where=show(command))
     return status
+
+
+@contextlib.contextmanager
+def background(
+    command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Callable[[], int | None]]:
+    """Run a program beside what the block does, its output to ``log``; its group is killed when the block is left.
+
+    The block gets a function that returns the exit status, ``None`` while the program runs.
+
+    Raises:
+        ToolchainError: it cannot be started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as sink:
+        sink.write(f"$ {show(command)}\n".encode())
+        try:
+            child = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=dict(env) if env is not None else None,
+                start_new_session=True,
+            )
+        except OSError as error:
+            msg = f"{command[0]} cannot be started"
+            raise ToolchainError(msg, where=show(command), why=str(error)) from error
+    try:
+        yield child.poll
+    finally:
+        _end_group(child)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

@@ -84,7 +84,7 @@ def boot(
         if complete is not None:
             on_run(complete)
 
-    tether = [sys.executable, "-m", "forkyard.guest.tethered", str(os.getpid())]
+    tether = [sys.executable, "-m", "forkyard.tethered", str(os.getpid())]
     command = [*tether, *qemu_command(topology, kernel, image, console)]
     try:
         status = stream(command, log=folder / "qemu.log", on_line=take, timeout_s=timeout_s, env=clean_environment())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from forkyard.errors import BuildError, ToolchainError
-from forkyard.process import clean_environment, run, show, stream
+from forkyard.process import background, clean_environment, run, show, stream
 
 
 def is_gone(pid: int) -> bool:
@@ -168,3 +168,28 @@ def test_stream_hands_on_what_is_to_stay_open(tmp_path: Path) -> None:
         command = ["sh", "-c", f"ls /proc/self/fd/{kept.fileno()} /proc/self/fd/{other.fileno()} 2>/dev/null; true"]
         stream(command, log=tmp_path / "l", on_line=lines.append, timeout_s=30, keep_open=[kept.fileno()])
         assert lines == [f"/proc/self/fd/{kept.fileno()}"]
+
+
+def test_a_program_beside_the_work_ends_with_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = f"echo $$ > {tmp_path}/leader; sleep 600 & echo $! > {tmp_path}/member; echo said; wait"
+    with background(["/bin/sh", "-c", script], log=log, env=clean_environment()) as status:
+        pids = [pid_in(tmp_path / name) for name in ("leader", "member")]
+        assert status() is None
+    assert all(map(is_gone, pids))
+    assert "said" in log.read_text()
+
+
+def test_a_program_beside_the_work_ends_with_an_interruption(tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        background(["/bin/sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 600"], log=tmp_path / "log"),
+    ):
+        pid = pid_in(tmp_path / "pid")
+        raise KeyboardInterrupt
+    assert is_gone(pid)
+
+
+def test_a_program_that_is_not_there_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(ToolchainError), background([str(tmp_path / "nothing")], log=tmp_path / "log"):
+        pass

@@ -1,6 +1,6 @@
-"""Become another program that ends when forkyard does, however forkyard ends: a guest must not outlive it.
+"""Become another program that ends when forkyard does, however forkyard ends: a guest or a server must not outlive it.
 
-Run as ``python -m forkyard.guest.tethered PARENT PROGRAM...``.
+Run as ``python -m forkyard.tethered PARENT PROGRAM...``.
 """
 
 from __future__ import annotations
