@@ -97,6 +97,11 @@ _COMMANDS = {
         ["canary", "--report-dir", "canary-report"],
         "Rebase, build and test on the newest upstream commit that can be reached.",
     ),
+    "bench-numa": (["bench", "numa"], "Measure which --numa is fastest here: nox -s bench-numa -- --model FILE."),
+    "bench-split": (
+        ["bench", "split"],
+        "Measure how to share a model between GPUs: nox -s bench-split -- --model FILE --variant cuda13.",
+    ),
     "numa-guest": (
         ["numa-guest"],
         "Run the stack numa-mirror in QEMU guests with several NUMA nodes: nox -s numa-guest -- --engine llama.cpp.",

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,12 @@ from forkyard.process import clean_environment, run, show
 from forkyard.scratch import owned_folder
 
 TOOL = "llama-bench"
+SERVERS = ("ggml-rpc-server", "rpc-server")
+"""Names of the program that lends a device to others; the engines differ, and llama.cpp over time."""
 _HELP_S = 60.0
 _MODES = re.compile(r"--numa\s+<([^>]*)>")
+_SPLITS = re.compile(r"--split-mode\s+<([^>]*)>")
+_ATTENTION = re.compile(r"--flash-attn\s+<([^>]*)>")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Engine:
 
     name: str
     """``llama.cpp`` or ``ik_llama.cpp``, as its manifest says."""
+    recipe: str
+    """What it was built by: an engine may have recipes at several pins."""
     build_key: str
     wheel: str
     """File name of the wheel it is from."""
@@ -35,11 +41,31 @@ class Engine:
     """Words it takes after ``--numa``."""
     load: Mapping[bool, tuple[str, ...]]
     """Arguments that load the model mapped (true) or read into memory (false)."""
+    splits: frozenset[str]
+    """Words it takes after ``--split-mode``."""
+    flash_attention: tuple[str, ...]
+    """Arguments that turn flash attention on."""
+    depths: bool
+    """Whether it measures with tokens in the KV cache (``-d``), prompts as well."""
+    chooses_devices: bool
+    """Whether it takes devices by name (``-dev``), and names those of RPC servers, too."""
+    rpc_server: Path | None
+    """Its program that lends a device to others, if the payload carries it."""
+    missing: tuple[str, ...]
+    """Libraries that its GPU code needs and that forkyard found nowhere for it."""
+
+    def takes(self, *words: str) -> bool:
+        """Whether its llama-bench takes these arguments."""
+        # It reads its words in their order, and ends at --help if those before it mean something.
+        return run([str(self.bench), *words, "--help"], timeout_s=_HELP_S, env=clean_environment()).returncode == 0
 
 
 @contextlib.contextmanager
-def unpacked(wheel: Path, scratch: Path) -> Iterator[Engine]:
+def unpacked(wheel: Path, scratch: Path, installed: Sequence[Path] = ()) -> Iterator[Engine]:
     """The engine of a payload wheel, for the length of the block.
+
+    Args:
+        installed: folders like Python's site-packages, where libraries that the payload requires may be.
 
     Raises:
         UsageError: the file is no payload wheel, or holds no llama-bench.
@@ -56,18 +82,18 @@ def unpacked(wheel: Path, scratch: Path) -> Iterator[Engine]:
             raise UsageError(
                 msg, where=str(wheel), why=str(error), next_step="name a wheel that forkyard built"
             ) from error
-        yield _examine(wheel, folder)
+        yield _examine(wheel, folder, installed)
 
 
-def _examine(wheel: Path, folder: Path) -> Engine:
+def _examine(wheel: Path, folder: Path, installed: Sequence[Path]) -> Engine:
     manifests = [path for path in folder.glob("*/manifest.json") if (path.parent / "bin" / TOOL).is_file()]
     if len(manifests) != 1:
         msg = f"{wheel.name} holds no {TOOL}"
         raise UsageError(msg, where=str(wheel), next_step="build a payload whose recipe lists llama-bench in its tools")
     facts = json.loads(manifests[0].read_text(encoding="utf-8"))
     bench = manifests[0].parent / "bin" / TOOL
-    said = _help(bench)
-    modes = _MODES.search(said)
+    missing = _put_beside(folder, (facts.get("backend") or {}).get("needs", ()), installed)
+    said = _help(bench, missing)
     if "--load-mode" in said:
         load = {True: ("-lm", "mmap"), False: ("-lm", "none")}
     else:
@@ -77,12 +103,42 @@ def _examine(wheel: Path, folder: Path) -> Engine:
         build_key=str(facts.get("build_key", "")),
         wheel=wheel.name,
         bench=bench,
-        modes=frozenset(modes.group(1).split("|") if modes else ()),
+        recipe=str(facts.get("recipe") or facts.get("engine", "unknown")),
+        modes=_words(_MODES, said),
         load=load,
+        splits=_words(_SPLITS, said),
+        flash_attention=("-fa", "on" if "on" in _words(_ATTENTION, said) else "1"),
+        depths="--n-depth" in said,
+        chooses_devices="--device " in said,
+        rpc_server=next((path for name in SERVERS if (path := bench.with_name(name)).is_file()), None),
+        missing=missing,
     )
 
 
-def _help(bench: Path) -> str:
+def _words(pattern: re.Pattern[str], text: str) -> frozenset[str]:
+    """The words of a choice such as ``<none|layer>`` in a help text."""
+    found = pattern.search(text)
+    return frozenset(found[1].split("|") if found else ())
+
+
+def _put_beside(folder: Path, needs: Sequence[str], installed: Sequence[Path]) -> tuple[str, ...]:
+    """Link the libraries that a payload finds beside it once both are installed; what is nowhere is returned.
+
+    A library of a driver is in none of these folders either: the loader finds it, or its absence leaves no device.
+    """
+    missing = []
+    for soname in needs:
+        found = next((path for site in installed for path in site.glob(f"*/*/lib/{soname}")), None)
+        if found is None:
+            missing.append(soname)
+            continue
+        link = folder / found.parents[2].name
+        if not link.exists():
+            link.symlink_to(found.parents[2].absolute())
+    return tuple(missing)
+
+
+def _help(bench: Path, missing: Sequence[str]) -> str:
     command = [str(bench), "--help"]
     done = run(command, timeout_s=_HELP_S, env=clean_environment())
     if done.returncode != 0:
@@ -91,6 +147,8 @@ def _help(bench: Path) -> str:
             msg,
             where=show([TOOL, "--help"]),
             why=(done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300],
-            next_step="choose a --variant that this processor can run: `forkyard variants`",
+            next_step=f"install {', '.join(missing)}, or what requires it, where forkyard is installed"
+            if missing
+            else "choose a --variant that this processor can run: `forkyard variants`",
         )
     return done.stdout + done.stderr

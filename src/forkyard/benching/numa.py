@@ -26,6 +26,8 @@ class Wishes:
     prompt: int
     generate: int
     rounds: int
+    minutes: float | None
+    """Begin no further round after so many."""
     threads_per_node: int | None
     fake_nodes: int | None
     bandwidth: float | None
@@ -106,7 +108,8 @@ def bench_numa(engine: Engine, wishes: Wishes, nodes: tuple[MemoryNode, ...], lo
     if wishes.bandwidth is not None:
         # Before the runs: a file that cannot be read is said at once.
         foretold = foretell(wishes.model, scenario, wishes.bandwidth)
-    measured = measure(engine, scenario, wishes.model, log, reporter)
+    arms = scenario.arms(engine, wishes.model)
+    measured = measure(arms, scenario.rounds, wishes.model, log, reporter, minutes=wishes.minutes)
     return answer(engine, scenario, measured, describe_machine(nodes), wishes.model.name, foretold)
 
 

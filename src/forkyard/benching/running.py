@@ -1,16 +1,17 @@
-"""Run every mode of a scenario in turn, round after round."""
+"""Run every arm of a scenario in turn, round after round."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from forkyard.benching.dialect import Result, last_words, read_results
-from forkyard.benching.engine import TOOL, Engine
-from forkyard.benching.scenario import Mode, Scenario
+from forkyard.benching.engine import TOOL
+from forkyard.benching.scenario import Arm, in_turn
 from forkyard.console import Reporter
 from forkyard.errors import BuildError
 from forkyard.process import clean_environment, show, stream
@@ -19,36 +20,23 @@ RUN_TIMEOUT_S = 2 * 3600.0
 """Of one run: loading the model and copying it to all nodes may take long, too."""
 _QUIET_ABORT = {"GGML_NO_BACKTRACE": "1"}
 """An engine that aborts would start a debugger to print where."""
-_FAKE = "GGML_NUMA_FAKE_NODES"
 
 
 @dataclass
 class Measured:
-    """What the runs said: mode -> test -> one value for each round."""
+    """What the runs said: arm -> test -> one value for each round."""
 
     speeds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     local: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Percent of bytes read from the own node, where the engine counts them."""
     commands: dict[str, str] = field(default_factory=dict)
-    """Mode -> its command, as :func:`shown`."""
+    """Arm -> its command, as :func:`shown`."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Arm -> why it could not be measured."""
+    rounds: int = 0
+    """Rounds that were run to their end."""
     model: str = ""
     """What the engine calls the model."""
-
-
-def command_of(engine: Engine, scenario: Scenario, mode: Mode, model: Path) -> list[str]:
-    """The llama-bench command of one run."""
-    return [
-        str(engine.bench),
-        *("-m", str(model)),
-        *("--numa", mode.name),
-        *("-t", str(mode.threads(scenario.threads_per_node, scenario.nodes))),
-        *("-p", str(scenario.prompt)),
-        *("-n", str(scenario.generate)),
-        *("-r", "1"),
-        *engine.load[mode.mapped],
-        *scenario.extra,
-        *("-o", "json"),
-    ]
 
 
 def shown(command: Sequence[str], model: Path) -> str:
@@ -56,48 +44,87 @@ def shown(command: Sequence[str], model: Path) -> str:
     return show([TOOL, *(model.name if word == str(model) else word for word in command[1:])])
 
 
-def measure(engine: Engine, scenario: Scenario, model: Path, log: Path, reporter: Reporter) -> Measured:
+def measure(
+    arms: tuple[Arm, ...],
+    rounds: int,
+    model: Path,
+    log: Path,
+    reporter: Reporter,
+    *,
+    minutes: float | None = None,
+    tolerant: bool = False,
+) -> Measured:
     """Run all rounds.
 
+    Args:
+        minutes: begin no further round after so many; the first is always run.
+        tolerant: leave an arm out from where it fails, with the reason, and go on with the others.
+
     Raises:
-        BuildError: a run failed or said nothing that can be read.
+        BuildError: a run failed or said nothing that can be read; of a tolerant measurement, every arm did.
     """
     measured = Measured()
-    environment = clean_environment(
-        extra={**_QUIET_ABORT, **({_FAKE: str(scenario.nodes)} if scenario.fake else {})},
-    )
-    total = scenario.rounds * len(scenario.modes)
-    done = 0
+    started = time.monotonic()
     with reporter.step("measuring", "runs") as step:
-        for number in range(scenario.rounds):
-            for mode in scenario.order(number):
-                step.update(done, total, mode.name)
-                if mode.mapped:
-                    _forget(model)
-                command = command_of(engine, scenario, mode, model)
-                measured.commands.setdefault(mode.name, shown(command, model))
-                for result in _run(command, scenario, mode, environment, log):
-                    measured.model = result.model
-                    measured.speeds.setdefault(mode.name, {}).setdefault(result.test, []).append(result.speed)
-                    if result.local is not None:
-                        measured.local.setdefault(mode.name, {}).setdefault(result.test, []).append(result.local)
+        done = 0
+        for number in range(rounds):
+            if number and minutes is not None and time.monotonic() - started >= 60 * minutes:
+                reporter.note(f"{minutes:g} minutes are over: {number} of {rounds} rounds were run")
+                break
+            for arm in in_turn(arms, number):
+                step.update(done, rounds * len(arms), arm.name)
                 done += 1
-        step.update(done, total)
+                if arm.name in measured.failed:
+                    continue
+                measured.commands.setdefault(arm.name, shown(arm.command, model))
+                try:
+                    results = run_arm(arm, model, log)
+                except BuildError as error:
+                    if not tolerant or len(measured.failed) + 1 == len(arms):
+                        raise
+                    measured.failed[arm.name] = error.why or error.what
+                    # Some rounds of it alone cannot be compared with all rounds of another.
+                    measured.speeds.pop(arm.name, None)
+                    reporter.warn(f"{arm.name} is left out from here on: {measured.failed[arm.name]}")
+                    continue
+                for result in results:
+                    measured.model = result.model
+                    measured.speeds.setdefault(arm.name, {}).setdefault(result.test, []).append(result.speed)
+                    if result.local is not None:
+                        measured.local.setdefault(arm.name, {}).setdefault(result.test, []).append(result.local)
+            measured.rounds = number + 1
+        step.update(done, done)
     return measured
 
 
-def _run(command: list[str], scenario: Scenario, mode: Mode, environment: dict[str, str], log: Path) -> list[Result]:
+def run_arm(arm: Arm, model: Path, log: Path, on_line: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """Run an arm once.
+
+    Args:
+        on_line: gets every line that it prints.
+
+    Raises:
+        BuildError: it failed, or did not answer what it was asked.
+    """
     lines: list[str] = []
-    status = stream(command, log=log, on_line=lines.append, timeout_s=RUN_TIMEOUT_S, env=environment)
+
+    def take(line: str) -> None:
+        lines.append(line)
+        on_line(line)
+
+    if arm.mapped:
+        _forget(model)
+    environment = clean_environment(extra={**_QUIET_ABORT, **arm.environment})
+    status = stream(arm.command, log=log, on_line=take, timeout_s=RUN_TIMEOUT_S, env=environment)
     results = read_results("\n".join(lines)) if status == 0 else None
-    if results is None or sorted(result.test for result in results) != sorted(scenario.tests):
+    if results is None or sorted(result.test for result in results) != sorted(arm.tests):
         why = f"killed by signal {-status}" if status < 0 else f"exit status {status}" if status else "no such answer"
-        msg = f"{TOOL} failed with --numa {mode.name}"
+        msg = f"{TOOL} failed with {arm.choice}"
         raise BuildError(
             msg,
             where=str(log),
             why=f"{why}: {last_words(lines)}",
-            next_step="leave the mode out with --modes, or run the command in the log by itself",
+            next_step="leave it out with --modes, or run the command in the log by itself",
         )
     return results
 

@@ -1,8 +1,40 @@
-"""The scenario ``numa`` as data: which modes of ``--numa`` are compared, and how each is run."""
+"""What a scenario is made of: arms that are run in turn. The scenario ``numa`` as data: which modes it compares."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from forkyard.benching.engine import Engine
+
+_FAKE = "GGML_NUMA_FAKE_NODES"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One command that every round runs once."""
+
+    name: str
+    command: tuple[str, ...]
+    tests: tuple[str, ...]
+    """What it measures, by the names of :class:`forkyard.benching.dialect.Result`."""
+    choice: str
+    """The arguments that make it differ from the others, for messages."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mapped: bool = False
+    """Whether it maps the model file, and the pages that arms before it left must go first."""
+
+
+def in_turn(arms: tuple[Arm, ...], number: int) -> tuple[Arm, ...]:
+    """The arms in the order of round ``number``: each round begins with another, so that drift favours none."""
+    first = number % len(arms)
+    return arms[first:] + arms[:first]
+
+
+def tests_of(prompt: int, generate: int) -> tuple[str, ...]:
+    """Names of a prompt test and of a generation test, as in llama-bench's tables; 0 tokens make none."""
+    return tuple(f"{kind}{count}" for kind, count in (("pp", prompt), ("tg", generate)) if count)
 
 
 @dataclass(frozen=True)
@@ -61,10 +93,30 @@ class Scenario:
     @property
     def tests(self) -> tuple[str, ...]:
         """Names of the tests, as in llama-bench's tables."""
-        named = (("pp", self.prompt), ("tg", self.generate))
-        return tuple(f"{kind}{count}" for kind, count in named if count)
+        return tests_of(self.prompt, self.generate)
 
-    def order(self, number: int) -> tuple[Mode, ...]:
-        """The modes in the order of round ``number``: each round begins with another, so that drift favours none."""
-        first = number % len(self.modes)
-        return self.modes[first:] + self.modes[:first]
+    def arms(self, engine: Engine, model: Path) -> tuple[Arm, ...]:
+        """The llama-bench commands of a round."""
+        return tuple(self._arm(engine, mode, model) for mode in self.modes)
+
+    def _arm(self, engine: Engine, mode: Mode, model: Path) -> Arm:
+        command = (
+            str(engine.bench),
+            *("-m", str(model)),
+            *("--numa", mode.name),
+            *("-t", str(mode.threads(self.threads_per_node, self.nodes))),
+            *("-p", str(self.prompt)),
+            *("-n", str(self.generate)),
+            *("-r", "1"),
+            *engine.load[mode.mapped],
+            *self.extra,
+            *("-o", "json"),
+        )
+        return Arm(
+            name=mode.name,
+            command=command,
+            tests=self.tests,
+            choice=f"--numa {mode.name}",
+            environment={_FAKE: str(self.nodes)} if self.fake else {},
+            mapped=mode.mapped,
+        )

@@ -63,7 +63,7 @@ class Answer:
             "engine": {"name": self.engine.name, "wheel": self.engine.wheel, "build_key": self.engine.build_key},
             "machine": dict(self.machine),
             "model": {"file": self.model, "type": self.measured.model},
-            "rounds": scenario.rounds,
+            "rounds": self.measured.rounds,
             "threads_per_node": scenario.threads_per_node,
             "nodes": scenario.nodes,
             "fake_nodes": scenario.fake,
@@ -126,7 +126,7 @@ def as_text(found: Answer) -> str:
     text = [
         f"{found.engine.name} ({found.engine.wheel})",
         f"{found.machine.get('cpu', 'unknown')}, {scenario.nodes} {'pretended ' if scenario.fake else ''}memory nodes; "
-        f"threads: {threads}; medians of {scenario.rounds} rounds",
+        f"threads: {threads}; medians of {found.measured.rounds} rounds",
         "",
         *markdown(titles, rows),
         "",
@@ -159,18 +159,18 @@ def gain_text(gain: Gain) -> str:
     return f"{'tie, ' if gain.verdict == 'tie' else ''}{gain.ratio:.2f}x ({low:.2f} to {high:.2f})"
 
 
-def markdown(titles: list[str], rows: list[list[str]]) -> list[str]:
-    """A table; the first two columns to the left, figures to the right."""
+def markdown(titles: list[str], rows: list[list[str]], left: int = 2) -> list[str]:
+    """A table; the first ``left`` columns to the left, figures to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
         padded = [
-            f"{cell:<{width}}" if number < 2 else f"{cell:>{width}}"
+            f"{cell:<{width}}" if number < left else f"{cell:>{width}}"
             for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         return f"| {' | '.join(padded)} |"
 
-    rule = [f"{'-' * (width - 1)}{'-' if number < 2 else ':'}" for number, width in enumerate(widths)]
+    rule = [f"{'-' * (width - 1)}{'-' if number < left else ':'}" for number, width in enumerate(widths)]
     return [line(titles), f"| {' | '.join(rule)} |", *(line(row) for row in rows)]
 
 

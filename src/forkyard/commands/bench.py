@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from forkyard.benching import numa as numa_scenario
+from forkyard.benching import split as split_scenario
 from forkyard.benching.engine import unpacked
 from forkyard.benching.nodes import read_nodes
-from forkyard.benching.numa import Wishes, bench_numa, check
 from forkyard.benching.scenario import MODES
+from forkyard.benching.split_table import as_text as split_as_text
 from forkyard.benching.table import as_text
 from forkyard.cache import Cache, write_atomic
-from forkyard.commands.answering import answers, sources
+from forkyard.commands.answering import answers, sources, words_of
 from forkyard.console import Console
 from forkyard.errors import UsageError
 from forkyard.pullrequest.evidence.builds import host_variant
-from forkyard.recipes import FAMILIES
+from forkyard.recipes import FAMILIES, supported
 from forkyard.workshop import Workshop
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path)
+_RPC = "rpc"
+"""The variant whose devices are RPC servers."""
 
 
 @click.group()
@@ -27,24 +38,39 @@ def bench() -> None:
     """Measure a built engine with its own llama-bench: arms in turn, medians with intervals, ties called ties."""
 
 
+def _measuring(function: _F) -> _F:
+    """The options that all scenarios share; in the order of the help."""
+    options = (
+        click.option("--model", required=True, type=_FILE, help="A GGUF file; the first of its parts."),
+        click.option("--variant", help="Which build of it (default: the best usual variant this machine runs)."),
+        click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all arms."),
+        click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further round after so many."),
+        click.option(
+            "--prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens of the prompt; 0: none."
+        ),
+        click.option(
+            "--generate", type=click.IntRange(0), default=128, show_default=True, help="Tokens generated; 0: none."
+        ),
+        click.option("--out", type=_FILE, help="Write the answer as JSON to this file, too."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("--model", required=True, type=click.Path(path_type=Path), help="A GGUF file; the first of its parts.")
+@_measuring
 @click.option("--engine", type=click.Choice(FAMILIES), default="llama.cpp", show_default=True, help="Which engine.")
-@click.option("--variant", help="Which build of it (default: the best usual variant this machine runs).")
-@click.option("--wheel", type=click.Path(path_type=Path), help="Measure this payload wheel; build nothing.")
+@click.option("--wheel", type=_FILE, help="Measure this payload wheel; build nothing.")
 @click.option("--modes", help="Comma-separated, of isolate, distribute, mirror, split (default: all the engine has).")
 @click.option("--threads-per-node", type=click.IntRange(1), help="Default: the physical cores of a node.")
-@click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all modes.")
-@click.option("--prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens of the prompt; 0: none.")
-@click.option("--generate", type=click.IntRange(0), default=128, show_default=True, help="Tokens generated; 0: none.")
 @click.option("--fake-nodes", type=click.IntRange(2, 16), help="Pretend so many nodes on a machine with one.")
 @click.option(
     "--bandwidth",
     type=click.FloatRange(min=0, min_open=True),
     help="GB/s that one node's threads read from its own memory; adds what the model of bytes and barriers predicts.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the answer as JSON to this file, too.")
 @sources
 @answers
 def numa(
@@ -57,6 +83,7 @@ def numa(
     modes: str | None,
     threads_per_node: int | None,
     repetitions: int,
+    minutes: float | None,
     prompt: int,
     generate: int,
     fake_nodes: int | None,
@@ -69,55 +96,168 @@ def numa(
 
     ARGUMENTS after -- go to llama-bench in every mode, as in: -- -b 16 -ub 16 -rtr 1
     """
-    if out is not None and out.is_dir():
-        msg = f"{out} is a folder"
-        raise UsageError(msg, next_step="give --out the name of a file")
-    wishes = Wishes(
+    _check_out(out)
+    wishes = numa_scenario.Wishes(
         model=model,
         modes=_modes(modes),
         prompt=prompt,
         generate=generate,
         rounds=repetitions,
+        minutes=minutes,
         threads_per_node=threads_per_node,
         fake_nodes=fake_nodes,
         bandwidth=bandwidth * 1e9 if bandwidth is not None else None,
         extra=arguments,
     )
     nodes = read_nodes()
-    check(wishes, nodes)
+    numa_scenario.check(wishes, nodes)
     cache = Cache.default()
     cache.prepare()
-    payload = wheel or _built(console, engine, variant, source=source, offline=offline)
+    payload = wheel or _built(console, (engine,), variant, source=source, offline=offline)[0]
+    log = _log(cache, "numa")
+    with unpacked(payload, cache.scratch, _installed(cache)) as found:
+        answer = numa_scenario.bench_numa(found, wishes, nodes, log, console)
+    _finish(console, answer.as_json(), as_text(answer), out, log)
+
+
+@bench.command()
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@_measuring
+@click.option("--engine", "engines", multiple=True, type=click.Choice(FAMILIES), help="Default: all with the variant.")
+@click.option("--wheel", "wheels", multiple=True, type=_FILE, help="Measure this payload wheel, too; build nothing.")
+@click.option("--modes", help="Comma-separated, of layer, row, tensor, graph (default: all that each engine has).")
+@click.option(
+    "--cache-types",
+    default=",".join(split_scenario.CACHE_TYPES),
+    show_default=True,
+    help="Comma-separated KV types, of those an engine knows.",
+)
+@click.option(
+    "--depths",
+    default=",".join(map(str, split_scenario.DEPTHS)),
+    show_default=True,
+    help="Comma-separated numbers of tokens in the KV cache before a test begins.",
+)
+@click.option("--devices", help="Comma-separated names such as CUDA0,CUDA1 (default: those the engine chooses).")
+@click.option(
+    "--rpc-devices",
+    type=click.IntRange(2, 16),
+    help="Pretend so many devices by RPC servers on this machine; with --variant rpc unless another is named.",
+)
+@sources
+@answers
+def split(
+    console: Console,
+    arguments: tuple[str, ...],
+    model: Path,
+    engines: tuple[str, ...],
+    variant: str | None,
+    wheels: tuple[Path, ...],
+    modes: str | None,
+    cache_types: str,
+    depths: str,
+    devices: str | None,
+    rpc_devices: int | None,
+    repetitions: int,
+    minutes: float | None,
+    prompt: int,
+    generate: int,
+    out: Path | None,
+    source: str | None,
+    offline: bool,
+) -> None:
+    """Compare ways to share a model between devices, with several KV types, at several depths.
+
+    ARGUMENTS after -- go to llama-bench in every mode, as in: -- -ts 3/1
+    """
+    _check_out(out)
+    wishes = split_scenario.Wishes(
+        model=model,
+        modes=_chosen(modes, "mode", split_scenario.MODES) if modes is not None else None,
+        cache_types=tuple(dict.fromkeys(words_of(cache_types))),
+        depths=_depths(depths),
+        prompt=prompt,
+        generate=generate,
+        rounds=repetitions,
+        minutes=minutes,
+        devices=tuple(words_of(devices)),
+        rpc_devices=rpc_devices,
+        extra=arguments,
+    )
+    split_scenario.check(wishes)
+    if not wheels and variant is None and rpc_devices is None:
+        msg = "no variant is named, and those for processors alone have no devices to share a model between"
+        raise UsageError(
+            msg, next_step="name one for your GPUs with --variant (`forkyard variants`), or a wheel with --wheel"
+        )
+    cache = Cache.default()
+    cache.prepare()
+    payloads = wheels or _built(console, engines, variant or _RPC, source=source, offline=offline)
+    log = _log(cache, "split")
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(unpacked(payload, cache.scratch, _installed(cache))) for payload in payloads]
+        answer = split_scenario.bench_split(found, wishes, read_nodes(), log, console)
+    _finish(console, answer.as_json(), split_as_text(answer), out, log)
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None and out.is_dir():
+        msg = f"{out} is a folder"
+        raise UsageError(msg, next_step="give --out the name of a file")
+
+
+def _log(cache: Cache, scenario: str) -> Path:
     moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    log = cache.logs / f"bench-numa-{moment}.log"
-    with unpacked(payload, cache.scratch) as found:
-        answer = bench_numa(found, wishes, nodes, log, console)
-    document = answer.as_json()
+    return cache.logs / f"bench-{scenario}-{moment}.log"
+
+
+def _finish(console: Console, document: dict[str, Any], text: str, out: Path | None, log: Path) -> None:
     if out is not None:
         write_atomic(out, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     console.note(f"log: {log}")
-    console.result(document, as_text(answer))
+    console.result(document, text)
+
+
+def _installed(cache: Cache) -> list[Path]:
+    """Where libraries that a payload requires may be: Python's own packages, and the toolkits of builds."""
+    return [Path(sysconfig.get_path("platlib")), *sorted((cache.root / "toolkits").glob("*"))]
 
 
 def _modes(text: str | None) -> tuple[str, ...] | None:
-    """The modes a ``--modes`` option names, each once, in the order of the table."""
-    if text is None:
-        return None
-    named = {word.strip() for word in text.split(",") if word.strip()}
-    unknown = sorted(named - set(MODES))
+    """The modes that ``--modes`` of numa names."""
+    return None if text is None else _chosen(text, "mode", tuple(MODES), fewest=2)
+
+
+def _chosen(text: str, what: str, known: Sequence[str], fewest: int = 1) -> tuple[str, ...]:
+    """What an option names, each once, in the order of the table."""
+    named = set(words_of(text))
+    unknown = sorted(named - set(known))
     if unknown:
-        msg = f"there is no mode {unknown[0]!r}"
-        raise UsageError(msg, next_step=f"choose from {', '.join(MODES)}")
-    if len(named) < 2:
-        msg = "one mode alone cannot be compared"
-        raise UsageError(msg, next_step="name two or more, separated by commas")
-    return tuple(name for name in MODES if name in named)
+        msg = f"there is no {what} {unknown[0]!r}"
+        raise UsageError(msg, next_step=f"choose from {', '.join(known)}")
+    if len(named) < fewest:
+        msg = f"{'one' if named else 'no'} {what} alone cannot be compared"
+        raise UsageError(msg, next_step=f"name {fewest} or more, separated by commas")
+    return tuple(name for name in known if name in named)
 
 
-def _built(console: Console, engine: str, variant: str | None, *, source: str | None, offline: bool) -> Path:
-    """The engine's wheel, built if that was not done before."""
+def _depths(text: str) -> tuple[int, ...]:
+    """The numbers that ``--depths`` names, each once, the smallest first."""
+    words = words_of(text)
+    if not words or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        msg = f"{text!r} is no list of depths"
+        raise UsageError(msg, next_step="give --depths numbers of tokens, separated by commas, as in 0,8192")
+    return tuple(sorted({int(word) for word in words}))
+
+
+def _built(
+    console: Console, engines: Sequence[str], variant: str | None, *, source: str | None, offline: bool
+) -> list[Path]:
+    """The engines' wheels, built if that was not done before; without names those that have the variant."""
     shop = Workshop.open()
-    chosen = variant or host_variant(shop.variants, engine, shop.toolchain)
-    plans, _ = shop.plans(chosen, (engine,))
-    (built,) = shop.build(plans, console, source=source, offline=offline)
-    return built.wheel
+    chosen = variant or host_variant(shop.variants, engines[0], shop.toolchain)
+    if not engines:
+        shop.variants.get(chosen)
+        engines = [family for family in FAMILIES if chosen in supported(shop.variants, family)]
+    plans, _ = shop.plans(chosen, tuple(engines))
+    return [built.wheel for built in shop.build(plans, console, source=source, offline=offline)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from forkyard.benching.dialect import last_words, read_results
+from forkyard.benching.dialect import cause, last_words, read_devices, read_results
 
 # What the two engines print with -o json on SmolLM2-135M, shortened.
 UPSTREAM = """\
@@ -58,6 +58,70 @@ llm_scale_gate_inp_s: n_embd = 256
 ]
 """
 
+# Three RPC servers; a Vulkan device in software; ik_llama.cpp's list of CUDA devices as its source has it.
+SAID = """\
+load_backend: loaded RPC backend from libggml-rpc.so
+llama_prepare_model_devices: using device RPC0 (127.0.0.1:42073) (unknown id) - 24105 MiB free
+llama_prepare_model_devices: using device RPC1 (127.0.0.1:54303) (unknown id) - 24105 MiB free
+llama_model_loader: loaded meta data with 35 key-value pairs and 272 tensors
+llama_prepare_model_devices: using device RPC0 (127.0.0.1:42073) (unknown id) - 24105 MiB free
+"""
+SOFTWARE = (
+    "llama_prepare_model_devices: using device Vulkan0 (llvmpipe (LLVM 15.0.6, 256 bits)) (0000:00:00.0) - 9 MiB free"
+)
+OLDER = "llama_model_load_from_file_impl: using device CUDA1 (NVIDIA RTX A6000) - 47000 MiB free"
+IK_DEVICES = """\
+ggml_cuda_init: found 2 CUDA devices:
+  Device 0: NVIDIA GeForce RTX 3080, compute capability 8.6, VMM: yes, VRAM: 20053 MiB
+  Device 1: NVIDIA GeForce RTX 3080, compute capability 8.6, VMM: no, VRAM: 20053 MiB
+CUDA0: using device CUDA0 - 19500 MiB free
+CUDA1: using device CUDA1 - 19500 MiB free
+"""
+IK_SERVERS = """\
+RPC0[127.0.0.1:42073]: using device RPC0[127.0.0.1:42073] - 24105 MiB free
+CPU: using device CPU - 0 MiB free
+"""
+REFUSED = """\
+print_info: file format = GGUF V3 (latest)
+load_tensors: loading model tensors, this can take a while... (load_mode = mmap)
+llama_model_load: error loading model: device RPC0 does not support split buffers
+llama_model_load_from_file_impl: failed to load model
+llama_bench: error: failed to load model 'model.gguf'
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "devices"),
+    [
+        (SAID, [("RPC0", "127.0.0.1:42073"), ("RPC1", "127.0.0.1:54303")]),
+        (SOFTWARE, [("Vulkan0", "llvmpipe (LLVM 15.0.6, 256 bits)")]),
+        (OLDER, [("CUDA1", "NVIDIA RTX A6000")]),
+        (IK_DEVICES, [("CUDA0", "NVIDIA GeForce RTX 3080"), ("CUDA1", "NVIDIA GeForce RTX 3080")]),
+        (IK_SERVERS, [("RPC0[127.0.0.1:42073]", "")]),
+        # Upstream lists CUDA devices as well; those that it uses may be fewer.
+        ("".join(IK_DEVICES.splitlines(keepends=True)[:3]) + OLDER, [("CUDA1", "NVIDIA RTX A6000")]),
+        (REFUSED, []),
+    ],
+)
+def test_devices(said: str, devices: list[tuple[str, str]]) -> None:
+    assert [(one.name, one.about) for one in read_devices(said.splitlines())] == devices
+
+
+def test_the_cause_is_found_among_much_else() -> None:
+    assert cause(REFUSED.splitlines()) == (
+        "llama_model_load: error loading model: device RPC0 does not support split buffers"
+        " / llama_bench: error: failed to load model 'model.gguf'"
+    )
+    assert cause(["a", "b"]) == "a / b"
+
+
+def test_a_depth_has_the_same_name_in_both_dialects() -> None:
+    upstream = {"model_type": "x", "n_prompt": 0, "n_gen": 8, "n_depth": 64, "avg_ts": 5.0}
+    theirs = {"model_type": "x", "n_prompt": 64, "n_gen": 8, "avg_ts": 5.0, "test": "tg8@pp64"}
+    both = {"model_type": "x", "n_prompt": 64, "n_gen": 8, "avg_ts": 5.0, "test": "pp64+tg8"}
+    said = [read_results(f"[\n{json.dumps(row, indent=2)}\n]") or [] for row in (upstream, theirs, both)]
+    assert [[one.test for one in results] for results in said] == [["tg8 @ d64"], ["tg8 @ d64"], ["pp64+tg8"]]
+
 
 def test_upstream() -> None:
     first, second = read_results(UPSTREAM) or []
@@ -82,7 +146,7 @@ def test_no_answer_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"avg_ts": 0}, {"avg_ts": -1.0}, {"avg_ts": "9"}, {"avg_ts": True}, {"n_gen": "8"}]
+    "changes", [{"avg_ts": 0}, {"avg_ts": -1.0}, {"avg_ts": "9"}, {"avg_ts": True}, {"n_gen": "8"}, {"n_depth": "8"}]
 )
 def test_an_answer_that_means_nothing_is_none(changes: dict[str, Any]) -> None:
     row = {"model_type": "x", "n_prompt": 0, "n_gen": 8, "avg_ts": 5.0, **changes}

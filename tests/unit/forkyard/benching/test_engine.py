@@ -48,3 +48,38 @@ def test_a_tool_that_does_not_run_here(make_payload: Callable[..., Any], tmp_pat
     payload = make_payload(help_status=1)
     with pytest.raises(BuildError, match="does not run on this machine"), unpacked(payload.wheel, tmp_path / "scratch"):
         pass
+
+
+def test_how_upstream_splits(make_split_payload: Callable[..., Any], tmp_path: Path) -> None:
+    with unpacked(make_split_payload(server=True).wheel, tmp_path / "scratch") as engine:
+        assert engine.splits == {"none", "layer", "row", "tensor"}
+        assert engine.flash_attention == ("-fa", "on")
+        assert engine.depths
+        assert engine.chooses_devices
+        assert engine.rpc_server == engine.bench.with_name("ggml-rpc-server")
+        assert engine.takes("-ctk", "q8_0", "-ctv", "q8_0")
+        assert not engine.takes("-ctk", "q7_7")
+
+
+def test_how_ik_splits(make_split_payload: Callable[..., Any], tmp_path: Path) -> None:
+    payload = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph")
+    with unpacked(payload.wheel, tmp_path / "scratch") as engine:
+        assert engine.splits == {"none", "layer", "graph"}
+        assert engine.flash_attention == ("-fa", "1")
+        assert not engine.depths
+        assert not engine.chooses_devices
+        assert engine.rpc_server is None
+
+
+def test_libraries_that_the_payload_requires_lie_beside_it(
+    make_split_payload: Callable[..., Any], tmp_path: Path
+) -> None:
+    payload = make_split_payload(needs=("libcublas.so.13", "libnone.so.1"))
+    library = tmp_path / "site" / "nvidia" / "cu13" / "lib" / "libcublas.so.13"
+    library.parent.mkdir(parents=True)
+    library.write_text("code")
+    with unpacked(payload.wheel, tmp_path / "scratch", [tmp_path / "empty", tmp_path / "site"]) as engine:
+        beside = engine.bench.parents[2] / "nvidia" / "cu13" / "lib" / "libcublas.so.13"
+        assert beside.read_text() == "code"
+        assert engine.missing == ("libnone.so.1",)
+    assert library.read_text() == "code"

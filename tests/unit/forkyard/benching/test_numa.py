@@ -30,6 +30,7 @@ def wishes(model: Path) -> Wishes:
         prompt=512,
         generate=128,
         rounds=4,
+        minutes=None,
         threads_per_node=None,
         fake_nodes=None,
         bandwidth=None,
@@ -159,7 +160,7 @@ def test_an_answer_about_other_tests_is_a_failure(
     scenario = plan_scenario(wishes, two_nodes, engine, Silent())
     odd = dataclasses.replace(scenario, extra=("-n", "64"))
     with pytest.raises(BuildError, match="no such answer"):
-        measure(engine, odd, wishes.model, tmp_path / "run.log", Silent())
+        measure(odd.arms(engine, wishes.model), 4, wishes.model, tmp_path / "run.log", Silent())
 
 
 def test_modes_the_engine_lacks_are_left_out_and_said(

@@ -1,0 +1,293 @@
+"""``forkyard bench split`` as one function: how the engines share a model between devices, and with which KV cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forkyard.benching.dialect import Device, at_depth, cause, read_devices
+from forkyard.benching.engine import Engine
+from forkyard.benching.loopback import lent_devices
+from forkyard.benching.nodes import MemoryNode, describe_machine
+from forkyard.benching.running import measure, run_arm
+from forkyard.benching.scenario import Arm, tests_of
+from forkyard.benching.split_table import Answer, Row, Subject, answer
+from forkyard.console import Reporter
+from forkyard.errors import BuildError, UsageError
+
+MODES = ("layer", "row", "tensor", "graph")
+"""Words after ``--split-mode``, in the order of the table's rows."""
+CACHE_TYPES = ("f16", "q8_0", "q4_0")
+DEPTHS = (0, 8192, 32768)
+_ALL_LAYERS = "999"
+_TRIAL = (8, 1)
+"""Tokens of the prompt and of the generation that show whether an arm works at all."""
+_CHOOSING = frozenset(
+    {
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+        *("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
+    }
+)
+"""Variables of drivers that choose devices."""
+_TUNING = ("GGML_", "NCCL_")
+"""Beginnings of variables by which the engines and NCCL choose devices, and how those talk to each other."""
+_CHANGED = "changing split mode to 'layer'"
+"""What ik_llama.cpp says when it does something else than it was asked."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for."""
+
+    model: Path
+    modes: tuple[str, ...] | None
+    """``None``: all that each engine has."""
+    cache_types: tuple[str, ...]
+    depths: tuple[int, ...]
+    """Tokens in the KV cache before a test begins."""
+    prompt: int
+    generate: int
+    rounds: int
+    minutes: float | None
+    """Begin no further round after so many."""
+    devices: tuple[str, ...] = ()
+    """Names of the engine's devices; none: those it chooses."""
+    rpc_devices: int | None = None
+    """Pretend so many devices by RPC servers on this machine."""
+    extra: tuple[str, ...] = ()
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Names of all tests, in the order of the table's columns."""
+        return tuple(at_depth(test, depth) for depth in self.depths for test in tests_of(self.prompt, self.generate))
+
+
+def check(wishes: Wishes) -> None:
+    """What can be said before anything is built.
+
+    Raises:
+        UsageError: no such model or test, or wishes that exclude each other.
+    """
+    if not wishes.model.is_file():
+        msg = f"there is no file {wishes.model}"
+        raise UsageError(msg, next_step="name a GGUF file with --model")
+    if not wishes.cache_types:
+        msg = "no KV type is named"
+        raise UsageError(msg, next_step="give --cache-types one or more, separated by commas")
+    if not wishes.tests:
+        msg = "neither a prompt nor generation is to be measured"
+        raise UsageError(msg, next_step="give --prompt or --generate a number above 0")
+    if wishes.devices and wishes.rpc_devices:
+        msg = "--devices chooses among the machine's devices, --rpc-devices pretends others"
+        raise UsageError(msg, next_step="leave out one of them")
+    if len(wishes.devices) == 1:
+        msg = f"{wishes.devices[0]} alone cannot share a model"
+        raise UsageError(msg, next_step="name two or more devices, separated by commas")
+
+
+def chosen_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that choose devices: the engines get them as they are, and the answer names them."""
+    return {name: value for name, value in sorted(environment.items()) if name in _CHOOSING or name.startswith(_TUNING)}
+
+
+def bench_split(
+    engines: Sequence[Engine], wishes: Wishes, nodes: tuple[MemoryNode, ...], log: Path, reporter: Reporter
+) -> Answer:
+    """Measure and answer.
+
+    Raises:
+        UsageError: an engine cannot do what was named, or there is nothing to compare.
+        BuildError: an engine does not work with the model at all, or every arm failed.
+    """
+    environment = chosen_environment(os.environ)
+    threads = max(1, sum(node.cores for node in nodes) // max(1, wishes.rpc_devices or 1))
+    notes: list[str] = []
+    with contextlib.ExitStack() as stack:
+        subjects = []
+        for label, engine in _labelled(engines):
+            words = _device_words(stack, label, engine, wishes, threads, log)
+            subjects.append(Subject(label, engine, words, ()))
+        rows = [row for subject in subjects for row in _rows(subject, wishes, notes)]
+        _refuse_what_none_has(rows, wishes, notes)
+        subjects = [replace(one, devices=_devices(one, wishes, environment, log, reporter)) for one in subjects]
+        arms = {row: _arm(row, wishes, environment) for row in rows}
+        refused = _try_all(arms, wishes, environment, log, reporter)
+        working = tuple(arm for row, arm in arms.items() if row not in refused)
+        if len(working) < 2:
+            msg = "fewer than two ways to share the model work here: there is nothing to compare"
+            raise UsageError(
+                msg,
+                why="; ".join(f"{row.name}: {why}" for row, why in refused.items()) or None,
+                next_step="name other --modes or --cache-types",
+            )
+        measured = measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
+    refused |= {row: measured.failed[row.name] for row in rows if row.name in measured.failed}
+    machine = {**describe_machine(nodes), "environment": environment}
+    return answer(
+        subjects,
+        rows,
+        refused,
+        measured,
+        machine=machine,
+        model=wishes.model.name,
+        tests=wishes.tests,
+        loopback=bool(wishes.rpc_devices),
+        notes=notes,
+    )
+
+
+def _labelled(engines: Sequence[Engine]) -> Iterator[tuple[str, Engine]]:
+    """Each engine with a name of its own: two builds of one recipe differ in their build key."""
+    recipes = [engine.recipe for engine in engines]
+    for engine in engines:
+        twice = recipes.count(engine.recipe) > 1
+        yield (f"{engine.recipe} {engine.build_key[:8]}" if twice else engine.recipe), engine
+
+
+def _device_words(
+    stack: contextlib.ExitStack, label: str, engine: Engine, wishes: Wishes, threads: int, log: Path
+) -> tuple[str, ...]:
+    """The arguments that name the devices, pretended ones started."""
+    if wishes.devices:
+        if not engine.chooses_devices:
+            msg = f"the llama-bench of {label} takes no names of devices"
+            raise UsageError(
+                msg, where=engine.wheel, next_step="leave out --devices and choose with CUDA_VISIBLE_DEVICES"
+            )
+        return ("-dev", "/".join(wishes.devices))
+    if not wishes.rpc_devices:
+        return ()
+    if engine.rpc_server is None:
+        msg = f"the payload of {label} carries no RPC server to pretend devices with"
+        raise UsageError(
+            msg,
+            where=engine.wheel,
+            next_step="name --variant rpc, or a wheel of it, or leave out --rpc-devices",
+        )
+    log = log.with_stem(f"{log.stem}-{label.replace(' ', '-')}")
+    return stack.enter_context(lent_devices(engine, engine.rpc_server, wishes.rpc_devices, threads, log))
+
+
+def _rows(subject: Subject, wishes: Wishes, notes: list[str]) -> Iterator[Row]:
+    """What of the wishes the engine's llama-bench has words for."""
+    engine = subject.engine
+    known = [word for word in wishes.cache_types if engine.takes("-ctk", word, "-ctv", word)]
+    notes += [f"{subject.label} has no KV type {word}" for word in wishes.cache_types if word not in known]
+    absent = {}
+    if not engine.depths:
+        prompts = [at_depth(f"pp{wishes.prompt}", depth) for depth in wishes.depths if depth and wishes.prompt]
+        absent = dict.fromkeys(prompts, f"the llama-bench of {subject.label} times no prompt after another")
+    if absent.keys() >= set(wishes.tests):
+        notes.append(f"{subject.label} is left out: {next(iter(absent.values()))}")
+        return
+    for mode in wishes.modes or MODES:
+        if mode in engine.splits:
+            yield from (Row(subject, mode, word, absent) for word in known)
+        elif wishes.modes is not None:
+            notes.append(f"{subject.label} has no --split-mode {mode}")
+
+
+def _refuse_what_none_has(rows: Sequence[Row], wishes: Wishes, notes: Sequence[str]) -> None:
+    """Refuse a word that was named and that no engine knows."""
+    if rows:
+        lacking = [word for word in wishes.modes or () if word not in {row.mode for row in rows}]
+        lacking += [word for word in wishes.cache_types if word not in {row.cache_type for row in rows}]
+        if not lacking:
+            return
+    msg = f"no engine that is measured has {lacking[0]}" if rows else "no engine can measure what was asked"
+    raise UsageError(msg, why="; ".join(notes) or None, next_step="name other --modes, --cache-types or --engine")
+
+
+def _command(row: Row, wishes: Wishes, prompt: int, generate: int, depths: Sequence[int]) -> tuple[str, ...]:
+    engine = row.subject.engine
+    later = [depth for depth in depths if depth]
+    if engine.depths:
+        tests = ["-p", str(prompt), "-n", str(generate), "-d", ",".join(map(str, depths))]
+    else:
+        at_once = 0 in depths
+        tests = ["-p", str(prompt if at_once else 0), "-n", str(generate if at_once else 0)]
+        # Generation after a prompt that is not timed.
+        tests += [word for depth in later if generate for word in ("-gp", f"{depth},{generate}")]
+    return (
+        str(engine.bench),
+        *("-m", str(wishes.model)),
+        *row.subject.words,
+        *("-ngl", _ALL_LAYERS),
+        *engine.flash_attention,
+        *row.choice,
+        *tests,
+        *("-r", "1"),
+        *wishes.extra,
+        *("-o", "json"),
+    )
+
+
+def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
+    return Arm(
+        name=row.name,
+        command=_command(row, wishes, wishes.prompt, wishes.generate, wishes.depths),
+        tests=tuple(test for test in wishes.tests if test not in row.absent),
+        choice=" ".join([row.subject.label, *row.choice]),
+        environment=environment,
+    )
+
+
+def _trial(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
+    """A short run that says very much."""
+    command = (*_command(row, wishes, *_TRIAL, depths=(0,)), "-v")
+    return replace(_arm(row, wishes, environment), command=command, tests=tests_of(*_TRIAL))
+
+
+def _devices(
+    subject: Subject, wishes: Wishes, environment: Mapping[str, str], log: Path, reporter: Reporter
+) -> tuple[Device, ...]:
+    """The devices that the engine shares the model between.
+
+    Raises:
+        UsageError: there are fewer than two.
+        BuildError: the engine cannot load the model.
+    """
+    lines: list[str] = []
+    with reporter.step(f"looking for the devices of {subject.label}"):
+        trial = _trial(Row(subject, "layer", "f16", {}), wishes, environment)
+        run_arm(trial, wishes.model, log, lines.append)
+    found = read_devices(lines)
+    if len(found) > 1:
+        return found
+    engine = subject.engine
+    msg = f"{subject.label} has {'one device' if found else 'no device'} here, and sharing a model needs two"
+    missing = f"{', '.join(engine.missing)} was not found" if engine.missing and not found else None
+    one = f"it uses {found[0].shown}" if found else "it computes on the CPU"
+    raise UsageError(
+        msg,
+        where=engine.wheel,
+        why=missing or one,
+        next_step="run it where a payload for GPUs finds two of them, or with --rpc-devices 3, which pretends devices "
+        "by RPC servers: that shows that the modes work, never what they gain",
+    )
+
+
+def _try_all(
+    arms: Mapping[Row, Arm], wishes: Wishes, environment: Mapping[str, str], log: Path, reporter: Reporter
+) -> dict[Row, str]:
+    """Run every arm for a moment; those that do not work, with the engine's reason."""
+    refused = {}
+    with reporter.step("trying", "arms") as step:
+        for number, row in enumerate(arms):
+            step.update(number, len(arms), row.name)
+            lines: list[str] = []
+            try:
+                run_arm(_trial(row, wishes, environment), wishes.model, log, lines.append)
+            except BuildError as error:
+                why = (error.why or error.what).partition(":")[0]
+                refused[row] = f"{why}: {cause(lines)}".replace(str(wishes.model), wishes.model.name)
+            else:
+                if any(_CHANGED in line for line in lines):
+                    refused[row] = f"the engine changes it to layer for this model: {cause(lines)}"
+            if row in refused:
+                reporter.warn(f"{row.name} does not work: {refused[row]}")
+        step.update(len(arms), len(arms))
+    return refused
