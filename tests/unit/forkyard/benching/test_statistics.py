@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forkyard.benching.statistics import bootstrap, compare, summarize
@@ -9,6 +9,7 @@ from forkyard.benching.statistics import bootstrap, compare, summarize
 speeds = st.lists(st.floats(0.1, 1000), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(speeds)
 def test_the_interval_holds_the_median_and_lies_within_the_samples(samples: list[float]) -> None:
     found = summarize(samples)
@@ -16,6 +17,7 @@ def test_the_interval_holds_the_median_and_lies_within_the_samples(samples: list
     assert min(samples) <= low <= found.median <= high <= max(samples)
 
 
+@settings(deadline=None)
 @given(speeds)
 def test_the_same_samples_give_the_same_interval(samples: list[float]) -> None:
     assert bootstrap(samples) == bootstrap(list(samples))
