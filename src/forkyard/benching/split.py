@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forkyard.benching.dialect import Device, at_depth, cause, read_devices
-from forkyard.benching.engine import Engine
+from forkyard.benching.engine import TOOL, Engine
 from forkyard.benching.loopback import lent_devices
 from forkyard.benching.nodes import MemoryNode, describe_machine
 from forkyard.benching.running import measure, run_arm
@@ -106,13 +106,12 @@ def bench_split(
     threads = max(1, sum(node.cores for node in nodes) // max(1, wishes.rpc_devices or 1))
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
-        subjects = []
+        rows: list[Row] = []
         for label, engine in _labelled(engines):
             words = _device_words(stack, label, engine, wishes, threads, log)
-            subjects.append(Subject(label, engine, words, ()))
-        rows = [row for subject in subjects for row in _rows(subject, wishes, notes)]
+            rows += _rows(Subject(label, engine, words, ()), wishes, notes)
         _refuse_what_none_has(rows, wishes, notes)
-        subjects = [replace(one, devices=_devices(one, wishes, environment, log, reporter)) for one in subjects]
+        rows = _on_devices(rows, wishes, environment, log, reporter)
         arms = {row: _arm(row, wishes, environment) for row in rows}
         refused = _try_all(arms, wishes, environment, log, reporter)
         working = tuple(arm for row, arm in arms.items() if row not in refused)
@@ -124,10 +123,9 @@ def bench_split(
                 next_step="name other --modes or --cache-types",
             )
         measured = measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
-    refused |= {row: measured.failed[row.name] for row in rows if row.name in measured.failed}
+    refused |= {row: _told(row, measured.failed[row.name], wishes) for row in rows if row.name in measured.failed}
     machine = {**describe_machine(nodes), "environment": environment}
     return answer(
-        subjects,
         rows,
         refused,
         measured,
@@ -241,6 +239,21 @@ def _trial(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
     return replace(_arm(row, wishes, environment), command=command, tests=tests_of(*_TRIAL))
 
 
+def _on_devices(
+    rows: Sequence[Row], wishes: Wishes, environment: Mapping[str, str], log: Path, reporter: Reporter
+) -> list[Row]:
+    """The rows with the devices of their engines: those that it chooses for layer split, in all modes.
+
+    Left to itself, llama.cpp would add a graphics unit in the processor to tensor split alone.
+    """
+    subjects = {}
+    for one in dict.fromkeys(row.subject for row in rows):
+        devices = _devices(one, wishes, environment, log, reporter)
+        named = ("-dev", "/".join(device.name for device in devices)) if one.engine.chooses_devices else ()
+        subjects[one] = replace(one, words=one.words or named, devices=devices)
+    return [replace(row, subject=subjects[row.subject]) for row in rows]
+
+
 def _devices(
     subject: Subject, wishes: Wishes, environment: Mapping[str, str], log: Path, reporter: Reporter
 ) -> tuple[Device, ...]:
@@ -283,7 +296,7 @@ def _try_all(
                 run_arm(_trial(row, wishes, environment), wishes.model, log, lines.append)
             except BuildError as error:
                 why = (error.why or error.what).partition(":")[0]
-                refused[row] = f"{why}: {cause(lines)}".replace(str(wishes.model), wishes.model.name)
+                refused[row] = _told(row, f"{why}: {cause(lines)}", wishes)
             else:
                 if any(_CHANGED in line for line in lines):
                     refused[row] = f"the engine changes it to layer for this model: {cause(lines)}"
@@ -291,3 +304,8 @@ def _try_all(
                 reporter.warn(f"{row.name} does not work: {refused[row]}")
         step.update(len(arms), len(arms))
     return refused
+
+
+def _told(row: Row, reason: str, wishes: Wishes) -> str:
+    """A reason without folders of this machine."""
+    return reason.replace(str(row.subject.engine.bench), TOOL).replace(str(wishes.model), wishes.model.name)

@@ -23,7 +23,7 @@ _VIRTUAL = "{} is set: several devices may be one GPU, and then the figures say 
 _SEVERAL_OF_ONE = ("GGML_CUDA_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """An engine that is measured."""
 
@@ -126,7 +126,6 @@ class Answer:
 
 
 def answer(
-    subjects: Sequence[Subject],
     rows: Sequence[Row],
     refused: Mapping[Row, str],
     measured: Measured,
@@ -138,6 +137,7 @@ def answer(
     notes: Sequence[str],
 ) -> Answer:
     """Turn samples into an answer."""
+    subjects = tuple(dict.fromkeys(row.subject for row in rows))
     base = next((row for row in rows if (row.mode, row.cache_type) == BASELINE), None)
     if base is not None and (base in refused or base.subject.label != subjects[0].label):
         base = None
@@ -156,7 +156,7 @@ def answer(
             )
         )
     return Answer(
-        tuple(subjects),
+        subjects,
         tuple(lines),
         base.name if base else None,
         measured,

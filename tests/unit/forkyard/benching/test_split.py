@@ -32,7 +32,7 @@ def wishes(model: Path) -> Wishes:
         depths=(0, 8192),
         prompt=512,
         generate=128,
-        rounds=3,
+        rounds=1,
         minutes=None,
     )
 
@@ -61,7 +61,7 @@ def measured_calls(payload: Any) -> list[dict[str, Any]]:
 def test_the_table_of_two_gpus_has_both_engines(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     ours = make_split_payload({"layer f16": [10.0], "tensor q8_0": [14.0], "tensor f16": [15.0]})
     theirs = make_split_payload({"graph f16": [13.0]}, engine="ik_llama.cpp", splits="none|layer|graph")
-    found = run(dataclasses.replace(wishes, modes=("layer", "tensor", "graph")), ours, theirs)
+    found = run(dataclasses.replace(wishes, rounds=3, modes=("layer", "tensor", "graph")), ours, theirs)
     text = as_text(found)
     rows = table(text)
     assert rows[0] == ["engine", "split", "KV", "pp512 t/s", "tg128 t/s", "pp512 @ d8192 t/s", "tg128 @ d8192 t/s"]
@@ -90,23 +90,42 @@ def test_the_table_of_two_gpus_has_both_engines(make_split_payload: Make, run: A
 def test_what_llama_bench_is_asked(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     ours = make_split_payload()
     theirs = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph")
-    asked = dataclasses.replace(wishes, rounds=1, extra=("-ts", "3/1"), modes=("layer", "tensor"))
+    asked = dataclasses.replace(wishes, extra=("-ts", "3/1"), modes=("layer", "tensor"))
     found = run(asked, ours, theirs)
     words = {(call["engine"], call["arm"]): call["words"][2:] for call in measured_calls(ours)}
     assert words["llama.cpp", "tensor q8_0"] == [
-        *("-ngl", "999", "-fa", "on", "-sm", "tensor", "-ctk", "q8_0", "-ctv", "q8_0", "-p", "512", "-n", "128"),
+        *(
+            "-dev",
+            "CUDA0/CUDA1",
+            "-ngl",
+            "999",
+            "-fa",
+            "on",
+            "-sm",
+            "tensor",
+            "-ctk",
+            "q8_0",
+            "-ctv",
+            "q8_0",
+            "-p",
+            "512",
+            "-n",
+            "128",
+        ),
         *("-d", "0,8192", "-r", "1", "-ts", "3/1", "-o", "json"),
     ]
     assert words["ik_llama.cpp", "layer f16"] == [
         *("-ngl", "999", "-fa", "1", "-sm", "layer", "-ctk", "f16", "-ctv", "f16", "-p", "512", "-n", "128"),
         *("-gp", "8192,128", "-r", "1", "-ts", "3/1", "-o", "json"),
     ]
-    assert found.measured.commands["llama.cpp, tensor, q8_0"].startswith("llama-bench -m model.gguf -ngl 999 ")
+    assert found.measured.commands["llama.cpp, tensor, q8_0"].startswith(
+        "llama-bench -m model.gguf -dev CUDA0/CUDA1 -ngl "
+    )
 
 
 def test_every_round_begins_with_another_arm(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     payload = make_split_payload()
-    run(dataclasses.replace(wishes, modes=("layer", "tensor")), payload)
+    run(dataclasses.replace(wishes, rounds=3, modes=("layer", "tensor")), payload)
     order = [call["arm"] for call in measured_calls(payload)]
     names = ["layer f16", "layer q8_0", "tensor f16", "tensor q8_0"]
     assert [order[start : start + 4] for start in (0, 4, 8)] == [names[n:] + names[:n] for n in range(3)]
@@ -136,10 +155,11 @@ def test_an_arm_that_fails_later_is_left_out_and_the_others_go_on(
     make_split_payload: Make, run: Any, wishes: Wishes
 ) -> None:
     payload = make_split_payload(later={"tensor q8_0": 1})
-    found = run(dataclasses.replace(wishes, modes=("layer", "tensor")), payload)
+    found = run(dataclasses.replace(wishes, rounds=3, modes=("layer", "tensor")), payload)
     lines = {line.row.name: line for line in found.lines}
     assert "exit status 1" in (lines["llama.cpp, tensor, q8_0"].refused or "")
     assert lines["llama.cpp, tensor, q8_0"].tests == {}
+    assert str(wishes.model) not in json.dumps(found.as_json())
     assert len(lines["llama.cpp, tensor, f16"].tests["tg128"].samples) == 3
     assert found.measured.rounds == 3
 
@@ -226,14 +246,14 @@ def test_nothing_that_the_engine_can_measure(make_split_payload: Make, run: Any,
 
 def test_two_builds_of_one_recipe_have_two_names(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     payloads = [make_split_payload(build_key=letter * 64, splits="none|layer|tensor") for letter in "bc"]
-    found = run(dataclasses.replace(wishes, rounds=1), *payloads)
+    found = run(wishes, *payloads)
     assert [one["label"] for one in found.as_json()["engines"]] == ["llama.cpp bbbbbbbb", "llama.cpp cccccccc"]
     assert found.baseline == "llama.cpp bbbbbbbb, layer, f16"
 
 
 def test_devices_by_name(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     payload = make_split_payload()
-    named = dataclasses.replace(wishes, devices=("CUDA1", "CUDA0"), rounds=1)
+    named = dataclasses.replace(wishes, devices=("CUDA1", "CUDA0"))
     run(named, payload)
     assert all(call["words"][2:4] == ["-dev", "CUDA1/CUDA0"] for call in payload.calls)
     theirs = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph")
@@ -249,7 +269,7 @@ def test_variables_that_choose_devices_reach_the_engine_and_the_answer(
     monkeypatch.setenv("GGML_CUDA_DEVICES", "2")
     monkeypatch.setenv("CUDA_HOME", "/somewhere")
     payload = make_split_payload()
-    found = run(dataclasses.replace(wishes, rounds=1), payload)
+    found = run(wishes, payload)
     given = {"CUDA_VISIBLE_DEVICES": "1,0", "GGML_CUDA_DEVICES": "2"}
     assert all(given.items() <= call["environment"].items() for call in payload.calls)
     assert found.as_json()["machine"]["environment"] == given
@@ -258,12 +278,12 @@ def test_variables_that_choose_devices_reach_the_engine_and_the_answer(
 
 def test_a_device_in_software_is_named(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     devices = tuple((f"Vulkan{number}", "llvmpipe (LLVM 15.0.6, 256 bits)") for number in range(2))
-    text = as_text(run(dataclasses.replace(wishes, rounds=1), make_split_payload(devices=devices)))
+    text = as_text(run(wishes, make_split_payload(devices=devices)))
     assert "Vulkan0, Vulkan1 is a device in software" in text
 
 
 def ended(pid: int) -> bool:
-    for _ in range(250):
+    for _ in range(3000):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
                 return True
@@ -278,7 +298,7 @@ def test_pretended_devices_live_as_long_as_the_measurement(
 ) -> None:
     devices = tuple((f"RPC{number}", f"127.0.0.1:{number}") for number in range(3))
     payload = make_split_payload(server=True, devices=devices)
-    found = run(dataclasses.replace(wishes, rpc_devices=3, rounds=1), payload)
+    found = run(dataclasses.replace(wishes, rpc_devices=3), payload)
     servers = [line.split() for line in (tmp_path / "servers.txt").read_text().splitlines()]
     assert len(servers) == 3
     ports = [words[words.index("-p") + 1] for words in servers]
@@ -316,7 +336,7 @@ def test_pretended_devices_in_the_words_of_ik(
 ) -> None:
     devices = tuple((f"RPC0[127.0.0.1:{number}]", "") for number in range(2))
     payload = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph", server=True, devices=devices)
-    run(dataclasses.replace(wishes, rpc_devices=2, rounds=1), payload)
+    run(dataclasses.replace(wishes, rpc_devices=2), payload)
     servers = [line.split() for line in (tmp_path / "servers.txt").read_text().splitlines()]
     ports = [words[words.index("-p") + 1] for words in servers]
     assert all(words[5:] == ["-cpu", "-d", "CPU", "-t", "2"] for words in servers)
@@ -334,7 +354,7 @@ def test_pretended_devices_end_with_a_killed_forkyard(engine: Engine, tmp_path: 
             pass
         os._exit(0)
     pid = None
-    for _ in range(500):
+    for _ in range(3000):
         found = [path for path in Path("/proc").glob("[0-9]*") if _parent(path) == child and _name(path) == "sleep"]
         if found:
             pid = int(found[0].name)
@@ -383,7 +403,7 @@ def test_the_time_that_may_be_spent(make_split_payload: Make, run: Any, wishes: 
             self.said.append(text)
 
     payload = make_split_payload(splits="none|layer|tensor")
-    found = run(dataclasses.replace(wishes, minutes=0.0), payload, reporter=Notes())
+    found = run(dataclasses.replace(wishes, rounds=3, minutes=0.0), payload, reporter=Notes())
     assert found.measured.rounds == 1
     assert len(measured_calls(payload)) == 4
     assert "0 minutes are over: 1 of 3 rounds were run" in Notes.said
@@ -408,7 +428,7 @@ def test_wishes_that_mean_nothing(wishes: Wishes, changes: dict[str, Any], what:
 
 def test_the_answer_for_machines_is_json(make_split_payload: Make, run: Any, wishes: Wishes, tmp_path: Path) -> None:
     payload = make_split_payload({"tensor f16": [14.0]}, refused={"row f16": "no", "row q8_0": "no"})
-    found = run(wishes, payload)
+    found = run(dataclasses.replace(wishes, rounds=3), payload)
     document = json.loads(json.dumps(found.as_json()))
     assert document["scenario"] == "split"
     assert document["baseline"] == "llama.cpp, layer, f16"
