@@ -48,9 +48,11 @@ class Engine:
     depths: bool
     """Whether it measures with tokens in the KV cache (``-d``), prompts as well."""
     chooses_devices: bool
-    """Whether it takes devices by name (``-dev``), and names those of RPC servers, too."""
+    """Whether it takes devices by name (``-dev``), those of RPC servers among them."""
     rpc_server: Path | None
     """Its program that lends a device to others, if the payload carries it."""
+    nccl: bool | None
+    """Whether its GPU code links to NCCL; ``None`` if the payload says nothing of it."""
     missing: tuple[str, ...]
     """Libraries that its GPU code needs and that forkyard found nowhere for it."""
 
@@ -92,7 +94,8 @@ def _examine(wheel: Path, folder: Path, installed: Sequence[Path]) -> Engine:
         raise UsageError(msg, where=str(wheel), next_step="build a payload whose recipe lists llama-bench in its tools")
     facts = json.loads(manifests[0].read_text(encoding="utf-8"))
     bench = manifests[0].parent / "bin" / TOOL
-    missing = _put_beside(folder, (facts.get("backend") or {}).get("needs", ()), installed)
+    backend = facts.get("backend") or {}
+    missing = _put_beside(folder, backend.get("needs", ()), installed)
     said = _help(bench, missing)
     if "--load-mode" in said:
         load = {True: ("-lm", "mmap"), False: ("-lm", "none")}
@@ -111,6 +114,7 @@ def _examine(wheel: Path, folder: Path, installed: Sequence[Path]) -> Engine:
         depths="--n-depth" in said,
         chooses_devices="--device " in said,
         rpc_server=next((path for name in SERVERS if (path := bench.with_name(name)).is_file()), None),
+        nccl=backend.get("nccl"),
         missing=missing,
     )
 

@@ -7,10 +7,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from forkyard.benching.engine import Engine
 from forkyard.errors import BuildError
 from forkyard.process import background, clean_environment
 
@@ -22,33 +21,24 @@ _ATTEMPTS = 3
 
 
 @contextlib.contextmanager
-def lent_devices(engine: Engine, server: Path, count: int, threads: int, log: Path) -> Iterator[tuple[str, ...]]:
-    """``count`` servers, each with ``threads`` threads of this machine's CPU.
+def lent_devices(server: Path, count: int, threads: int, log: Path) -> Iterator[tuple[str, ...]]:
+    """``count`` servers, each with ``threads`` threads of this machine's CPU; the block gets their addresses.
 
-    They end with the block, and with this process, however that ends. The block gets the arguments of llama-bench that
-    name their devices.
+    They end with the block, and with this process, however that ends.
 
     Raises:
         BuildError: a server does not start.
     """
-    # ik_llama.cpp's knows the device CPU only with a further word.
-    device = ("-d", "CPU") if engine.chooses_devices else ("-cpu", "-d", "CPU")
-    words = (*device, "-t", str(threads))
     with contextlib.ExitStack() as stack:
-        addresses = [_start(stack, server, words, log.with_suffix(f".rpc{number}.log")) for number in range(count)]
-        if engine.chooses_devices:
-            # -dev knows the servers' devices only after --rpc.
-            yield "--rpc", ",".join(addresses), "-dev", "/".join(f"RPC{number}" for number in range(count))
-        else:
-            yield "-rpc", ",".join(f"{address}|0" for address in addresses)
+        yield tuple(_start(stack, server, threads, log.with_suffix(f".rpc{number}.log")) for number in range(count))
 
 
-def _start(stack: contextlib.ExitStack, server: Path, words: Sequence[str], log: Path) -> str:
+def _start(stack: contextlib.ExitStack, server: Path, threads: int, log: Path) -> str:
     """Start one on a free port; somebody else may take the port before it does, so try more than once."""
     for _ in range(_ATTEMPTS):
         port = _free_port()
         command = [sys.executable, "-m", "forkyard.tethered", str(os.getpid()), str(server)]
-        command += ["-H", HOST, "-p", str(port), *words]
+        command += ["-H", HOST, "-p", str(port), "-d", "CPU", "-t", str(threads)]
         status = stack.enter_context(background(command, log=log, env=clean_environment()))
         if _listens(port, status):
             return f"{HOST}:{port}"

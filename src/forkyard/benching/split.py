@@ -158,15 +158,20 @@ def _device_words(
         return ("-dev", "/".join(wishes.devices))
     if not wishes.rpc_devices:
         return ()
-    if engine.rpc_server is None:
-        msg = f"the payload of {label} carries no RPC server to pretend devices with"
+    if engine.rpc_server is None or not engine.chooses_devices:
+        msg = f"{label} cannot pretend devices"
         raise UsageError(
             msg,
             where=engine.wheel,
-            next_step="name --variant rpc, or a wheel of it, or leave out --rpc-devices",
+            why="its payload carries no RPC server"
+            if engine.rpc_server is None
+            else "its RPC servers do not work beside each other",
+            next_step="measure llama.cpp alone, with --variant rpc or a wheel of it, or leave out --rpc-devices",
         )
     log = log.with_stem(f"{log.stem}-{label.replace(' ', '-')}")
-    return stack.enter_context(lent_devices(engine, engine.rpc_server, wishes.rpc_devices, threads, log))
+    addresses = stack.enter_context(lent_devices(engine.rpc_server, wishes.rpc_devices, threads, log))
+    # -dev knows the servers' devices only after --rpc.
+    return ("--rpc", ",".join(addresses), "-dev", "/".join(f"RPC{number}" for number in range(len(addresses))))
 
 
 def _rows(subject: Subject, wishes: Wishes, notes: list[str]) -> Iterator[Row]:

@@ -20,6 +20,7 @@ _LOOPBACK = (
 )
 _SOFTWARE = "{} is a device in software: the figures prove that the harness works, and are no speeds of GPUs."
 _VIRTUAL = "{} is set: several devices may be one GPU, and then the figures say nothing of several GPUs."
+_NO_NCCL = "{} is built without NCCL: tensor and graph split move data between GPUs in slower ways."
 _SEVERAL_OF_ONE = ("GGML_CUDA_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 
 
@@ -41,6 +42,7 @@ class Subject:
             "name": self.engine.name,
             "wheel": self.engine.wheel,
             "build_key": self.engine.build_key,
+            "nccl": self.engine.nccl,
             "devices": [device.as_json() for device in self.devices],
         }
 
@@ -163,7 +165,11 @@ def answer(
         machine,
         model,
         tests,
-        (*_pretences(subjects, machine, loopback), *notes),
+        (
+            *_pretences(subjects, machine, loopback),
+            *(_NO_NCCL.format(subject.label) for subject in subjects if subject.engine.nccl is False),
+            *notes,
+        ),
         loopback,
     )
 

@@ -230,6 +230,7 @@ def make_split_payload(tmp_path: Path) -> Callable[..., Payload]:
         changed: tuple[str, ...] = (),
         server: bool = False,
         needs: tuple[str, ...] = (),
+        nccl: bool | None = None,
         build_key: str = "a" * 64,
     ) -> Payload:
         record = tmp_path / "calls.json"
@@ -252,7 +253,7 @@ def make_split_payload(tmp_path: Path) -> Callable[..., Payload]:
         wheel = tmp_path / f"{package}-1.0-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             manifest: dict[str, Any] = {"engine": engine, "recipe": engine, "build_key": build_key}
-            manifest["backend"] = {"needs": needs} if needs else None
+            manifest["backend"] = {"needs": needs, "nccl": nccl} if needs or nccl is not None else None
             archive.writestr(f"{package}/manifest.json", json.dumps(manifest))
             for name, script in tools.items():
                 info = zipfile.ZipInfo(f"{package}/bin/{name}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from forkyard.benching import split
-from forkyard.benching.engine import Engine, unpacked
+from forkyard.benching.engine import unpacked
 from forkyard.benching.loopback import lent_devices
 from forkyard.benching.nodes import MemoryNode
 from forkyard.benching.split import Wishes, bench_split, check
@@ -325,32 +325,13 @@ def test_pretended_devices_end_with_an_interruption(
     assert all(map(ended, pids))
 
 
-@pytest.fixture
-def engine(make_split_payload: Make, tmp_path: Path) -> Iterator[Engine]:
-    with unpacked(make_split_payload().wheel, tmp_path / "scratch") as found:
-        yield found
-
-
-def test_pretended_devices_in_the_words_of_ik(
-    make_split_payload: Make, run: Any, wishes: Wishes, tmp_path: Path
-) -> None:
-    devices = tuple((f"RPC0[127.0.0.1:{number}]", "") for number in range(2))
-    payload = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph", server=True, devices=devices)
-    run(dataclasses.replace(wishes, rpc_devices=2), payload)
-    servers = [line.split() for line in (tmp_path / "servers.txt").read_text().splitlines()]
-    ports = [words[words.index("-p") + 1] for words in servers]
-    assert all(words[5:] == ["-cpu", "-d", "CPU", "-t", "2"] for words in servers)
-    expected = ["-rpc", ",".join(f"127.0.0.1:{port}|0" for port in ports)]
-    assert all(call["words"][2:4] == expected for call in payload.calls)
-
-
-def test_pretended_devices_end_with_a_killed_forkyard(engine: Engine, tmp_path: Path) -> None:
+def test_pretended_devices_end_with_a_killed_forkyard(tmp_path: Path) -> None:
     server = tmp_path / "server"
     server.write_text("#!/bin/sh\nexec sleep 600\n")
     server.chmod(0o755)
     child = os.fork()
     if child == 0:  # pragma: no cover - another process
-        with contextlib.suppress(BaseException), lent_devices(engine, server, 1, 1, tmp_path / "log"):
+        with contextlib.suppress(BaseException), lent_devices(server, 1, 1, tmp_path / "log"):
             pass
         os._exit(0)
     pid = None
@@ -378,21 +359,38 @@ def _name(process: Path) -> str:
     return ""
 
 
-def test_a_server_that_does_not_start_is_tried_on_other_ports_and_named(engine: Engine, tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_tried_on_other_ports_and_named(tmp_path: Path) -> None:
     server = tmp_path / "ggml-rpc-server"
     server.write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/tries\nexit 3\n")
     server.chmod(0o755)
     with (
         pytest.raises(BuildError, match="ggml-rpc-server does not start"),
-        lent_devices(engine, server, 1, 1, tmp_path / "run.log"),
+        lent_devices(server, 1, 1, tmp_path / "run.log"),
     ):
         pass
     assert len((tmp_path / "tries").read_text().splitlines()) == 3
 
 
 def test_a_payload_without_an_rpc_server_lends_nothing(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
-    with pytest.raises(UsageError, match="carries no RPC server"):
+    with pytest.raises(UsageError, match="llama.cpp cannot pretend devices") as caught:
         run(dataclasses.replace(wishes, rpc_devices=3), make_split_payload())
+    assert caught.value.why == "its payload carries no RPC server"
+
+
+def test_the_servers_of_ik_are_not_used_together(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
+    payload = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph", server=True)
+    with pytest.raises(UsageError, match="ik_llama.cpp cannot pretend devices") as caught:
+        run(dataclasses.replace(wishes, rpc_devices=3), payload)
+    assert caught.value.why == "its RPC servers do not work beside each other"
+
+
+@pytest.mark.parametrize(("linked", "said"), [(False, True), (True, False), (None, False)])
+def test_an_engine_without_nccl_is_named(
+    make_split_payload: Make, run: Any, wishes: Wishes, linked: bool | None, said: bool
+) -> None:
+    found = run(wishes, make_split_payload(splits="none|layer|tensor", nccl=linked))
+    assert ("llama.cpp is built without NCCL" in as_text(found)) is said
+    assert found.as_json()["engines"][0]["nccl"] is linked
 
 
 def test_the_time_that_may_be_spent(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
