@@ -23,7 +23,7 @@ def make_lock(
     """The lock that describes this result."""
     locked = []
     for stack in stacks:
-        series = stack.series(recipe.family)
+        series = stack.series(recipe.series)
         names = {
             file.source for item in patched.patches if item.stack == stack.name for file in item.trailers.adds_files
         }
@@ -31,7 +31,7 @@ def make_lock(
             LockedStack(
                 name=stack.name,
                 patches=tuple(
-                    LockedFile(path=f"{recipe.family}/{item.name}", sha256=item.sha256) for item in series.patches
+                    LockedFile(path=f"{recipe.series}/{item.name}", sha256=item.sha256) for item in series.patches
                 ),
                 files=tuple(LockedFile(path=f"src/{name}", sha256=_digest(stack, name)) for name in sorted(names)),
             )
@@ -153,7 +153,7 @@ def lock_recipe(
         RecipeError: ``check_only`` and it differs.
     """
     obtained = obtain(recipe, cache, reporter, offline=offline)
-    stacks = tuple(load_stacks(root, recipe.stacks, recipe.family))
+    stacks = tuple(load_stacks(root, recipe.stacks, recipe.series))
     patched = patch(recipe, obtained, stacks, cache)
     if check_only:
         check(recipe, obtained, stacks, patched, reporter, strict=True)

@@ -142,7 +142,7 @@ class Plan:
                 {
                     "name": stack.name,
                     "title": stack.about.title,
-                    "patches": [p.name for p in stack.series(self.recipe.family).patches],
+                    "patches": [p.name for p in stack.series(self.recipe.series).patches],
                 }
                 for stack in self.stacks
             ],
@@ -245,7 +245,7 @@ def make_plan(
         "pin": recipe.pin.model_dump(mode="json"),
         "origin": origin_of(recipe),
         "absent": _absent_digest(recipe),
-        "stacks": [_stack_digest(stack, recipe.family) for stack in chosen],
+        "stacks": [_stack_digest(stack, recipe.series) for stack in chosen],
         "variant": {
             "name": resolved.name,
             "title": resolved.title,
@@ -283,7 +283,7 @@ def make_plan(
     if usual is not None:
         # What a patch is carried over from decides what it becomes.
         inputs["homes"] = {
-            "stacks": [_stack_digest(stack, recipe.family) for stack in missing_homes(usual, chosen)],
+            "stacks": [_stack_digest(stack, recipe.series) for stack in missing_homes(usual, chosen)],
             "logic": _combining_digest(),
         }
     return Plan(
@@ -314,11 +314,11 @@ def _build_tools() -> dict[str, str]:
 def _chosen(recipe: Recipe, root: Path, stacks: Sequence[str] | Sequence[Stack] | None) -> list[Stack]:
     made = [stack for stack in stacks or () if isinstance(stack, Stack)]
     names = recipe.stacks if stacks is None else [name for name in stacks if isinstance(name, str)]
-    return made or load_stacks(root, names, recipe.family)
+    return made or load_stacks(root, names, recipe.series)
 
 
 def _usual(recipe: Recipe, root: Path, chosen: Sequence[Stack]) -> tuple[Stack, ...] | None:
-    usual = load_stacks(root, recipe.stacks, recipe.family)
+    usual = load_stacks(root, recipe.stacks, recipe.series)
     return None if at_home(usual, chosen) else tuple(usual)
 
 
@@ -370,10 +370,10 @@ def _absent_digest(recipe: Recipe) -> str:
     return whole.hexdigest()
 
 
-def _stack_digest(stack: Stack, family: str) -> dict[str, Any]:
+def _stack_digest(stack: Stack, engine: str) -> dict[str, Any]:
     files = sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
-    patches = stack.series(family).patches
-    if stack.limit is not None and len(patches) < len(replace(stack, limit=None).series(family).patches):
+    patches = stack.series(engine).patches
+    if stack.limit is not None and len(patches) < len(replace(stack, limit=None).series(engine).patches):
         # A later patch's file is not part of what is built.
         declared = [added_sources(patch.data) for patch in patches]
         if None not in declared:

@@ -53,7 +53,7 @@ def patch(
         PatchError: a patch is malformed, does not apply exactly, or conflicts with what it is carried over to.
     """
     store = Store(cache.store(recipe.family))
-    facts = (store, recipe.family, obtained.commit, obtained.date, obtained.tree)
+    facts = (store, recipe.series, obtained.commit, obtained.date, obtained.tree)
     with hold(cache.locks / f"store-{recipe.family}.lock"):
         try:
             patched = apply_stacks(*facts, stacks)
@@ -100,7 +100,7 @@ def checked_out(
     """
     store = Store(cache.store(recipe.family))
     with reporter.step(
-        f"applying {sum(len(s.series(recipe.family).patches) for s in stacks)} patches to {recipe.name}"
+        f"applying {sum(len(s.series(recipe.series).patches) for s in stacks)} patches to {recipe.name}"
     ):
         patched = patch(recipe, obtained, stacks, cache, usual)
         tree = store.without(patched.tree, {*declared_absent(recipe), *obtained.absent})
@@ -193,5 +193,5 @@ def pin_label(recipe: Recipe, stacks: Sequence[Stack]) -> str:
     It does not name the patched commit: a one-line change of a patch would then recompile every file that
     includes the version header. The manifest names the patched commit.
     """
-    patched = any(stack.series(recipe.family).patches for stack in stacks)
+    patched = any(stack.series(recipe.series).patches for stack in stacks)
     return recipe.pin.commit[:9] + ("-forkyard" if patched else "")

@@ -124,6 +124,9 @@ class Workshop:
         plans = []
         for ref in refs or recipe_names(self.root):
             recipe = self.recipe(ref)
+            if not refs and recipe.series != recipe.family:
+                # Another pin of an engine that the project has a recipe for: of use to those who want that pin.
+                continue
             chosen = variant
             if variant == BEST:
                 choice = self.best(recipe.family)

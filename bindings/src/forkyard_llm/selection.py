@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,8 +192,10 @@ def suggestion(engine: str = "auto", variant: str | None = None) -> str:
 # -- matching ------------------------------------------------------------------------------------------------
 
 
-def _preference(payload: Payload) -> tuple[int, int, str]:
-    return (ENGINES.index(payload.engine), -payload.rank, payload.distribution)
+def _preference(payload: Payload) -> tuple[int, int, tuple[int, ...], str]:
+    # Of two pins of an engine the newer one: a version begins with the day of its pin.
+    day = tuple(-int(number) for number in re.findall(r"\d+", payload.manifest["version"].partition("+")[0]))
+    return (ENGINES.index(payload.engine), -payload.rank, day, payload.distribution)
 
 
 def _matches(payload: Payload, engine: str, variant: str | None) -> bool:

@@ -165,7 +165,7 @@ def _into_a_line(work: _Work) -> _Lined:
         twins = find_twins(store, own.plain, [*own.plain, *own.merges], base.upstream)
     in_base = {one: theirs for one, theirs in twins.upstream.items() if is_ancestor(store, theirs, base.commit)}
     reduced, drafts = _reduce(work, store, base, own, twins, in_base, tip)
-    start = base_commit(store, work.recipe.family, base.commit, base.date, base.tree)
+    start = base_commit(store, work.recipe.series, base.commit, base.date, base.tree)
     chain = make_chain(store, start, drafts)
     pin = work.recipe.pin.commit
     named = {draft.upstream for draft in drafts if draft.upstream is not None}
@@ -177,7 +177,7 @@ def _into_a_line(work: _Work) -> _Lined:
         engine_store = work.engine_store
         if engine_store.has(base.tree, "tree") and not engine_store.missing_blobs(base.tree):
             # Most of it is there already; git finds that out by commits, so there has to be one.
-            same = base_commit(engine_store, work.recipe.family, base.commit, base.date, base.tree)
+            same = base_commit(engine_store, work.recipe.series, base.commit, base.date, base.tree)
             engine_store.pin_object(same, f"bases/{same}")
         engine_store.take(store.path, end)
     return _Lined(tip, fork.shallow, base, own, twins, reduced, tuple(drafts), pin_has, start, end, store)
@@ -220,8 +220,8 @@ def _home(work: _Work, obtained: Obtained, lined: _Lined) -> Adoption:
     """Carry the line to where the stack's patches are exact, and write what can be written."""
     wish, store, recipe = work.wish, work.engine_store, work.recipe
     with work.locked(recipe.family):
-        before = load_stacks(work.root, recipe.stacks, recipe.family) if wish.add_to_recipe else []
-        home = apply_stacks(store, recipe.family, obtained.commit, obtained.date, obtained.tree, before)
+        before = load_stacks(work.root, recipe.stacks, recipe.series) if wish.add_to_recipe else []
+        home = apply_stacks(store, recipe.series, obtained.commit, obtained.date, obtained.tree, before)
         with work.reporter.step(f"carrying {len(lined.drafts)} patches to the pin", "patches") as step:
             settled = settle(store, lined.base.tree, home.tree, lined.drafts, lined.pin_has.__contains__, step.update)
         staying = [one for one in settled if not one.gone]
@@ -310,7 +310,7 @@ def _changes(root: Path, done: Adoption, exported: Exported, before: Sequence[St
     last = max((stack.about.order for stack in before), default=0)
     about = NewStack(
         done.name,
-        (done.recipe.family,),
+        (done.recipe.series,),
         f"To finish: what {done.name} does, in one line",
         f"To finish: why it exists and who misses what without it. It was made from {len(exported.patches)} changes on "
         f"branch {branch} of {url or word.rstrip('/').rpartition('/')[2]} "
@@ -321,5 +321,5 @@ def _changes(root: Path, done: Adoption, exported: Exported, before: Sequence[St
     changes = new_stack(root, about, to_recipe=wish.add_to_recipe, recipe=done.recipe)
     text = changes.writes[f"patches/{done.name}/stack.toml"].decode()
     stack = Stack(done.name, root / "patches" / done.name, StackFile.model_validate(tomllib.loads(text)))
-    series_changes(changes, root, stack, done.recipe.family, exported)
+    series_changes(changes, root, stack, done.recipe.series, exported)
     return changes

@@ -203,7 +203,7 @@ def next_steps(done: Adoption) -> list[str]:
         ]
     if done.state == PARTLY:
         left = len(done.settled) - _position(done)
-        folder = place_of(done.root, name, done.recipe.family)
+        folder = place_of(done.root, name, done.recipe.series)
         return [
             edit,
             f"cd {shlex.quote(str(folder))} && git fetch {shlex.quote(str(place))} {name}"

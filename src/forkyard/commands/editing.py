@@ -70,10 +70,10 @@ def _ground(
     warn_changed([place.recipe], root, reporter)
     obtained = obtain(place.recipe, cache, reporter, source=source, offline=offline)
     with hold(
-        cache.locks / f"store-{engine}.lock",
+        cache.locks / f"store-{place.recipe.family}.lock",
         waiting=lambda who: reporter.note(f"waiting for the object store (held by {who})"),
     ):
-        yield Ground(root, cache, Store(cache.store(engine)), place, obtained)
+        yield Ground(root, cache, Store(cache.store(place.recipe.family)), place, obtained)
 
 
 @click.command()
@@ -129,7 +129,7 @@ def edit(
 ) -> None:
     """Make a git repository with STACK's patches as commits, to work on; `stack refresh` writes them back."""
     root = find_root()
-    place = _folder(root, path, name, engine)
+    place = _folder(root, path, name, engine, recipe)
     with (
         _locked(root, console),
         _ground(root, console, name, engine, recipe, source, offline=offline) as ground,
@@ -168,8 +168,10 @@ def edit(
     )
 
 
-def _folder(root: Path, path: Path | None, name: str, engine: str) -> Path:
-    return expanded(path).absolute() if path is not None else edits.place_of(root, name, engine)
+def _folder(root: Path, path: Path | None, name: str, engine: str, recipe: str | None) -> Path:
+    if path is not None:
+        return expanded(path).absolute()
+    return edits.place_of(root, name, recipe_for(root, engine, recipe).series)
 
 
 @click.command()
@@ -193,7 +195,7 @@ def refresh(
 ) -> None:
     """Write the commits of STACK's edit back: patches, series and whole files, and the stacks made on it."""
     root = find_root()
-    place = _folder(root, path, name, engine)
+    place = _folder(root, path, name, engine, recipe)
     with _locked(root, console), _ground(root, console, name, engine, recipe, source, offline=offline) as ground:
         edits.read_work(place, ground.place)
         with console.step(f"writing {name} back"):

@@ -86,7 +86,7 @@ def _meant(shop: Workshop, recipes: list[Recipe], engine: str | None, stacks: tu
         msg = f"no recipe is for {engine}"
         raise UsageError(msg, next_step="name another --engine or --recipe")
     about = [load_stack(shop.root, name).about for name in stacks]
-    having = [recipe for recipe in meant if all(recipe.family in one.engines for one in about)]
+    having = [recipe for recipe in meant if all(recipe.series in one.engines for one in about)]
     if not having:
         msg = f"no recipe has {' and '.join(stacks)}"
         raise UsageError(

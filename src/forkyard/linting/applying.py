@@ -55,7 +55,7 @@ def apply(
     recipe, obtained = pin.recipe, pin.obtained
     with hold(cache.locks / f"store-{recipe.family}.lock"):
         try:
-            return apply_stacks(pin.store, recipe.family, obtained.commit, obtained.date, obtained.tree, stacks), []
+            return apply_stacks(pin.store, recipe.series, obtained.commit, obtained.date, obtained.tree, stacks), []
         except _REFUSALS as error:
             _let_storage_pass(error)
             problem = error
@@ -69,7 +69,7 @@ def apply(
 
 def _each(pin: PinTree, stacks: Sequence[Stack], cases: Mapping[str, Case]) -> Iterator[Finding]:
     recipe, obtained = pin.recipe, pin.obtained
-    base = base_commit(pin.store, recipe.family, obtained.commit, obtained.date, obtained.tree)
+    base = base_commit(pin.store, recipe.series, obtained.commit, obtained.date, obtained.tree)
     first: LintedPatch | None = None
     with Chain.on(pin.store, base, obtained.tree) as chain:
         for stack in stacks:

@@ -54,16 +54,16 @@ def lint(
     pins: list[Pin] = []
     measured: dict[tuple[str, str], Size] = {}
     for recipe in [load_recipe(name, root) for name in recipe_names(root)]:
-        if engine not in (None, recipe.family) or not any(case.engine == recipe.family for case in cases):
+        if engine not in (None, recipe.family) or not any(case.engine == recipe.series for case in cases):
             continue
         pin, problem = _obtained(recipe, root, cache, reporter, fetch=fetch)
-        pins.append(Pin(recipe.name, recipe.family, recipe.pin.commit, pin is not None))
+        pins.append(Pin(recipe.name, recipe.series, recipe.pin.commit, pin is not None))
         found, faults = combinations(project, recipe)
         findings += [*problem, *faults, *_changed_since_lock(project, recipe)]
         memory = Memory(cache.root / "lint" / f"{recipe.family}.json")
         with UpstreamStyle.of(pin) as style:
             for combination in found:
-                group = _cases(project, combination, recipe.family)
+                group = _cases(project, combination, recipe.series)
                 findings += _of_combination(combination, group, pin, style, cache, memory)
                 for case in group:
                     measured.setdefault((case.stack.name, case.engine), sizes.measure(case))
@@ -124,11 +124,11 @@ def _of_stacks(project: Project, cases: Sequence[Case]) -> Iterator[Finding]:
 
 def _changed_since_lock(project: Project, recipe: Recipe) -> Iterator[Finding]:
     for changed in changed_since_lock(recipe, project.root):
-        case = project.cases.get((changed.stack, recipe.family))
+        case = project.cases.get((changed.stack, recipe.series))
         patch = next((one for one in case.patches if one.file == changed.path), None) if case is not None else None
         name = patch.patch.name if patch is not None else None
         yield Finding(
-            "lock", "error", changed.stack, recipe.family, name, changed.path, None,
+            "lock", "error", changed.stack, recipe.series, name, changed.path, None,
             f"it is not what the lock of {recipe.name} says", changed.why, way_on([changed]),
         )  # fmt: skip
 
@@ -145,12 +145,12 @@ def _obtained(
         place = shown(root, recipe.path)
         step = "run `forkyard stack lint --fetch`"
         what = f"the pin of {recipe.name} is not in the cache"
-        return None, [Finding("not-checked", "warning", None, recipe.family, None, place, None, what, why, step)]
+        return None, [Finding("not-checked", "warning", None, recipe.series, None, place, None, what, why, step)]
     return PinTree(Store(cache.store(recipe.family)), recipe, obtained), []
 
 
-def _cases(project: Project, combination: Combination, family: str) -> list[Case]:
-    known = [project.cases.get((stack.name, family)) for stack in combination.stacks]
+def _cases(project: Project, combination: Combination, engine: str) -> list[Case]:
+    known = [project.cases.get((stack.name, engine)) for stack in combination.stacks]
     return with_owners([case for case in known if case is not None])
 
 

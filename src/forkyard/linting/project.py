@@ -94,17 +94,17 @@ def combinations(project: Project, recipe: Recipe) -> tuple[list[Combination], l
     First the recipe's own stacks, all together; then each other stack with what it requires. Where the recipe's
     cannot stand together, each of them goes the second way.
     """
-    family = recipe.family
-    chosen = [name for name in project.chosen if (name, family) in project.cases]
+    engine = recipe.series
+    chosen = [name for name in project.chosen if (name, engine) in project.cases]
     found: list[Combination] = []
     faults: list[Finding] = []
     done: set[str] = set()
 
     def combine(names: Sequence[str], stack: str | None) -> None:
         try:
-            stacks = load_stacks(project.root, names, family)
+            stacks = load_stacks(project.root, names, engine)
         except (RecipeError, ValueError, OSError) as error:
-            faults.append(fault("combination", project.root, error, recipe.path, stack=stack, engine=family))
+            faults.append(fault("combination", project.root, error, recipe.path, stack=stack, engine=engine))
             return
         fresh = [item.name for item in stacks if item.name in chosen and item.name not in done]
         done.update(fresh)

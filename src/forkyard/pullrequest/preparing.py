@@ -11,10 +11,11 @@ from typing import Any
 from forkyard.building import default_jobs
 from forkyard.cache import Cache, explained, write_atomic
 from forkyard.console import Reporter
-from forkyard.errors import EXIT_FINDINGS
+from forkyard.errors import EXIT_FINDINGS, UsageError
 from forkyard.gitstore import Store
 from forkyard.locking import warn_changed
 from forkyard.locks import hold
+from forkyard.nextsteps import command
 from forkyard.plan import origin_of
 from forkyard.pullrequest.branch import Prepared, exported_series, prepare_branch
 from forkyard.pullrequest.change import Change, read_change
@@ -94,6 +95,10 @@ def prepare(wish: Wish, shop: Workshop, reporter: Reporter) -> tuple[dict[str, A
     """
     root, cache = shop.root, shop.cache
     recipe = shop.recipe(wish.engine)
+    if recipe.series != recipe.family:
+        msg = f"recipe {recipe.name} keeps its patches for another pin than {recipe.family}'s own"
+        step = f"name the engine: `{command('pr', wish.stack, recipe.family)}`"
+        raise UsageError(msg, why="a pull request is made on what upstream has now", next_step=step)
     warn_changed([recipe], root, reporter)
     if wish.describe:
         refuse_prose(recipe.family)

@@ -23,6 +23,7 @@ from forkyard.stacks import load_stacks, stack_names
 from forkyard.stacks.applying import apply_stacks, base_commit
 from forkyard.stacks.combining import home_of
 from forkyard.stacks.exporting import export_commits
+from forkyard.stacks.importing import recipe_option
 from forkyard.stacks.model import Stack, load_stack
 
 _STATUS = re.compile(rb"^Upstream-Status: (.*)$", re.MULTILINE)
@@ -32,7 +33,7 @@ _SUBMITTED = re.compile(r"^Submitted (\S+)$")
 @dataclass(frozen=True)
 class _Submitted:
     stack: Stack
-    family: str
+    engine: str
     patch: str
     url: str
 
@@ -99,11 +100,11 @@ def read_statuses(
 def _submitted(stacks: list[Stack]) -> list[_Submitted]:
     found = []
     for stack in stacks:
-        for family in stack.about.engines:
-            for patch in stack.series(family).patches:
+        for engine in stack.about.engines:
+            for patch in stack.series(engine).patches:
                 match = _SUBMITTED.match(upstream_status(patch.data) or "")
                 if match is not None:
-                    found.append(_Submitted(stack, family, patch.name, match[1]))
+                    found.append(_Submitted(stack, engine, patch.name, match[1]))
     return found
 
 
@@ -118,7 +119,7 @@ def _row(one: _Submitted, state: State | str) -> dict[str, Any]:
     suggested = becomes(state) if isinstance(state, State) else None
     return {
         "stack": one.stack.name,
-        "engine": one.family,
+        "engine": one.engine,
         "patch": one.patch,
         **_facts(one.url, state),
         "merge_commit": state.merge_commit if isinstance(state, State) else None,
@@ -134,23 +135,23 @@ def _write(root: Path, submitted: list[_Submitted], rows: list[dict[str, Any]], 
     with project_lock(root, waiting=lambda who: reporter.note(f"waiting for another change of the project ({who})")):
         finish_changes(root, reporter)
         changes = Changes()
-        for stack, family in dict.fromkeys((one.stack, one.family) for one in submitted):
+        for stack, engine in dict.fromkeys((one.stack, one.engine) for one in submitted):
             new = {
                 row["patch"]: (row["status"], row["should_be"])
                 for row in rows
-                if (row["stack"], row["engine"]) == (stack.name, family) and row["changes"]
+                if (row["stack"], row["engine"]) == (stack.name, engine) and row["changes"]
             }
             if not new:
                 continue
-            for name, data in _rewritten(root, cache, stack, family, new, reporter).items():
-                changes.write(f"patches/{stack.name}/{family}/{name}", data)
+            for name, data in _rewritten(root, cache, stack, engine, new, reporter).items():
+                changes.write(f"patches/{stack.name}/{engine}/{name}", data)
         commit_changes(root, changes)
     for row in rows:
         row["written"] = row["changes"]
 
 
 def _rewritten(
-    root: Path, cache: Cache, stack: Stack, family: str, new: Mapping[str, tuple[str, str]], reporter: Reporter
+    root: Path, cache: Cache, stack: Stack, engine: str, new: Mapping[str, tuple[str, str]], reporter: Reporter
 ) -> dict[str, bytes]:
     """The patches with another trailer, exported again from their place; nothing else of them may differ.
 
@@ -160,20 +161,20 @@ def _rewritten(
     Raises:
         PatchError: the series is not exact, has changed meanwhile, or more than a trailer would change.
     """
-    recipe = _recipe_of(root, family)
+    recipe = _recipe_of(root, engine)
     home = obtain(recipe, cache, reporter)
-    store = Store(cache.store(family))
-    usual = load_stacks(root, recipe.stacks, family)
+    store = Store(cache.store(recipe.family))
+    usual = load_stacks(root, recipe.stacks, engine)
     known = [load_stack(root, name) for name in stack_names(root)]
     known.sort(key=lambda one: (one.about.order, one.name))
-    with hold(cache.locks / f"store-{family}.lock"):
+    with hold(cache.locks / f"store-{recipe.family}.lock"):
         before = home_of(stack, usual, known)
-        patched = apply_stacks(store, family, home.commit, home.date, home.tree, [*before, stack])
+        patched = apply_stacks(store, engine, home.commit, home.date, home.tree, [*before, stack])
         first = next(number for number, one in enumerate(patched.patches) if one.stack == stack.name)
-        base = base_commit(store, family, home.commit, home.date, home.tree)
+        base = base_commit(store, engine, home.commit, home.date, home.tree)
         parent = patched.patches[first - 1].commit if first else base
         commits, names, start = [], [], parent
-        data = {patch.name: patch.data for patch in stack.series(family).patches}
+        data = {patch.name: patch.data for patch in stack.series(engine).patches}
         for one in patched.patches[first:]:
             author, raw, _ = store.mail_info(data[one.name])
             message = raw.decode("utf-8", "surrogateescape")
@@ -189,9 +190,9 @@ def _rewritten(
         wanted = data[patch.name].replace(_line(old), _line(status)) if old else data[patch.name]
         if patch.data != wanted:
             msg = f"{stack.name}/{patch.name} would change by more than its trailer"
-            raise PatchError(
-                msg, next_step=f"write the stack anew first: `{command('stack', 'export', stack.name, engine=family)}`"
-            )
+            named = {"engine": recipe.family, "recipe": recipe_option(root, recipe)}
+            again = command("stack", "export", stack.name, **named)
+            raise PatchError(msg, next_step=f"write the stack anew first: `{again}`")
         if patch.data != data[patch.name]:
             found[patch.name] = patch.data
     return found
@@ -209,12 +210,12 @@ def _line(status: str) -> bytes:
     return f"\nUpstream-Status: {status}\n".encode()
 
 
-def _recipe_of(root: Path, family: str) -> Recipe:
+def _recipe_of(root: Path, engine: str) -> Recipe:
     for name in recipe_names(root):
         recipe = load_recipe(name, root, stacks=stack_names(root))
-        if recipe.family == family:
+        if recipe.series == engine:
             return recipe
-    msg = f"no recipe of the project builds {family}"
+    msg = f"no recipe of the project builds {engine}"
     raise RecipeError(msg, where=str(root / "recipes"))
 
 

@@ -20,7 +20,7 @@ from forkyard.rangediff.pairing import Range, pair_up
 from forkyard.rangediff.revisions import ProjectAt, Wanted, read_word
 from forkyard.rebasing.carrying import carry
 from forkyard.rebasing.resolutions import FOLDER, Resolutions
-from forkyard.recipes import Recipe
+from forkyard.recipes import Recipe, family_of
 from forkyard.sources import Obtained, obtain, recorded
 from forkyard.sources.targets import obtain_target, refuse_other_engine, target_recipe
 from forkyard.stacks import PatchedTree, Stack, apply_stacks, stack_names
@@ -68,25 +68,25 @@ def compare_revisions(
         if stacks == (None, None):
             raise _no_stack(stack, was, now)
         found, elsewhere = [], list[_ElsewhereError]()
-        for family in _families(stack, stacks, was, now, choices):
+        for engine in _engines(stack, stacks, was, now, choices):
             try:
-                found.append(_compare(stack, family, (was, stacks[0]), (now, stacks[1]), cache, reporter, choices))
+                found.append(_compare(stack, engine, (was, stacks[0]), (now, stacks[1]), cache, reporter, choices))
             except _ElsewhereError as error:
                 elsewhere.append(error)
         if not found:
             raise elsewhere[0].cause
         for other in elsewhere:
             # A commit belongs to one engine.
-            reporter.note(f"{other.family} is not compared: {other.cause.what}")
+            reporter.note(f"{other.engine} is not compared: {other.cause.what}")
         return found
 
 
 class _ElsewhereError(Exception):
     """An upstream commit that was asked for is none of an engine's."""
 
-    def __init__(self, family: str, cause: ForkyardError) -> None:
+    def __init__(self, engine: str, cause: ForkyardError) -> None:
         super().__init__(cause.what)
-        self.family, self.cause = family, cause
+        self.engine, self.cause = engine, cause
 
 
 def _no_stack(name: str, was: ProjectAt, now: ProjectAt) -> RecipeError:
@@ -101,15 +101,15 @@ def _no_stack(name: str, was: ProjectAt, now: ProjectAt) -> RecipeError:
     )
 
 
-def _families(name: str, stacks: Sequence[Stack | None], was: ProjectAt, now: ProjectAt, choices: Choices) -> list[str]:
+def _engines(name: str, stacks: Sequence[Stack | None], was: ProjectAt, now: ProjectAt, choices: Choices) -> list[str]:
     known: list[str] = list(
-        dict.fromkeys(family for stack in stacks if stack is not None for family in stack.about.engines)
+        dict.fromkeys(engine for stack in stacks if stack is not None for engine in stack.about.engines)
     )
     wanted = choices.engine
     if choices.recipe is not None and wanted is None:
         # It may have come, or gone, together with the stack.
         project = now if stacks[1] is not None else was
-        wanted = project.family_of(choices.recipe)
+        wanted = project.series_of(choices.recipe)
     if wanted is None:
         return known
     if wanted not in known:
@@ -120,7 +120,7 @@ def _families(name: str, stacks: Sequence[Stack | None], was: ProjectAt, now: Pr
 
 def _compare(
     name: str,
-    family: str,
+    engine: str,
     old: tuple[ProjectAt, Stack | None],
     new: tuple[ProjectAt, Stack | None],
     cache: Cache,
@@ -128,10 +128,10 @@ def _compare(
     choices: Choices,
 ) -> Comparison:
     sides = [
-        (project, stack if stack is not None and family in stack.about.engines else None)
+        (project, stack if stack is not None and engine in stack.about.engines else None)
         for project, stack in (old, new)
     ]
-    ranges = [_range(project, stack, family, cache, reporter, choices) for project, stack in sides]
+    ranges = [_range(project, stack, engine, cache, reporter, choices) for project, stack in sides]
     there = next(one for one in ranges if one is not None)
     places = [
         one.place if one is not None else Place(project.wanted.label, project.wanted.commit, None, None)
@@ -139,13 +139,13 @@ def _compare(
     ]
     # A stack that was not there is an empty range on any commit.
     was, now = (one or replace(there, tip=there.base, patches=()) for one in ranges)
-    store = Store(cache.store(family))
-    with reporter.step(f"comparing {name} for {family}"), hold(cache.locks / f"store-{family}.lock"):
+    store = Store(cache.store(family_of(engine)))
+    with reporter.step(f"comparing {name} for {engine}"), hold(cache.locks / f"store-{family_of(engine)}.lock"):
         pairs, factor = pair_up(store, was, now, choices.creation_factor)
     metadata = _metadata(old[1], new[1]) if old[1] is not None and new[1] is not None else []
     contents = [project.files(stack) if stack is not None else {} for project, stack in (old, new)]
     files = list(differing(*({path: _content(*facts) for path, facts in content.items()} for content in contents)))
-    return Comparison(name, family, places[0], places[1], pairs, tuple(metadata), tuple(files), factor)
+    return Comparison(name, engine, places[0], places[1], pairs, tuple(metadata), tuple(files), factor)
 
 
 def _metadata(old: Stack, new: Stack) -> list[Fact]:
@@ -174,36 +174,36 @@ def _content(digest: str, executable: bool) -> str:
 
 
 def _range(
-    project: ProjectAt, stack: Stack | None, family: str, cache: Cache, reporter: Reporter, choices: Choices
+    project: ProjectAt, stack: Stack | None, engine: str, cache: Cache, reporter: Reporter, choices: Choices
 ) -> Range | None:
     """Apply a revision's series where it is exact; ``None`` where there is none."""
     if stack is None:
         return None
-    recipe = project.recipe(family, stack.name, choices.recipe)
+    recipe = project.recipe(engine, stack.name, choices.recipe)
     usual, known = project.before(stack, recipe)
     home = home_of(stack, usual, known)
     with project.explained():
         # A source given by hand is for what is not at hand.
         source = choices.source if recorded(recipe, cache) is None else None
         obtained = obtain(recipe, cache, reporter, source=source, offline=choices.offline)
-    store = Store(cache.store(family))
+    store = Store(cache.store(recipe.family))
     with (
         project.explained(),
         reporter.step(f"applying {stack.name} as at {project.wanted.label}"),
-        hold(cache.locks / f"store-{family}.lock"),
+        hold(cache.locks / f"store-{recipe.family}.lock"),
     ):
-        patched = apply_stacks(store, family, obtained.commit, obtained.date, obtained.tree, [*home, stack])
+        patched = apply_stacks(store, engine, obtained.commit, obtained.date, obtained.tree, [*home, stack])
     if project.wanted.target is None:
         return _own(project.wanted, stack, home, obtained, patched.base, patched.patches)
     target = _target(project, recipe, obtained.tree, cache, reporter, choices)
     with (
         reporter.step(f"carrying {stack.name} to {target.commit[:SHORT]}"),
-        hold(cache.locks / f"store-{family}.lock"),
+        hold(cache.locks / f"store-{recipe.family}.lock"),
     ):
         source = source_word(choices.source)
         again = command("rebase", recipe.word, to=target.commit, source=source, offline=choices.offline)
-        records = {one.name: Resolutions([one.folder / family / FOLDER]) for one in (*home, stack)}
-        base, carried, notes = _carry(store, family, obtained, patched, target, again, records)
+        records = {one.name: Resolutions([one.folder / engine / FOLDER]) for one in (*home, stack)}
+        base, carried, notes = _carry(store, engine, obtained, patched, target, again, records)
     own = _own(project.wanted, stack, home, target, base, carried)
     return replace(own, place=replace(own.place, notes=notes))
 
@@ -219,7 +219,7 @@ def _target(
         found = obtain_target(target, cache, reporter, source=source if known is None else None, offline=offline)
         refuse_other_engine(Store(cache.store(recipe.family)), recipe, pinned, found)
     except (RecipeError, UsageError, NetworkError, SourceError) as error:
-        raise _ElsewhereError(recipe.family, error) from error
+        raise _ElsewhereError(recipe.series, error) from error
     return found
 
 
@@ -242,7 +242,7 @@ def _own(
 
 def _carry(
     store: Store,
-    family: str,
+    engine: str,
     home: Obtained,
     patched: PatchedTree,
     target: Obtained,
@@ -259,7 +259,7 @@ def _carry(
         PatchError: one conflicts there.
     """
     made = {one.commit: one for one in commits(store, f"{patched.base}..{patched.commit}")} if patched.patches else {}
-    base = commit = base_commit(store, family, target.commit, target.date, target.tree)
+    base = commit = base_commit(store, engine, target.commit, target.date, target.tree)
     before, current = home.tree, target.tree
     carried: list[AppliedPatch] = []
     notes: list[str] = []

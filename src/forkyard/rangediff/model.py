@@ -233,7 +233,7 @@ class Comparison:
     """A stack for one engine at two revisions."""
 
     stack: str
-    family: str
+    engine: str
     old: Place
     new: Place
     pairs: tuple[Pair, ...] = ()
@@ -256,7 +256,7 @@ class Comparison:
             lines: with the differences themselves.
         """
         return {
-            "engine": self.family,
+            "engine": self.engine,
             "old": self.old.as_json(),
             "new": self.new.as_json(),
             "differs": self.differs,

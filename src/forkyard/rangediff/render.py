@@ -73,7 +73,7 @@ def _coloured(line: Line) -> Text:
 
 
 def _heading(comparison: Comparison) -> Text:
-    lines = [Text(visible(f"{comparison.stack} for {comparison.family}"), style="bold")]
+    lines = [Text(visible(f"{comparison.stack} for {comparison.engine}"), style="bold")]
     for word, place in (("old", comparison.old), ("new", comparison.new)):
         lines.append(Text(f"  {word}: {place_text(place)}"))
         lines += [Text(f"       {visible(note)}") for note in place.notes]

@@ -146,12 +146,12 @@ class ProjectAt:
         with self.explained():
             return load_stack(self.root, name)
 
-    def recipe(self, family: str, stack: str, name: str | None = None) -> Recipe:
+    def recipe(self, engine: str, stack: str, name: str | None = None) -> Recipe:
         """The recipe whose pin a stack's series stands on.
 
         Args:
-            name: of the recipe, or its path; without it the one called like the family, else the only one of the
-                family, else the only one that names the stack.
+            name: of the recipe, or its path; without it the one called like the engine, else the only one of the
+                engine, else the only one that names the stack.
 
         Raises:
             RecipeError: there is none, it is not valid, or it is for another engine; names the revision.
@@ -160,28 +160,28 @@ class ProjectAt:
         with self.explained():
             if name is not None:
                 recipe = self._named(name)
-                if recipe.family != family:
-                    msg = f"recipe {recipe.name!r} is for {recipe.family}, not for {family}"
+                if recipe.series != engine:
+                    msg = f"recipe {recipe.name!r} is for {recipe.series}, not for {engine}"
                     raise RecipeError(msg, where=recipe.location_of("family"))
                 return self._rooted(recipe)
             names = recipe_names(self.root)
-            if family in names:
-                return self._rooted(load_recipe(family, self.root))
-            found = [recipe for recipe in (load_recipe(one, self.root) for one in names) if recipe.family == family]
+            if engine in names:
+                return self._rooted(load_recipe(engine, self.root))
+            found = [recipe for recipe in (load_recipe(one, self.root) for one in names) if recipe.series == engine]
             if len(found) > 1:
                 found = [recipe for recipe in found if stack in recipe.stacks] or found
             if len(found) == 1:
                 return self._rooted(found[0])
             if not found:
-                msg = f"there was no recipe for {family}" if self.wanted.commit else f"there is no recipe for {family}"
+                msg = f"there was no recipe for {engine}" if self.wanted.commit else f"there is no recipe for {engine}"
                 raise RecipeError(msg, where=str(self.root / "recipes"), why=f"there are: {', '.join(names) or 'none'}")
-            msg = f"several recipes are for {family}"
+            msg = f"several recipes are for {engine}"
             raise UsageError(
                 msg, why=", ".join(recipe.name for recipe in found), next_step="choose one of them with --recipe"
             )
 
-    def family_of(self, name: str) -> str:
-        """The engine family of a recipe.
+    def series_of(self, name: str) -> str:
+        """The engine of a recipe, as stacks name it.
 
         Args:
             name: of the recipe, or its path.
@@ -190,7 +190,7 @@ class ProjectAt:
             RecipeError: there is none, or it is not valid; names the revision.
         """
         with self.explained():
-            return self._named(name).family
+            return self._named(name).series
 
     def _named(self, name: str) -> Recipe:
         """A recipe by name or path; one given by path is read at the revision if it is in the project."""
@@ -235,7 +235,7 @@ class ProjectAt:
         """
         with self.explained():
             if stack.name in recipe.stacks:
-                usual = load_stacks(self.root, recipe.stacks, recipe.family)
+                usual = load_stacks(self.root, recipe.stacks, recipe.series)
                 return usual, usual
             needed: dict[str, Stack] = {}
             todo = list(stack.about.requires)

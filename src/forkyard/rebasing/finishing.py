@@ -130,10 +130,10 @@ def _series(
             store, parent, [facts for _, facts in kept], [name for name, _ in kept], whole_files=False
         )
         parent = exported.patches[-1].commit if exported.patches else parent
-        gone = unused_files(stack, recipe.family, exported)
-        series_changes(changes, root, stack, recipe.family, exported, gone=gone)
-        notes += [*said, *exported.notes, *shared_notes(stack, recipe.family, exported)]
-        folder = (stack.folder / recipe.family / FOLDER).relative_to(root).as_posix()
+        gone = unused_files(stack, recipe.series, exported)
+        series_changes(changes, root, stack, recipe.series, exported, gone=gone)
+        notes += [*said, *exported.notes, *shared_notes(stack, recipe.series, exported)]
+        folder = (stack.folder / recipe.series / FOLDER).relative_to(root).as_posix()
         for outcome in done.outcomes:
             for one in outcome.carried.conflicts if outcome.carried and outcome.stack == stack.name else ():
                 if one.known is not None:
@@ -160,10 +160,10 @@ def _prove(store: Store, scratch: Path, root: Path, recipe: Recipe, obtained: Ob
         place = f"recipes/{recipe.name}.toml"
         write_atomic(scratch / place, changes.writes[_below(root, recipe.path)])
     moved = load_recipe(scratch / place, scratch)
-    stacks = load_stacks(scratch, moved.stacks, moved.family)
+    stacks = load_stacks(scratch, moved.stacks, moved.series)
     facts = (obtained.commit, obtained.date, obtained.tree)
     try:
-        patched = apply_stacks(store, moved.family, *facts, stacks)
+        patched = apply_stacks(store, moved.series, *facts, stacks)
     except PatchError as error:
         # Not the user's doing: what was exported a moment ago must apply.
         msg = "the rebased series does not apply exactly; nothing was written"

@@ -82,7 +82,7 @@ class Replay:
 
 def replay(
     store: Store,
-    family: str,
+    engine: str,
     old: PatchedTree,
     old_base: Base,
     new_base: Base,
@@ -110,7 +110,7 @@ def replay(
     """
     history = _History(store, old_base.commit, new_base.commit)
     upstreamed = history.same_changes(old, old_base.tree)
-    base = base_commit(store, family, new_base.commit, new_base.date, new_base.tree)
+    base = base_commit(store, engine, new_base.commit, new_base.date, new_base.tree)
     commit, tree, provisional = base, new_base.tree, False
     before = old_base.tree
     outcomes: list[Outcome] = []

@@ -155,7 +155,7 @@ class Session:
                 new=_base(new),
                 stacks=tuple(stack.name for stack in chosen),
                 whole=not stacks and out is None,
-                series=series_digest(chosen, self._recipe.family),
+                series=series_digest(chosen, self._recipe.series),
                 source=source,
                 offline=offline,
                 retire=retire,
@@ -314,10 +314,10 @@ class Session:
 
     def _refuse_uncommitted(self, stacks: Sequence[Stack]) -> None:
         """See that git can give back every file the rebase may write; others may be as they like."""
-        family = self._recipe.family
+        engine = self._recipe.series
         paths = [self._recipe.path.absolute(), self._recipe.lock_path().absolute()]
         for stack in stacks:
-            paths += [stack.folder / family / "series", *(one.path for one in stack.series(family).patches)]
+            paths += [stack.folder / engine / "series", *(one.path for one in stack.series(engine).patches)]
             paths += [path for path in stack.src.rglob("*") if path.is_file()] if stack.src.is_dir() else []
         names = [str(path.relative_to(self._root)) if path.is_relative_to(self._root) else str(path) for path in paths]
         edited, alone = uncommitted(self._root, names)
@@ -345,7 +345,7 @@ class Session:
             msg = "the recipe's stacks were changed since the rebase began"
             why = f"they were {', '.join(state.stacks)} and are {', '.join(usual)}"
             raise RecipeError(msg, where=self._recipe.location_of("stacks"), why=why, next_step=step)
-        if series_digest(self._stacks(state.stacks), self._recipe.family) != state.series:
+        if series_digest(self._stacks(state.stacks), self._recipe.series) != state.series:
             msg = "the stacks were changed since the rebase began"
             raise PatchError(msg, where=str(self._root / "patches"), next_step=step)
 
@@ -354,7 +354,7 @@ class Session:
         clear_state(self._root, self._recipe.name)
 
     def _stacks(self, names: Sequence[str]) -> list[Stack]:
-        return load_stacks(self._root, names or self._recipe.stacks, self._recipe.family)
+        return load_stacks(self._root, names or self._recipe.stacks, self._recipe.series)
 
     def _target(self, state: State) -> Recipe:
         known = load_known_pins(self._root, self._recipe.family)
@@ -365,13 +365,13 @@ class Session:
 
     def _patched(self, old: Obtained, chosen: Sequence[Stack]) -> PatchedTree:
         """The stacks applied exactly where they are made; known already if none of it changed since the last time."""
-        usual, family = self._stacks(()), self._recipe.family
-        digests = [[stack.name for stack in stacks] + [series_digest(stacks, family)] for stacks in (usual, chosen)]
-        question = ("patched", family, old.commit, old.date, old.tree, *digests)
+        usual, engine = self._stacks(()), self._recipe.series
+        digests = [[stack.name for stack in stacks] + [series_digest(stacks, engine)] for stacks in (usual, chosen)]
+        question = ("patched", engine, old.commit, old.date, old.tree, *digests)
         return patched_tree(self._store.answers.ask(question, lambda: asdict(self._apply(old, usual, chosen))))
 
     def _apply(self, old: Obtained, usual: Sequence[Stack], chosen: Sequence[Stack]) -> PatchedTree:
-        facts = (self._store, self._recipe.family, old.commit, old.date, old.tree)
+        facts = (self._store, self._recipe.series, old.commit, old.date, old.tree)
         if [stack.name for stack in chosen] == [stack.name for stack in usual]:
             return apply_stacks(*facts, chosen)
         return combine_stacks(*facts, usual, chosen)
@@ -386,12 +386,12 @@ class Session:
             yield
 
     def _local_resolutions(self, stack: str) -> Path:
-        return local_resolutions(self._root, stack, self._recipe.family)
+        return local_resolutions(self._root, stack, self._recipe.series)
 
     def _resolutions(self, stacks: Sequence[Stack]) -> dict[str, Resolutions]:
-        family = self._recipe.family
+        engine = self._recipe.series
         return {
-            stack.name: Resolutions([self._local_resolutions(stack.name), stack.folder / family / FOLDER])
+            stack.name: Resolutions([self._local_resolutions(stack.name), stack.folder / engine / FOLDER])
             for stack in stacks
         }
 
@@ -399,7 +399,7 @@ class Session:
         self, state: State, target: Recipe, old: Obtained, *, blame: bool, until: tuple[str, str] | None = None
     ) -> tuple[Replay, list[Stack]]:
         chosen = self._stacks(state.stacks)
-        if blame and not self._looked and any(stack.series(self._recipe.family).patches for stack in chosen):
+        if blame and not self._looked and any(stack.series(self._recipe.series).patches for stack in chosen):
             connect_history(
                 self._recipe, target, self._cache, self._reporter, source=state.source, offline=state.offline
             )
@@ -408,7 +408,7 @@ class Session:
             patched = self._patched(old, chosen)
             done = replay(
                 self._store,
-                self._recipe.family,
+                self._recipe.series,
                 patched,
                 state.old,
                 state.new,

@@ -72,9 +72,9 @@ def state_folder(root: Path, recipe: str) -> Path:
     return root / STATE / "rebase" / recipe
 
 
-def local_resolutions(root: Path, stack: str, family: str) -> Path:
+def local_resolutions(root: Path, stack: str, engine: str) -> Path:
     """Where this machine keeps resolutions that the project does not hold (yet)."""
-    return root / STATE / FOLDER / stack / family
+    return root / STATE / FOLDER / stack / engine
 
 
 def read_state(root: Path, recipe: str, word: str | None = None) -> State | None:
@@ -139,12 +139,12 @@ def remove_folder(path: Path) -> None:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
-def series_digest(stacks: Sequence[Stack], family: str) -> str:
+def series_digest(stacks: Sequence[Stack], engine: str) -> str:
     """What the stacks consist of for an engine, as one digest."""
     whole = hashlib.sha256()
     for stack in stacks:
-        parts = [stack.folder / "stack.toml", stack.folder / family / "series"]
-        parts += [patch.path for patch in stack.series(family).patches]
+        parts = [stack.folder / "stack.toml", stack.folder / engine / "series"]
+        parts += [patch.path for patch in stack.series(engine).patches]
         parts += sorted(path for path in stack.src.rglob("*") if path.is_file()) if stack.src.is_dir() else []
         for path in parts:
             executable = "x" if path.stat().st_mode & 0o100 else "-"

@@ -53,11 +53,11 @@ def _adds(line: str, target: str) -> bool:
     return (other if arrow else source).strip() == target
 
 
-def shared_notes(stack: Stack, family: str, exported: Exported) -> list[str]:
+def shared_notes(stack: Stack, engine: str, exported: Exported) -> list[str]:
     """What another engine has to do with whole files that are no longer what they were."""
     notes = []
     for other in stack.about.engines:
-        if other == family:
+        if other == engine:
             continue
         used = {source for patch in stack.series(other).patches for source in added_file_sources(patch.data)}
         for path, (data, _) in sorted(exported.files.items()):

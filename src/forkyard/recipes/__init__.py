@@ -21,6 +21,7 @@ from forkyard.recipes.model import (
     Recipe,
     RegistrySource,
     Source,
+    family_of,
 )
 from forkyard.recipes.variants import (
     BEST,
@@ -59,6 +60,7 @@ __all__ = [
     "Variants",
     "best",
     "configure_options",
+    "family_of",
     "for_architectures",
     "load_absent",
     "load_known_pins",

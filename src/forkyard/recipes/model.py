@@ -28,6 +28,26 @@ FAMILIES: tuple[str, ...] = ("llama.cpp", "ik_llama.cpp")
 """The engines forkyard knows: one binding adapter and one column of ISA options each."""
 
 Family: TypeAlias = Literal["llama.cpp", "ik_llama.cpp"]
+
+
+def family_of(series: str) -> str:
+    """The engine family of a series: a family has one of its own name, and may have ``FAMILY-WORD`` for other pins.
+
+    Raises:
+        ValueError: the name begins with no family.
+    """
+    for family in FAMILIES:
+        if series == family or series.startswith(f"{family}-"):
+            return family
+    msg = f"{series!r} is no engine: {' or '.join(FAMILIES)}, with a hyphen and a word behind it for another pin"
+    raise ValueError(msg)
+
+
+def _series(name: str) -> str:
+    family_of(name)
+    return name
+
+
 KeyPath: TypeAlias = tuple[str | int, ...]
 """A place in a TOML file: table names, keys and array indexes from the top: ``("sources", 0, "url")``."""
 
@@ -84,6 +104,7 @@ def _no_control_characters(value: str) -> str:
 
 Line: TypeAlias = Annotated[str, StringConstraints(min_length=1), AfterValidator(_no_control_characters)]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+SeriesName: TypeAlias = Annotated[Name, AfterValidator(_series)]
 CommitId: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 IsoDate: TypeAlias = Annotated[
@@ -241,6 +262,12 @@ class Recipe(Table):
     schema_: Literal[1] = Field(alias="schema", description="Version of this file format.")
     name: Name = Field(description="Name of the recipe; a recipe in the project's folder is called as its file is.")
     family: Family = Field(description="The engine family.")
+    series_: SeriesName | None = Field(
+        default=None,
+        alias="series",
+        description="Where stacks hold the patches for its pin, `patches/<stack>/<series>`; the family's name if "
+        "absent. A recipe that names its own is built only where it is named.",
+    )
     title: Line = Field(description="One line for people.")
     pin: Pin
     sources: Annotated[tuple[Source, ...], BeforeValidator(to_tuple), Field(min_length=1)] = Field(
@@ -271,6 +298,18 @@ class Recipe(Table):
             msg = f"`essential` names {missing[0]!r}, which is not in `stacks`"
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _series_of_the_family(self) -> Recipe:
+        if family_of(self.series) != self.family:
+            msg = f"`series` is {self.series!r}, and the family {self.family!r}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def series(self) -> str:
+        """The name under which stacks hold the patches for its pin."""
+        return self.series_ or self.family
 
     @property
     def path(self) -> Path:

@@ -65,25 +65,25 @@ def patched_tree(facts: Mapping[str, Any]) -> PatchedTree:
     return PatchedTree(facts["base"], facts["commit"], facts["tree"], tuple(patches), files)
 
 
-def base_commit(store: Store, family: str, pin: str, date: str, tree: str) -> str:
+def base_commit(store: Store, engine: str, pin: str, date: str, tree: str) -> str:
     """The parentless commit every series of a pin starts at: a function of its arguments alone."""
     author = Author(_BASE_AUTHOR, _BASE_EMAIL, f"{date}T00:00:00+00:00")
-    return store.commit(tree, None, author, f"{family} {pin}\n".encode())
+    return store.commit(tree, None, author, f"{engine} {pin}\n".encode())
 
 
-def apply_stacks(store: Store, family: str, pin: str, date: str, tree: str, stacks: Sequence[Stack]) -> PatchedTree:
+def apply_stacks(store: Store, engine: str, pin: str, date: str, tree: str, stacks: Sequence[Stack]) -> PatchedTree:
     """Apply every series in order.
 
     Raises:
         PatchError: a patch is malformed, does not apply, or applies anywhere but exactly where it says.
     """
-    base = base_commit(store, family, pin, date, tree)
+    base = base_commit(store, engine, pin, date, tree)
     applied: list[AppliedPatch] = []
     files: dict[str, tuple[WholeFile, ...]] = {}
     with Chain.on(store, base, tree) as chain:
         for stack in stacks:
             added: list[WholeFile] = []
-            for patch in stack.series(family).patches:
+            for patch in stack.series(engine).patches:
                 done, new = chain.add_patch(stack, patch)
                 applied.append(done)
                 added += new

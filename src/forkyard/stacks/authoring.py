@@ -139,7 +139,7 @@ def _keeps_bytes(attributes: Path) -> bool:
 def _recipes_with(root: Path, new: NewStack, recipes: Sequence[Recipe]) -> dict[str, bytes]:
     found = {}
     for recipe in recipes:
-        if recipe.family not in new.engines:
+        if recipe.series not in new.engines:
             continue
         missing = [needed for needed in new.requires if needed not in recipe.stacks]
         if missing:

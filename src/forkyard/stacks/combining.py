@@ -58,7 +58,7 @@ def missing_homes(usual: Sequence[Stack], chosen: Sequence[Stack]) -> list[Stack
 
 def combine_stacks(
     store: Store,
-    family: str,
+    engine: str,
     pin: str,
     date: str,
     tree: str,
@@ -75,18 +75,18 @@ def combine_stacks(
         PatchError: a patch is not exact at home, or conflicts here.
         RecipeError: stacks require each other.
     """
-    base = base_commit(store, family, pin, date, tree)
+    base = base_commit(store, engine, pin, date, tree)
     ground = PatchedTree(base, base, tree)
-    return _Combining(store, family, ground, tuple(usual), tuple(chosen)).after(tuple(chosen))
+    return _Combining(store, engine, ground, tuple(usual), tuple(chosen)).after(tuple(chosen))
 
 
 class _Combining:
     """Trees after some stacks, each made once."""
 
     def __init__(
-        self, store: Store, family: str, ground: PatchedTree, usual: tuple[Stack, ...], known: tuple[Stack, ...]
+        self, store: Store, engine: str, ground: PatchedTree, usual: tuple[Stack, ...], known: tuple[Stack, ...]
     ) -> None:
-        self._store, self._family, self._usual, self._known = store, family, usual, known
+        self._store, self._engine, self._usual, self._known = store, engine, usual, known
         self._done: dict[tuple[str, ...], PatchedTree] = {(): ground}
         self._wanted: list[tuple[str, ...]] = []
 
@@ -114,7 +114,7 @@ class _Combining:
         applied: list[AppliedPatch] = []
         added: list[WholeFile] = []
         with Chain.on(self._store, ground.commit, ground.tree) as chain:
-            for patch in stack.series(self._family).patches:
+            for patch in stack.series(self._engine).patches:
                 done, new = chain.add_patch(stack, patch)
                 applied.append(done)
                 added += new
@@ -123,7 +123,7 @@ class _Combining:
 
     def _carried(self, ground: PatchedTree, stack: Stack, home: PatchedTree, at_home: PatchedTree) -> PatchedTree:
         commit, current, before = ground.commit, ground.tree, home.tree
-        data = {patch.name: patch.data for patch in stack.series(self._family).patches}
+        data = {patch.name: patch.data for patch in stack.series(self._engine).patches}
         applied: list[AppliedPatch] = []
         for patch in at_home.patches:
             if patch.stack != stack.name:

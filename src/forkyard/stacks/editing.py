@@ -37,9 +37,9 @@ _SHOWN = 20
 State = Literal["made", "as it was", "updated", "both changed", "joined"]
 
 
-def place_of(root: Path, stack: str, family: str) -> Path:
+def place_of(root: Path, stack: str, series: str) -> Path:
     """Where the edit of a stack for an engine is, unless the person chose another folder."""
-    return root / "work" / f"{stack}-{family}"
+    return root / "work" / f"{stack}-{series}"
 
 
 def branch_of(stack: str) -> str:
@@ -48,7 +48,7 @@ def branch_of(stack: str) -> str:
 
 
 def _mark(place: Home) -> str:
-    return f"refs/forkyard/of/{place.family}/{place.stack.name}"
+    return f"refs/forkyard/of/{place.series}/{place.stack.name}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def edit(
 
 def _check_owner(repository: WorkRepository, place: Home) -> None:
     if repository.ref(_mark(place)) is None or repository.ref(BASE) is None:
-        msg = f"{repository.path.name} is not an edit of {place.stack.name} for {place.family}"
+        msg = f"{repository.path.name} is not an edit of {place.stack.name} for {place.series}"
         raise UsageError(
             msg, where=str(repository.path), next_step="choose another folder with --path, or move that one away"
         )
@@ -218,7 +218,7 @@ def read_work(path: Path, place: Home) -> Work:
     again = place.command("edit")
     repository = WorkRepository(path)
     if not repository.exists:
-        msg = f"there is no edit of {place.stack.name} for {place.family}"
+        msg = f"there is no edit of {place.stack.name} for {place.series}"
         raise UsageError(msg, where=str(path), next_step=f"begin one with `{again}`")
     _check_owner(repository, place)
     operation = repository.operation()

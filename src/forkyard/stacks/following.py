@@ -12,11 +12,12 @@ from forkyard.gitstore.history import commits
 from forkyard.gitstore.merging import merge_trees
 from forkyard.journal import Changes
 from forkyard.locks import hold
+from forkyard.nextsteps import command
 from forkyard.recipes import Recipe, load_recipe, read_lock, recipe_names
 from forkyard.sources import Obtained, recorded
 from forkyard.stacks.applying import apply_stacks
 from forkyard.stacks.exporting import Exported, export_commits
-from forkyard.stacks.importing import Home, home, import_series, recipe_for
+from forkyard.stacks.importing import Home, home, import_series, recipe_for, recipe_option
 from forkyard.stacks.model import Stack, load_stack, load_stacks, stack_names
 from forkyard.stacks.writing import overlaid, series_changes, sources_of, unused_files
 
@@ -47,7 +48,7 @@ def carry_followers(
         PatchError: one conflicts with the new state; names stack, patch and files.
     """
     stacks = [*place.before, place.stack, *place.after]
-    done = apply_stacks(store, place.family, obtained.commit, obtained.date, obtained.tree, stacks)
+    done = apply_stacks(store, place.series, obtained.commit, obtained.date, obtained.tree, stacks)
     standing = [
         patch for patch in done.patches if patch.stack in {stack.name for stack in [*place.before, place.stack]}
     ]
@@ -69,7 +70,7 @@ def carry_followers(
                 msg = f"{stack.name}/{patch.name} conflicts with what {place.stack.name} is now; nothing was written"
                 raise PatchError(
                     msg,
-                    where=str(stack.folder / place.family / patch.name),
+                    where=str(stack.folder / place.series / patch.name),
                     why=paths,
                     next_step=f"change {place.stack.name} so that they agree, or write it alone with --only:"
                     f" then {stack.name} does not apply until its own patches are put right",
@@ -81,8 +82,8 @@ def carry_followers(
         before_commit = own[-1].commit if own else before_commit
         new = export_commits(store, parent, carried, [patch.name for patch in own], whole_files=False)
         parent = new.patches[-1].commit if new.patches else parent
-        series_changes(changes, root, stack, place.family, new, gone=unused_files(stack, place.family, new))
-        data = {patch.name: patch.data for patch in stack.series(place.family).patches}
+        series_changes(changes, root, stack, place.series, new, gone=unused_files(stack, place.series, new))
+        data = {patch.name: patch.data for patch in stack.series(place.series).patches}
         different = tuple(patch.name for patch in new.patches if data[patch.name] != patch.data)
         if different:
             followers.append(Follower(stack.name, different))
@@ -98,12 +99,12 @@ def prove(store: Store, root: Path, place: Home, obtained: Obtained, changes: Ch
     """
     with overlaid(root, changes, scratch) as copy:
         recipe = place.recipe
-        stacks = load_stacks(copy, recipe.stacks, recipe.family)
+        stacks = load_stacks(copy, recipe.stacks, recipe.series)
         if place.stack.name not in recipe.stacks:
             before = [load_stack(copy, stack.name) for stack in place.before]
             stacks = [*before, load_stack(copy, place.stack.name)]
         try:
-            return apply_stacks(store, recipe.family, obtained.commit, obtained.date, obtained.tree, stacks).commit
+            return apply_stacks(store, recipe.series, obtained.commit, obtained.date, obtained.tree, stacks).commit
         except PatchError as error:
             raise PatchError(
                 f"{error.what}; nothing was written",
@@ -118,7 +119,7 @@ def dependents(root: Path, place: Home) -> list[str]:
     inside = {place.stack.name, *place.recipe.stacks}
     found = []
     for name in stack_names(root):
-        if name in inside or place.family not in load_stack(root, name).about.engines:
+        if name in inside or place.series not in load_stack(root, name).about.engines:
             continue
         if place.stack.name in (stack.name for stack in home(root, place.recipe, name).before):
             found.append(name)
@@ -126,7 +127,7 @@ def dependents(root: Path, place: Home) -> list[str]:
 
 
 def check_other_engines(
-    root: Path, cache: Cache, stack: Stack, family: str, changes: Changes
+    root: Path, cache: Cache, stack: Stack, series: str, changes: Changes
 ) -> tuple[list[str], list[str]]:
     """See that other engines' series still apply with whole files that changed.
 
@@ -141,24 +142,26 @@ def check_other_engines(
     checked: list[str] = []
     notes: list[str] = []
     for engine in stack.about.engines:
-        shared = sorted(touched & sources_of(stack, engine)) if engine != family else []
+        shared = sorted(touched & sources_of(stack, engine)) if engine != series else []
         if not shared:
             continue
         notes.append(f"{engine} adds {', '.join(shared)} as well and gets the new content")
-        check = f"`forkyard stack export {stack.name} --engine {engine} --check`"
         try:
             recipe = recipe_for(root, engine)
         except UsageError as error:
-            notes.append(f"{engine} also adds {', '.join(shared)} and was not checked: {error.what}; run {check}")
+            check = command("stack", "export", stack.name, engine=engine, check=True)
+            notes.append(f"{engine} also adds {', '.join(shared)} and was not checked: {error.what}; run `{check}`")
             continue
+        named = {"engine": recipe.family, "recipe": recipe_option(root, recipe)}
         obtained = recorded(recipe, cache)
-        store = Store(cache.store(engine))
+        store = Store(cache.store(recipe.family))
         if obtained is None or not store.has(obtained.tree, "tree"):
+            check = command("stack", "export", stack.name, **named, check=True)
             notes.append(
-                f"{engine} also adds {', '.join(shared)} and was not checked: its pin is not here; run {check}"
+                f"{engine} also adds {', '.join(shared)} and was not checked: its pin is not here; run `{check}`"
             )
             continue
-        with hold(cache.locks / f"store-{engine}.lock"), overlaid(root, changes, cache.scratch) as copy:
+        with hold(cache.locks / f"store-{recipe.family}.lock"), overlaid(root, changes, cache.scratch) as copy:
             try:
                 import_series(store, home(copy, load_recipe(recipe.name, copy), stack.name), obtained)
             except ForkyardError as error:
@@ -168,7 +171,7 @@ def check_other_engines(
                     where=(error.where or "").replace(str(copy), str(root)) or None,
                     why=f"it also adds {', '.join(shared)}: {error.what}",
                     next_step=f"keep what a later patch for {engine} changes there, or use --only and put it right with"
-                    f" `forkyard stack edit {stack.name} --engine {engine}`",
+                    f" `{command('stack', 'edit', stack.name, **named)}`",
                 ) from error
         checked.append(engine)
     return checked, notes
@@ -183,8 +186,8 @@ def stale_locks(root: Path, changes: Changes) -> list[Recipe]:
             continue
         lock = read_lock(recipe.lock_path())
         held = {f"patches/{stack.name}/{file.path}" for stack in lock.stacks for file in (*stack.patches, *stack.files)}
-        series = {f"patches/{stack}/{recipe.family}/series" for stack in recipe.stacks}
-        new = {f"patches/{stack}/{recipe.family}/" for stack in recipe.stacks}
+        series = {f"patches/{stack}/{recipe.series}/series" for stack in recipe.stacks}
+        new = {f"patches/{stack}/{recipe.series}/" for stack in recipe.stacks}
         paths = changes.effective(root).paths
         if any(path in held or path in series or path.startswith(tuple(new)) for path in paths):
             found.append(recipe)

@@ -33,17 +33,21 @@ class Home:
     """See :func:`recipe_option`."""
 
     @property
-    def family(self) -> str:
-        """The engine."""
-        return self.recipe.family
+    def series(self) -> str:
+        """The engine, by the name of its folder in the stack."""
+        return self.recipe.series
 
     def command(self, verb: str, **options: str | Path | bool | None) -> str:
         """The command line of ``forkyard stack`` that does something with the stack here."""
-        return command("stack", verb, self.stack.name, engine=self.family, recipe=self.named, **options)
+        return command("stack", verb, self.stack.name, engine=self.recipe.family, recipe=self.named, **options)
 
 
 def recipe_for(root: Path, engine: str, ref: str | None = None) -> Recipe:
     """The recipe an engine's patches are kept on: the named one, else the engine's own, else its only one.
+
+    Args:
+        engine: a family, or the name under which stacks keep the patches of another pin of one.
+        ref: a recipe of it.
 
     Raises:
         UsageError: the engine has several recipes, or the named one is another engine's.
@@ -52,12 +56,12 @@ def recipe_for(root: Path, engine: str, ref: str | None = None) -> Recipe:
     names = stack_names(root)
     if ref is not None:
         recipe = load_recipe(ref, root, stacks=names)
-        if recipe.family != engine:
+        if engine not in (recipe.family, recipe.series):
             msg = f"recipe {recipe.name} is not for {engine}"
             raise UsageError(msg, where=str(recipe.path), next_step=f"give a recipe of {engine} with --recipe")
         return recipe
     known = [load_recipe(name, root, stacks=names) for name in recipe_names(root)]
-    found = [recipe for recipe in known if recipe.family == engine]
+    found = [recipe for recipe in known if recipe.series == engine]
     own = [recipe for recipe in found if recipe.name == engine] or found
     if len(own) == 1:
         return own[0]
@@ -84,22 +88,22 @@ def home(root: Path, recipe: Recipe, name: str) -> Home:
         RecipeError: there is no such stack, or it has nothing for the engine.
     """
     stack = load_stack(root, name)
-    if recipe.family not in stack.about.engines:
-        msg = f"stack {name!r} is not for {recipe.family}"
+    if recipe.series not in stack.about.engines:
+        msg = f"stack {name!r} is not for {recipe.series}"
         raise RecipeError(
             msg,
             where=str(stack.folder / "stack.toml"),
             why=f"it is for {', '.join(stack.about.engines)}",
-            next_step=f"add {recipe.family!r} to its engines and make an empty {recipe.family}/series beside it",
+            next_step=f"add {recipe.series!r} to its engines and make an empty {recipe.series}/series beside it",
         )
     named = recipe_option(root, recipe)
-    usual = load_stacks(root, recipe.stacks, recipe.family)
+    usual = load_stacks(root, recipe.stacks, recipe.series)
     names = [one.name for one in usual]
     if name in names:
         place = names.index(name)
         return Home(recipe, stack, tuple(usual[:place]), tuple(usual[place + 1 :]), named)
     known = [load_stack(root, one) for one in stack_names(root)]
-    known = [one for one in known if recipe.family in one.about.engines]
+    known = [one for one in known if recipe.series in one.about.engines]
     known.sort(key=lambda one: (one.about.order, one.name))
     return Home(recipe, stack, tuple(home_of(stack, usual, known)), (), named)
 
@@ -135,7 +139,7 @@ def apply_home(store: Store, place: Home, obtained: Obtained) -> PatchedTree:
     Raises:
         PatchError: a stack before it does not apply exactly.
     """
-    return apply_stacks(store, place.family, obtained.commit, obtained.date, obtained.tree, place.before)
+    return apply_stacks(store, place.series, obtained.commit, obtained.date, obtained.tree, place.before)
 
 
 def import_series(store: Store, place: Home, obtained: Obtained) -> Imported:
@@ -145,7 +149,7 @@ def import_series(store: Store, place: Home, obtained: Obtained) -> Imported:
         PatchError: a patch is malformed, does not apply, or applies anywhere but exactly where it says.
     """
     stacks = [*place.before, place.stack]
-    done = apply_stacks(store, place.family, obtained.commit, obtained.date, obtained.tree, stacks)
+    done = apply_stacks(store, place.series, obtained.commit, obtained.date, obtained.tree, stacks)
     own = [patch for patch in done.patches if patch.stack == place.stack.name]
     earlier = done.patches[: len(done.patches) - len(own)]
     base, tree = (earlier[-1].commit, earlier[-1].tree) if earlier else (done.base, obtained.tree)
@@ -168,10 +172,10 @@ def import_loosely(store: Store, place: Home, obtained: Obtained) -> Imported:
         under = apply_home(store, place, obtained)
         problem = error.what
     chain = _Loose(store, under.commit, under.tree)
-    for patch in place.stack.series(place.family).patches:
+    for patch in place.stack.series(place.series).patches:
         chain.add_patch(place.stack, patch)
     facts = tuple(commits(store, f"{under.commit}..{chain.commit}")) if chain.commit != under.commit else ()
-    names = tuple(patch.name for patch in place.stack.series(place.family).patches)
+    names = tuple(patch.name for patch in place.stack.series(place.series).patches)
     return Imported(under.commit, under.tree, facts, names, exact=False, notes=(problem, *chain.notes))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from forkyard.errors import PatchError, RecipeError
-from forkyard.recipes.model import Family, IsoDate, Line, RelativePaths, locate, to_tuple
+from forkyard.recipes.model import IsoDate, Line, RelativePaths, SeriesName, locate, to_tuple
 from forkyard.recipes.toml_positions import positions
 from forkyard.recipes.validation import problems
 
@@ -27,7 +27,7 @@ class StackFile(BaseModel):
 
     title: Line
     intent: str = Field(min_length=1, description="One paragraph: why the stack exists.")
-    engines: Annotated[tuple[Family, ...], BeforeValidator(to_tuple), Field(min_length=1)]
+    engines: Annotated[tuple[SeriesName, ...], BeforeValidator(to_tuple), Field(min_length=1)]
     requires: Lines = ()
     conflicts: Lines = ()
     capability: Line | None = Field(
@@ -68,10 +68,10 @@ class Patch:
 
 @dataclass(frozen=True)
 class Series:
-    """The ordered patches of one stack for one engine."""
+    """The ordered patches of one stack for one engine, at one pin."""
 
     stack: str
-    family: str
+    engine: str
     patches: tuple[Patch, ...]
 
 
@@ -94,25 +94,25 @@ class Stack:
         """Folder of whole files of ours."""
         return self.folder / "src"
 
-    def series(self, family: str) -> Series:
-        """The stack's realisation for an engine family; empty where the stack has none for it.
+    def series(self, engine: str) -> Series:
+        """The stack's realisation for an engine, as a recipe's ``series`` names it; empty where it has none.
 
         Raises:
             PatchError: the series names a file that is not there, or a file is in no series.
         """
-        folder = self.folder / family
-        if family not in self.about.engines:
-            return Series(self.name, family, ())
+        folder = self.folder / engine
+        if engine not in self.about.engines:
+            return Series(self.name, engine, ())
         listing = folder / "series"
         try:
             # An editor's byte order mark is no part of the first name.
             lines = listing.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            msg = f"the series of stack {self.name} for {family} is not UTF-8 text"
+            msg = f"the series of stack {self.name} for {engine} is not UTF-8 text"
             step = "save it as UTF-8; a shell or an editor may have made UTF-16 of it"
             raise PatchError(msg, where=str(listing), why=str(error), next_step=step) from None
         except OSError as error:
-            msg = f"stack {self.name} has no series for {family}"
+            msg = f"stack {self.name} has no series for {engine}"
             raise PatchError(
                 msg,
                 where=str(listing),
@@ -144,7 +144,7 @@ class Stack:
                 why="a patch that is not listed would be left out silently",
                 next_step=f"add it to {listing} or delete it",
             )
-        return Series(self.name, family, tuple(patches[: self.limit]))
+        return Series(self.name, engine, tuple(patches[: self.limit]))
 
     def whole_file(self, path: str) -> bytes:
         """Content of a whole file of ours.
@@ -200,11 +200,11 @@ def load_stack(root: Path, name: str) -> Stack:
     return Stack(name, path.parent, about)
 
 
-def load_stacks(root: Path, names: Sequence[str], family: str) -> list[Stack]:
+def load_stacks(root: Path, names: Sequence[str], engine: str) -> list[Stack]:
     """The named stacks in the order they apply, each checked against the others.
 
     Raises:
-        RecipeError: an unknown stack, a requirement that is not chosen, a conflict, or no series for ``family``.
+        RecipeError: an unknown stack, a requirement that is not chosen, a conflict, or no series for ``engine``.
     """
     stacks = sorted(
         (load_stack(root, name) for name in dict.fromkeys(names)), key=lambda stack: (stack.about.order, stack.name)
@@ -212,8 +212,8 @@ def load_stacks(root: Path, names: Sequence[str], family: str) -> list[Stack]:
     chosen = {stack.name for stack in stacks}
     for stack in stacks:
         where = str(stack.folder / "stack.toml")
-        if family not in stack.about.engines:
-            msg = f"stack {stack.name!r} has nothing for {family}"
+        if engine not in stack.about.engines:
+            msg = f"stack {stack.name!r} has nothing for {engine}"
             raise RecipeError(
                 msg,
                 where=where,

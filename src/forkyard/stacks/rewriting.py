@@ -75,9 +75,9 @@ def plan_rewrite(ground: Ground, imported: Imported, exported: Exported, *, only
     """
     root, place, stack = ground.root, ground.place, ground.place.stack
     changes = Changes()
-    gone = unused_files(stack, place.family, exported)
-    series_changes(changes, root, stack, place.family, exported, gone=gone)
-    data = {patch.name: patch.data for patch in stack.series(place.family).patches}
+    gone = unused_files(stack, place.series, exported)
+    series_changes(changes, root, stack, place.series, exported, gone=gone)
+    data = {patch.name: patch.data for patch in stack.series(place.series).patches}
     old = {name: (one.subject, data[name]) for name, one in zip(imported.names, imported.commits, strict=True)}
     outcomes = compare_series(old, exported)
     notes = [*exported.notes]
@@ -91,11 +91,11 @@ def plan_rewrite(ground: Ground, imported: Imported, exported: Exported, *, only
                 ground.store, root, place, ground.obtained, exported, imported.base, changes
             )
             notes += more
-        checked, more = check_other_engines(root, ground.cache, stack, place.family, changes)
+        checked, more = check_other_engines(root, ground.cache, stack, place.series, changes)
         notes += more
         prove(ground.store, root, place, ground.obtained, changes, ground.cache.scratch)
     if changes.effective(root):
-        named = {"engine": place.family, "recipe": place.named, "check": True}
+        named = {"engine": place.recipe.family, "recipe": place.named, "check": True}
         notes += [
             f"{name} is made on {stack.name}, outside the recipe: see `{command('stack', 'export', name, **named)}`"
             for name in dependents(root, place)

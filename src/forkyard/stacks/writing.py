@@ -20,7 +20,7 @@ def series_changes(
     changes: Changes,
     root: Path,
     stack: Stack,
-    family: str,
+    engine: str,
     exported: Exported,
     *,
     renamed: Mapping[str, str] | None = None,
@@ -33,7 +33,7 @@ def series_changes(
         renamed: new patch name -> old name, where a patch was renamed.
         gone: whole files, by path below ``src``, that no patch of any engine adds any more.
     """
-    folder = (stack.folder / family).relative_to(root).as_posix()
+    folder = (stack.folder / engine).relative_to(root).as_posix()
     listing = root / folder / "series"
     text = listing.read_text(encoding="utf-8") if listing.is_file() else ""
     for patch in exported.patches:
@@ -49,15 +49,15 @@ def series_changes(
         changes.delete(f"{src}/{path}")
 
 
-def sources_of(stack: Stack, family: str) -> set[str]:
+def sources_of(stack: Stack, engine: str) -> set[str]:
     """Whole files, by path below ``src``, that the stack's patches for an engine add."""
-    return {source for patch in stack.series(family).patches for source in added_file_sources(patch.data)}
+    return {source for patch in stack.series(engine).patches for source in added_file_sources(patch.data)}
 
 
-def unused_files(stack: Stack, family: str, exported: Exported) -> set[str]:
+def unused_files(stack: Stack, engine: str, exported: Exported) -> set[str]:
     """Whole files that the stack added for an engine, and that with its new series no patch of any engine adds."""
-    kept = {source for other in stack.about.engines if other != family for source in sources_of(stack, other)}
-    return sources_of(stack, family) - kept - set(exported.files)
+    kept = {source for other in stack.about.engines if other != engine for source in sources_of(stack, other)}
+    return sources_of(stack, engine) - kept - set(exported.files)
 
 
 @contextlib.contextmanager

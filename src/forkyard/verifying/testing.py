@@ -78,7 +78,7 @@ def run_tests(
     ]
     environment = {
         **os.environ,
-        payload_variable(plan.recipe.family): str(wheel),
+        payload_variable(plan.recipe.series): str(wheel),
         "FORKYARD_TEST_VARIANT": plan.variant.name,
         "FORKYARD_CACHE": str(cache.root),
     }

@@ -87,20 +87,20 @@ class _Planner:
         self._recipe, self._variants, self._variant = recipe, variants, variant
         self._root, self._toolchain = root, toolchain
         self._found: dict[tuple[str, Selection], Unit] = {}
-        family = recipe.family
-        known = [stack for name in stack_names(root) if family in (stack := load_stack(root, name)).about.engines]
+        series = recipe.series
+        known = [stack for name in stack_names(root) if series in (stack := load_stack(root, name)).about.engines]
         self.known = sorted(known, key=lambda stack: (stack.about.order, stack.name))
-        self.usual = load_stacks(root, recipe.stacks, family)
+        self.usual = load_stacks(root, recipe.stacks, series)
 
     def wanted(self, names: Sequence[str]) -> set[str]:
         for name in names:
-            if self._recipe.family not in load_stack(self._root, name).about.engines:
-                msg = f"stack {name!r} has nothing for {self._recipe.family}"
+            if self._recipe.series not in load_stack(self._root, name).about.engines:
+                msg = f"stack {name!r} has nothing for {self._recipe.series}"
                 raise UsageError(msg, next_step="name another stack or another engine")
         return set(names) or {stack.name for stack in self.known}
 
     def prefixes(self, stack: Stack) -> None:
-        patches = stack.series(self._recipe.family).patches
+        patches = stack.series(self._recipe.series).patches
         home = home_of(stack, self.usual, self.known)
         for number, patch in enumerate(patches, start=1):
             part = stack if number == len(patches) else stack.first(number)
@@ -121,7 +121,7 @@ class _Planner:
 
     def _with_required(self, stacks: Sequence[Stack]) -> list[Stack]:
         names = [*self._recipe.essential, *(stack.name for stack in stacks)]
-        return load_stacks(self._root, [*names, *required_by(stacks, self.known)], self._recipe.family)
+        return load_stacks(self._root, [*names, *required_by(stacks, self.known)], self._recipe.series)
 
     def _add(self, role: Role, chosen: Sequence[Stack], tested: Sequence[Stack], home: tuple[str, ...] = ()) -> None:
         plan = make_plan(self._recipe, self._variants, self._variant, self._root, self._toolchain, stacks=list(chosen))

@@ -68,6 +68,17 @@ def unsupported(shop: Workshop) -> tuple[str, str]:
     pytest.fail("every engine has every variant: this test needs another one")
 
 
+def test_another_pin_of_an_engine_is_planned_where_it_is_named(shop: Workshop) -> None:
+    add_recipe(shop.root, "llama.cpp-2026-05", "llama.cpp")
+    path = shop.root / "recipes" / "llama.cpp-2026-05.toml"
+    path.write_text(path.read_text().replace("title = ", 'series = "llama.cpp-2026-05"\ntitle = ', 1))
+    plans, left_out = shop.plans("avx2", [])
+    assert ([plan.recipe.name for plan in plans], left_out) == (["mine"], [])
+    ((plan,), _) = shop.plans("avx2", ["llama.cpp-2026-05"])
+    assert plan.distribution == "forkyard-llama-cpp-2026-05-avx2"
+    assert plan.as_json(shop.cache)["family"] == "llama.cpp"
+
+
 def test_without_names_every_recipe_is_planned_and_what_cannot_be_is_said(shop: Workshop) -> None:
     variant, family = unsupported(shop)
     other = "llama.cpp" if family == "ik_llama.cpp" else "ik_llama.cpp"

@@ -53,6 +53,13 @@ def test_auto_prefers_llama_cpp_whatever_the_rank(make_payload: MakePayload, all
     assert select("ik_llama.cpp").engine == "ik_llama.cpp"
 
 
+def test_of_two_pins_of_an_engine_the_newer_one_is_taken(make_payload: MakePayload, all_work: list[str]) -> None:
+    make_payload("forkyard-llama-cpp-2026-05-avx2", variant="avx2", version="2026.5.11+g7d442abf5.k111111111111")
+    make_payload("forkyard-llama-cpp-avx2", variant="avx2", version="2026.10.1+g0c1e57098.k222222222222")
+    assert select().distribution == "forkyard-llama-cpp-avx2"
+    assert select("forkyard-llama-cpp-2026-05-avx2").distribution == "forkyard-llama-cpp-2026-05-avx2"
+
+
 def test_auto_takes_ik_when_nothing_else_is_there(make_payload: MakePayload, all_work: list[str]) -> None:
     make_payload("forkyard-ik-llama-cpp-avx512")
     assert select().engine == "ik_llama.cpp"

@@ -29,6 +29,12 @@ def test_values_arrive_as_written(recipe_text: str) -> None:
     assert recipe.build.guarded[0].instruction_sets == ("LZCNT",)
 
 
+def test_patches_are_held_under_the_familys_name_or_one_of_its_own(recipe_text: str) -> None:
+    assert Recipe.model_validate(tomllib.loads(recipe_text)).series == "llama.cpp"
+    named = Recipe.model_validate(changed(recipe_text, "series", value="llama.cpp-2026-05"))
+    assert (named.series, named.family) == ("llama.cpp-2026-05", "llama.cpp")
+
+
 def test_a_recipe_cannot_be_changed(recipe_text: str) -> None:
     recipe = Recipe.model_validate(tomllib.loads(recipe_text))
     with pytest.raises(ValidationError):
@@ -47,6 +53,9 @@ def test_a_date_may_be_written_without_quotes(recipe_text: str) -> None:
         (("name",), "no/slash"),
         (("name",), ""),
         (("family",), "whisper.cpp"),
+        (("series",), "whisper.cpp-old"),
+        (("series",), "ik_llama.cpp-old"),
+        (("series",), "llama.cpp/old"),
         (("title",), "two\nlines"),
         (("stacks",), ["a", "a"]),
         (("stacks",), "fixes"),

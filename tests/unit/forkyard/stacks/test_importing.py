@@ -75,6 +75,32 @@ def test_the_recipe_of_an_engine(project_root: Path) -> None:
         recipe_for(project_root, "ik_llama.cpp", "other")
 
 
+def test_another_pin_has_patches_of_its_own(project_root: Path, add_stack: Add, forge: Any) -> None:
+    """Its folder is the series', and what is asked of the engine goes to the engine's own recipe as before."""
+    about = ABOUT.replace('["llama.cpp"]', '["llama.cpp", "llama.cpp-old"]')
+    folder = add_stack(project_root, "part", about=about, patches={})
+    (folder / "llama.cpp-old").mkdir()
+    (folder / "llama.cpp-old" / "one.patch").write_bytes(forge.patch(OLD, ONE, f"part : one\n\n{STATUS}".encode()))
+    (folder / "llama.cpp-old" / "series").write_text("one.patch\n")
+    recipes(project_root, old=["part"])
+    path = project_root / "recipes" / "old.toml"
+    path.write_text(path.read_text().replace("title = ", 'series = "llama.cpp-old"\ntitle = ', 1))
+    assert recipe_for(project_root, "llama.cpp").name == "mine"
+    assert recipe_for(project_root, "llama.cpp-old").name == "old"
+    there = home(project_root, recipe_for(project_root, "llama.cpp", "old"), "part")
+    assert [patch.name for patch in there.stack.series(there.series).patches] == ["one.patch"]
+    assert there.command("edit") == "forkyard stack edit part --engine llama.cpp --recipe old"
+    imported = import_series(forge.store, there, pin(forge, OLD))
+    assert (imported.names, imported.exact) == (("one.patch",), True)
+    own = home(project_root, recipe_for(project_root, "llama.cpp"), "part")
+    assert own.stack.series(own.series).patches == ()
+    with pytest.raises(RecipeError) as caught:
+        home(
+            project_root, recipe_for(project_root, "llama.cpp", "old"), add_stack(project_root, "new", about=ABOUT).name
+        )
+    assert "llama.cpp-old/series" in str(caught.value.next_step)
+
+
 def test_what_stands_before_and_after(project_root: Path, add_stack: Add) -> None:
     for name, order, more in (("a", 1, ""), ("b", 2, ""), ("c", 3, ""), ("free", 9, 'requires = ["b"]\n')):
         add_stack(project_root, name, about=f"{ABOUT}order = {order}\n{more}")
