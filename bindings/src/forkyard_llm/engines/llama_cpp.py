@@ -97,7 +97,11 @@ class LlamaCppEngine(Engine):
         keep = super()._fill_model_params(params, options)
         self._check_split(options)
         mode = self._load_mode(options)
-        if mode is not None:
+        if "llama_load_mode" not in self.abi.ENUMS:
+            # An older pin has a switch for each.
+            params.use_mmap, params.use_mlock = options.use_mmap, options.use_mlock
+            params.use_direct_io = mode == "DIRECT_IO"
+        elif mode is not None:
             params.load_mode = self._enum("llama_load_mode", f"LLAMA_LOAD_MODE_{mode}", "use_mmap/use_mlock/direct_io")
         return keep
 

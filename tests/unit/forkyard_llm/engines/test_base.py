@@ -159,6 +159,31 @@ def test_a_cache_type_that_the_gpu_cannot_compute_with_is_refused(
         engine.open(Path("m.gguf"), ModelOptions(type_v="iq4_nl", **cast("Any", other)))
 
 
+@pytest.mark.parametrize(
+    ("options", "modes", "switches"),
+    [
+        (ModelOptions(), {}, (True, False, False)),
+        (ModelOptions(use_mmap=False), {"load_mode": 0}, (False, False, False)),
+        (ModelOptions(use_mlock=True), {"load_mode": 3}, (True, True, False)),
+        (ModelOptions(engine_options={"direct_io": True}), {"load_mode": 4}, (True, False, True)),
+    ],
+)
+def test_llama_cpp_loads_as_told_by_one_mode_and_at_an_older_pin_by_switches(
+    monkeypatch: pytest.MonkeyPatch, options: ModelOptions, modes: dict[str, int], switches: tuple[bool, ...]
+) -> None:
+    monkeypatch.setattr(Engine, "_fill_model_params", lambda *_: None)
+    engine = object.__new__(LlamaCppEngine)
+    known = {"LLAMA_LOAD_MODE_NONE": 0, "LLAMA_LOAD_MODE_MMAP_MLOCK": 3, "LLAMA_LOAD_MODE_DIRECT_IO": 4}
+    for enums, expected in (
+        ({"llama_load_mode": known}, modes),
+        ({}, dict(zip(("use_mmap", "use_mlock", "use_direct_io"), switches, strict=True))),
+    ):
+        engine.abi = cast("Any", SimpleNamespace(ENUMS=enums))
+        params = SimpleNamespace()
+        engine._fill_model_params(cast("Any", params), options)
+        assert vars(params) == expected
+
+
 def test_llama_cpp_is_given_the_devices_in_a_list_that_ends():
     class Handle(ctypes.Structure):
         _fields_ = (("number", ctypes.c_int),)
