@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from forkyard_llm import models
 
-from ..conftest import ROOT, forkyard, unpack
+from ..conftest import ROOT, forkyard, only_named_payloads, payload_under_test, unpack
 
 RECIPE, NEWER = "llama.cpp-2026-05", "0c1e57098bba"
 RUN_TIMEOUT_S = 900
@@ -31,6 +32,22 @@ extends = "{variant}"
 rank = 0
 [variants.split-rpc.engines."llama.cpp"]
 options = {{ GGML_RPC = true }}
+"""
+# Takes the place of the engine's own question whether a device has an operation: none can store q5_1.
+SHIM = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdbool.h>
+#include <string.h>
+const char * ggml_op_desc(const void * op);
+const char * ggml_type_name(int type);
+bool ggml_backend_dev_supports_op(void * device, const void * op) {
+    if (strcmp(ggml_op_desc(op), "SET_ROWS") == 0 && strcmp(ggml_type_name(*(const int *) op), "q5_1") == 0) {
+        return false;
+    }
+    bool (*engines)(void *, const void *) = dlsym(RTLD_NEXT, "ggml_backend_dev_supports_op");
+    return engines(device, op);
+}
 """
 # Of one device's perplexity. Split products are added in another order; with a cache of four bits that alone moves the
 # perplexity of these 512 tokens by up to 5 %. A head that is lost or mixed up multiplies it.
@@ -61,6 +78,45 @@ def test_each_patch_is_known_to_be_retired_on_the_newer_pin() -> None:
             assert one["evidence"][-1] == "this was not so on the old base", one
 
 
+# -- the payload -----------------------------------------------------------------------------------------
+
+USE = """
+import sys
+from forkyard_llm import Llama
+for options in ({}, {"use_mmap": False}):
+    with Llama(sys.argv[1], engine=sys.argv[2], **options) as llm:
+        print(llm("The capital of France is", max_tokens=8, temperature=0.0)["choices"][0]["text"])
+"""
+
+
+@pytest.mark.deep
+def test_the_bindings_use_it_as_any_other(
+    variant: str, environment: dict[str, str], lift_limit: Callable[[], None], tmp_path: Path
+) -> None:
+    """Its structs are others than at the newer pin; the bindings read them from the payload."""
+    wheel = payload_under_test(RECIPE)
+    if wheel is None:
+        if only_named_payloads():
+            pytest.skip(f"{RECIPE} is not under test")
+        lift_limit()
+        forkyard("build", variant, RECIPE, "--locked", "--out", str(tmp_path / "dist"))
+        (wheel,) = (tmp_path / "dist").glob("forkyard_llama_cpp_2026_05_*.whl")
+    unpack(wheel, tmp_path / "unpacked")
+    (manifest,) = (tmp_path / "unpacked").glob("*/manifest.json")
+    facts = json.loads(manifest.read_text())
+    assert (facts["engine"], facts["recipe"]) == ("llama.cpp", RECIPE)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, models.get("smollm2-135m"), facts["distribution"]],
+        env={**environment, "FORKYARD_LLM_PAYLOAD_PATH": str(manifest.parent)},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Paris") == 2
+
+
 # -- on devices ------------------------------------------------------------------------------------------
 
 
@@ -69,6 +125,8 @@ def build(
     variant: str, lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """A function from the names of stacks to the tools of the engine with them, RPC and its server among them."""
+    if only_named_payloads():
+        pytest.skip("no payload has RPC")
     folder = tmp_path_factory.mktemp("recipe")
     recipe, variants = folder / f"{RECIPE}.toml", folder / "variants.toml"
     text, count = re.subn(r"(?m)^tools = \[", 'tools = ["rpc-server", ', (ROOT / "recipes" / recipe.name).read_text())
@@ -116,13 +174,16 @@ def servers(tools: Path, count: int) -> Iterator[list[str]]:
         yield ["--rpc", ",".join(addresses), "-dev", ",".join(names), "-sm", "tensor", "-ngl", "99"]
 
 
-def perplexity(tools: Path, model: Path, k: str, v: str, devices: int) -> tuple[float | None, str]:
+def perplexity(
+    tools: Path, model: Path, k: str, v: str, devices: int, preload: Path | None = None
+) -> tuple[float | None, str]:
     """The perplexity of the text, and what the tool said; on the CPU alone for one device."""
+    env = {**os.environ, "LD_PRELOAD": str(preload)} if preload else None
     with contextlib.ExitStack() as held:
         split = held.enter_context(servers(tools, devices)) if devices > 1 else []
         words = ["-c", "256", "-b", "256", "--chunks", "2", "-t", "2", "-fa", "on", "-fit", "off", "-ctk", k, "-ctv", v]
         command = [tools / "llama-perplexity", *split, "-m", model, "-f", TEXT, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False, env=env)
     said = done.stdout + done.stderr
     found = re.search(r"Final estimate: PPL = ([0-9.]+)", said)
     return (float(found[1]) if done.returncode == 0 and found else None), said[-3000:]
@@ -167,3 +228,16 @@ def test_devices_without_a_slice(build: Callable[[str], Path], devices: int) -> 
     value, said = perplexity(tools, model, "f16", "f16", devices)
     assert value is not None, said
     assert value == pytest.approx(expected, rel=NOISE)
+
+
+@pytest.mark.deep
+def test_a_type_that_the_devices_lack_is_refused_by_name(build: Callable[[str], Path], tmp_path: Path) -> None:
+    tools, model = build("quantized-kv-tensor-split"), models.get("smollm2-135m")
+    source, shim = tmp_path / "shim.c", tmp_path / "shim.so"
+    source.write_text(SHIM)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, source], check=True, timeout=RUN_TIMEOUT_S)
+    value, said = perplexity(tools, model, "f16", "q5_1", 3, shim)
+    assert value is None
+    assert "not every device has SET_ROWS for a K cache of f16 and a V cache of q5_1, in heads of 64 and 64" in said
+    assert "GGML_ASSERT" not in said
+    assert perplexity(tools, model, "f16", "q8_0", 3, shim)[0] is not None
