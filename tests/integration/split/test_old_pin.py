@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forkyard_llm import models
@@ -57,13 +58,20 @@ NOISE = 0.10
 # -- what upstream has since -----------------------------------------------------------------------------
 
 
+def moved(*words: str) -> tuple[int, dict[str, Any]]:
+    """What moving the recipe to the newer pin would do; writes nothing."""
+    command = [sys.executable, "-m", "forkyard", "rebase", RECIPE, "--to", NEWER, "--dry-run", *words, "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=RUN_TIMEOUT_S, check=False)
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return done.returncode, answer
+
+
 def test_each_patch_is_known_to_be_retired_on_the_newer_pin() -> None:
     """Upstream's pull request 23792 allowed it, by other means; the refusal that is left is the newer series'."""
-    command = [sys.executable, "-m", "forkyard", "rebase", RECIPE, "--to", NEWER, "--dry-run", "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=RUN_TIMEOUT_S, check=False)
-    report = json.loads(done.stdout)
+    status, report = moved()
     # Upstream changed the same lines.
-    assert (done.returncode, report["state"]) == (13, "conflicts")
+    assert (status, report["state"]) == (13, "conflicts")
     verdicts = {one["patch"].removesuffix(".patch"): one["verdict"] for one in report["patches"]}
     assert verdicts == {
         "meta-flattened-rows": "merged-modified",
@@ -76,6 +84,9 @@ def test_each_patch_is_known_to_be_retired_on_the_newer_pin() -> None:
     for one in report["patches"]:
         if one["verdict"] == "merged-modified":
             assert one["evidence"][-1] == "this was not so on the old base", one
+    # Nothing is left to resolve where what is retired goes.
+    status, report = moved("--retire")
+    assert (status, report["counts"]) == (0, {"dropped": 6})
 
 
 # -- the payload -----------------------------------------------------------------------------------------
