@@ -193,7 +193,7 @@ def tests_deep(session: nox.Session) -> None:
 
 @nox.session(name="split-matrix", default=False)
 def split_matrix(session: nox.Session) -> None:
-    """Split models on one to four loopback devices, with every KV cache, against one device: about an hour."""
+    """Split models on one to four loopback devices, with every KV cache, against one device: hours."""
     _pytest(session, "tests/integration/split", "-m", "deep", *session.posargs)
 
 

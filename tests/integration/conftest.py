@@ -215,10 +215,23 @@ def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFa
     return payload
 
 
+def whole_rpc_payload_under_test(engine: str) -> bool:
+    """Whether the environment names a payload of the variant ``rpc`` for an engine: ``stack verify --variant rpc``."""
+    return payload_under_test(engine) is not None and os.environ.get("FORKYARD_TEST_VARIANT") == "rpc"
+
+
 @pytest.fixture(scope="session")
-def rpc_payload(carrying: Callable[[str, str], Payload]) -> Callable[[str], Payload]:
+def rpc_payload(
+    carrying: Callable[[str, str], Payload], engine_payload: Callable[[str], Path]
+) -> Callable[[str], Payload]:
     """A function from an engine to its payload that computes on other machines, with few instruction sets."""
-    return lambda engine: carrying("few-rpc", engine)
+
+    def payload(engine: str) -> Payload:
+        if whole_rpc_payload_under_test(engine):
+            return read_payload(engine_payload(engine))
+        return carrying("few-rpc", engine)
+
+    return payload
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ..conftest import FEW, ROOT, forkyard, libraries_of, only_named_payloads, payload_under_test, unpack
+from ..conftest import FEW, ROOT, forkyard, libraries_of, only_named_payloads, payload_under_test, unpack, whole_rpc_payload_under_test
 from . import split_models
 from .split_probe import QUERIES
 
@@ -142,7 +142,8 @@ def patched(
     rpc_payload: Callable[..., object], rpc_servers: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     """The engine as the recipe has it."""
-    if only_named_payloads() and payload_under_test(f"{ENGINE}-{VARIANT}") is None:
+    named = payload_under_test(f"{ENGINE}-{VARIANT}") is not None or whole_rpc_payload_under_test(ENGINE)
+    if only_named_payloads() and not named:
         pytest.skip(f"{VARIANT} of {ENGINE} is not under test")
     root: Path = rpc_payload(ENGINE).root  # type: ignore[attr-defined]
     yield Engine(root, rpc_servers, tmp_path_factory.mktemp("split"))
