@@ -37,6 +37,11 @@ class StackFile(BaseModel):
         default=(), description="Headers of the stack's own C API, by their path in the engines' trees."
     )
     test: Lines = ()
+    test_variants: dict[SeriesName, Line] = Field(
+        default={},
+        alias="test-variants",
+        description="Engine -> the variant whose payload the tests need, where no usual one will do.",
+    )
     measure: str = ""
     answers: Lines = ()
     since: IsoDate

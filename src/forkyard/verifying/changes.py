@@ -45,7 +45,13 @@ class Baseline:
 
 
 def keys_before(
-    baseline: Baseline, recipe: Recipe, variant: str, root: Path, cache: Cache, toolchain: Toolchain, level: Level
+    baseline: Baseline,
+    recipe: Recipe,
+    variant: str | None,
+    root: Path,
+    cache: Cache,
+    toolchain: Toolchain,
+    level: Level,
 ) -> set[str] | str:
     """Keys of all units as they were at a revision; why there are none to compare with, if it could not be planned.
 

@@ -135,7 +135,9 @@ def verify(shop: Workshop, recipes: Sequence[Recipe], options: Options, reporter
     with owned_folder(shop.cache.scratch, "verify-") as scratch:
         for recipe in recipes:
             variant = options.variant or default_variant(shop.variants, recipe.family, shop.toolchain)
-            planned = plan_units(recipe, shop.variants, variant, shop.root, shop.toolchain, names=options.stacks)
+            planned = plan_units(
+                recipe, shop.variants, options.variant, shop.root, shop.toolchain, names=options.stacks
+            )
             bench = Bench(
                 shop.root,
                 shop.cache,
@@ -191,7 +193,7 @@ class _Run:
             return set()
         verified, shop = self._verified, self._shop
         before = keys_before(
-            baseline, verified.recipe, verified.variant, shop.root, shop.cache, shop.toolchain, self._options.level
+            baseline, verified.recipe, self._options.variant, shop.root, shop.cache, shop.toolchain, self._options.level
         )
         if isinstance(before, str):
             self._reporter.note(f"{verified.recipe.name}: all is verified, as the base cannot be compared: {before}")

@@ -36,13 +36,15 @@ class Bench:
     offline: bool = False
     jobs: int | None = None
     use_ccache: bool = True
-    _results: dict[tuple[str, Level, Selection], tuple[str, Result]] = field(default_factory=dict)
-    _plans: dict[str, Plan] = field(default_factory=dict)
+    _results: dict[tuple[str, str, Level, Selection], tuple[str, Result]] = field(default_factory=dict)
+    _plans: dict[tuple[str, str], Plan] = field(default_factory=dict)
 
     def remember(self, unit: Unit, result: Result) -> None:
         """Take note of a result from elsewhere, so that the same tree is not verified again."""
         if result.tree is not None:
-            self._results.setdefault((result.tree, self.level, unit.selection), (unit.name, result))
+            self._results.setdefault(
+                (result.tree, unit.plan.variant.name, self.level, unit.selection), (unit.name, result)
+            )
 
     def attempt(self, unit: Unit, *, keep_open: Sequence[int] = ()) -> Result:
         """Verify a unit.
@@ -63,11 +65,13 @@ class Bench:
         except (PatchError, RecipeError) as error:
             return replace(result, state="bad", problem=self._problem(error), seconds=seconds)
         result = replace(result, tree=patched.tree, commit=patched.commit, seconds=seconds)
-        same = self._results.get((patched.tree, self.level, unit.selection))
+        same = self._results.get((patched.tree, plan.variant.name, self.level, unit.selection))
         if same is not None:
             return replace(same[1], commit=patched.commit, same_as=same[0], compiled=0, seconds=seconds)
         if self.level != "apply":
-            result = self._build(unit, self._plans.setdefault(patched.tree, plan), result, seconds, keep_open)
+            result = self._build(
+                unit, self._plans.setdefault((patched.tree, plan.variant.name), plan), result, seconds, keep_open
+            )
         self.remember(unit, result)
         return result
 

@@ -83,8 +83,11 @@ class Planned:
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, variants: Variants, variant: str, root: Path, toolchain: Toolchain) -> None:
+    def __init__(
+        self, recipe: Recipe, variants: Variants, variant: str | None, root: Path, toolchain: Toolchain
+    ) -> None:
         self._recipe, self._variants, self._variant = recipe, variants, variant
+        self._usual_variant = variant or default_variant(variants, recipe.family, toolchain)
         self._root, self._toolchain = root, toolchain
         self._found: dict[tuple[str, Selection], Unit] = {}
         series = recipe.series
@@ -124,7 +127,8 @@ class _Planner:
         return load_stacks(self._root, [*names, *required_by(stacks, self.known)], self._recipe.series)
 
     def _add(self, role: Role, chosen: Sequence[Stack], tested: Sequence[Stack], home: tuple[str, ...] = ()) -> None:
-        plan = make_plan(self._recipe, self._variants, self._variant, self._root, self._toolchain, stacks=list(chosen))
+        variant = self._variant_for(tested) if role.kind != "combination" else self._usual_variant
+        plan = make_plan(self._recipe, self._variants, variant, self._root, self._toolchain, stacks=list(chosen))
         names = [name for _, patches in plan.patches for name in patches]
         selection = select(tested, names, complete=not role.partial)
         same = self._found.get((plan.key, selection))
@@ -134,6 +138,10 @@ class _Planner:
             unit = replace(same, roles=(*same.roles, role), home=same.home or home)
         self._found[plan.key, selection] = unit
 
+    def _variant_for(self, tested: Sequence[Stack]) -> str:
+        own = (stack.about.test_variants.get(self._recipe.series) for stack in tested)
+        return self._variant or next(filter(None, own), self._usual_variant)
+
     def units(self) -> list[Unit]:
         return list(self._found.values())
 
@@ -141,7 +149,7 @@ class _Planner:
 def plan_units(
     recipe: Recipe,
     variants: Variants,
-    variant: str,
+    variant: str | None,
     root: Path,
     toolchain: Toolchain,
     *,
@@ -150,6 +158,7 @@ def plan_units(
     """Everything to verify of a recipe, in the order in which little has to be recompiled from one to the next.
 
     Args:
+        variant: what to build; for None the one that a stack's tests need, else the best usual one.
         names: only what has to do with these stacks; none for all that the engine has.
 
     Raises:

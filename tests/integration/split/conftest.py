@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ..conftest import FEW, ROOT, forkyard, libraries_of, only_named_payloads, payload_under_test, unpack, whole_rpc_payload_under_test
+from ..conftest import (
+    FEW,
+    ROOT,
+    forkyard,
+    libraries_of,
+    only_named_payloads,
+    payload_under_test,
+    unpack,
+    whole_rpc_payload_under_test,
+)
 from . import split_models
 from .split_probe import QUERIES
 

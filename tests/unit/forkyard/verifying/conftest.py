@@ -44,10 +44,10 @@ class Project:
             recipe.write_text(recipe.read_text().replace(line, f"stacks = [{new}]"))
         return folder
 
-    def plan(self, names: Sequence[str] = ()) -> Planned:
+    def plan(self, names: Sequence[str] = (), variant: str | None = "avx2") -> Planned:
         """What there is to verify."""
         recipe = load_recipe("mine", self.root)
-        return plan_units(recipe, self.variants, "avx2", self.root, self.toolchain, names=names)
+        return plan_units(recipe, self.variants, variant, self.root, self.toolchain, names=names)
 
 
 @pytest.fixture

@@ -170,3 +170,18 @@ def test_the_usual_variant(
             default_variant(variants, "llama.cpp", project.toolchain)
     else:
         assert default_variant(variants, "llama.cpp", project.toolchain) == expected
+
+
+def test_the_variant_that_a_stacks_tests_need(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkyard.verifying.units.native_features", lambda _: project.variants.features_of("avx2"))
+    project.stack("a")
+    project.stack("b", **{'test-variants."llama.cpp"': "sse42"})
+    built = {unit.name: unit.plan.variant.name for unit in project.plan(variant=None).units}
+    assert built == {
+        "a 1/1 a-1": "avx2",
+        "b 1/1 b-1": "sse42",
+        "alone b": "sse42",
+        "combination": "avx2",
+    }
+    # Who names one gets it.
+    assert {unit.plan.variant.name for unit in project.plan().units} == {"avx2"}
