@@ -13,6 +13,7 @@ import forkyard_llm
 import nox.registry
 import pytest
 from forkyard_llm.cli import cli as bindings_cli
+from forkyard_llm.payloads import ENGINES
 
 from forkyard.cli import main as forkyard_cli
 
@@ -195,6 +196,8 @@ def test_the_readme_lists_every_fix_and_every_stack_with_its_state() -> None:
     wanted = {}
     for patch in sorted(ROOT.glob("patches/*/*/*.patch")):
         stack, engine = patch.parts[-3:-1]
+        if engine not in ENGINES:
+            continue  # For another pin of an engine, where what is offered upstream is no longer needed.
         state = re.findall(r"^Upstream-Status: (\w+)", patch.read_text(encoding="utf-8"), re.MULTILINE)[0]
         # Of a feature the stack is named, of the faults each patch.
         name = patch.stem if stack == "fixes" else stack
