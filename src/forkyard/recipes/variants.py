@@ -222,7 +222,7 @@ class VariantEngine(Table):
     )
     tools: Names = Field(default=(), description="CMake targets of tools besides the recipe's.")
     headers: RelativePaths = Field(default=(), description="Headers that the bindings need besides the recipe's.")
-    libraries: Lines = Field(default=(), description="Sonames that its GPU code needs besides the backend's.")
+    architectures: Names = Field(default=(), description="GPU architectures instead of the backend's.")
     cache_types: Names = Field(default=(), description="KV cache types whose attention the GPU computes, all of them.")
     drops: Lines = Field(
         default=(), description="Flags that upstream gives the backend's target, and which are left out."
@@ -439,7 +439,9 @@ def resolve(
             if not variant.native
         },
         members=tuple(_member(variants, member, name, family, features, members, engine) for member in members),
-        backend=variant.backend.model_copy(update={"libraries": variant.backend.libraries + own.libraries})
+        backend=variant.backend.model_copy(
+            update={"architectures": own.architectures or variant.backend.architectures}
+        )
         if variant.backend
         else None,
         toolkit=variants.toolkits[kit.toolkit] if (kit := variant.backend or target) and kit.toolkit else None,
