@@ -88,14 +88,14 @@ class Graph:
         """The scenario without a split; asked for again, the same answer."""
         key = json.dumps([model, scenario, how], sort_keys=True)
         if key not in self._answers:
-            self._answers[key] = self._run(model, scenario, 0, {**WHOLE, **how})
+            self._answers[key] = self._run(model, scenario, None, {**WHOLE, **how})
         return self._answers[key]
 
     def split(self, model: str, scenario: str = "plain", n: int = 2, **how: Any) -> Answer:
         """The scenario with the model split among ``n`` devices."""
         return self._run(model, scenario, n, {**WHOLE, "split": "graph", **how})
 
-    def _run(self, model: str, scenario: str, n: int, how: dict[str, Any]) -> Answer:
+    def _run(self, model: str, scenario: str, n: int | None, how: dict[str, Any]) -> Answer:
         output = self.folder / "logits"
         output.unlink(missing_ok=True)
         job = {
@@ -107,7 +107,7 @@ class Graph:
             **how,
         }
         environment = dict(os.environ)
-        if n:
+        if n is not None:
             environment |= {"GRAPH_DEVICES": str(n), "GRAPH_LACKS": how["lacks"], "LD_PRELOAD": str(self.library)}
         done = subprocess.run(
             [sys.executable, PROBE, json.dumps(job)],
@@ -273,6 +273,13 @@ def test_without_gpus_a_split_is_refused(graph: Graph) -> None:
     assert "not possible to use split mode 'graph' with less than 2 devices" in answer.said
 
 
+@pytest.mark.patch("no-device")
+def test_a_build_for_gpus_without_one_computes_on_the_cpu(graph: Graph) -> None:
+    alone = graph.split("four", n=0, split="layer")
+    assert alone.status == 0, alone.said[-2000:]
+    assert np.array_equal(alone.logits, graph.whole("four").logits)
+
+
 @pytest.mark.patch
 def test_latent_attention_is_split_by_layers_which_is_said(graph: Graph) -> None:
     if not (path := graph.folder / "latent.gguf").exists():
@@ -408,6 +415,7 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "graph-defrag": ("shallow", "defragmented", {}),
     "graph-state": ("hybrid", "file", {}),
     "graph-extra-parts": ("parallel", "plain", {}),
+    "no-device": ("four", "plain", {"split": "layer"}),
 }
 
 
@@ -423,4 +431,5 @@ def test_the_pin_dies_without_the_stack(
         compiled(graph.payload, tree(0), graph.folder / "before", (*UNITS, "llama-build-context"))
     before = Graph(graph.payload, library, tmp_path)
     model, scenario, how = FAULTS[fault]
-    assert before.split(model, scenario, 3, **how).status in {-signal.SIGSEGV, -signal.SIGABRT}
+    devices = 0 if fault == "no-device" else 3
+    assert before.split(model, scenario, devices, **how).status in {-signal.SIGSEGV, -signal.SIGABRT}
