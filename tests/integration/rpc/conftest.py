@@ -1,0 +1,24 @@
+"""The engine with RPC, and how its servers are greeted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from forkyard_llm.payloads import Payload
+
+from ..conftest import only_named_payloads, payload_under_test
+
+ENGINE = "llama.cpp"
+RpcServers = Callable[..., list[str]]
+# RPC_CMD_HELLO with its length and no capabilities; the answer is a length and as much again.
+HELLO = bytes([14]) + (24).to_bytes(8, "little") + bytes(24)
+ANSWER = 8 + 28
+
+
+@pytest.fixture(scope="module")
+def payload(rpc_payload: Callable[[str], Payload]) -> Payload:
+    """The engine with RPC as the recipe has it."""
+    if only_named_payloads() and payload_under_test(f"{ENGINE}-few-rpc") is None:
+        pytest.skip(f"few-rpc of {ENGINE} is not under test")
+    return rpc_payload(ENGINE)
