@@ -88,7 +88,13 @@ class Between:
 
 @pytest.mark.patch("rpc-lost-server")
 @pytest.mark.parametrize(
-    ("mode", "damage"), [("layer", "end"), ("tensor", "end"), ("layer", "size"), ("tensor", "cut")]
+    ("mode", "damage"),
+    [
+        ("layer", "end"),
+        ("tensor", "cut"),
+        pytest.param("tensor", "end", marks=pytest.mark.deep),
+        pytest.param("layer", "size", marks=pytest.mark.deep),
+    ],
 )
 def test_a_server_that_is_lost_while_it_computes(
     payload: Payload, rpc_servers: RpcServers, smollm2: Path, tmp_path: Path, mode: str, damage: str
