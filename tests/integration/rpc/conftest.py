@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from forkyard_llm.payloads import Payload
 
-from ..conftest import only_named_payloads, payload_under_test
+from ..conftest import only_named_payloads, payload_under_test, whole_rpc_payload_under_test
 
 ENGINE = "llama.cpp"
 RpcServers = Callable[..., list[str]]
@@ -19,6 +19,7 @@ ANSWER = 8 + 28
 @pytest.fixture(scope="module")
 def payload(rpc_payload: Callable[[str], Payload]) -> Payload:
     """The engine with RPC as the recipe has it."""
-    if only_named_payloads() and payload_under_test(f"{ENGINE}-few-rpc") is None:
+    named = whole_rpc_payload_under_test(ENGINE) or payload_under_test(f"{ENGINE}-few-rpc") is not None
+    if only_named_payloads() and not named:
         pytest.skip(f"few-rpc of {ENGINE} is not under test")
     return rpc_payload(ENGINE)
