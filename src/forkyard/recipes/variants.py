@@ -439,9 +439,7 @@ def resolve(
             if not variant.native
         },
         members=tuple(_member(variants, member, name, family, features, members, engine) for member in members),
-        backend=variant.backend.model_copy(
-            update={"architectures": own.architectures or variant.backend.architectures}
-        )
+        backend=variant.backend.model_copy(update={"architectures": own.architectures or variant.backend.architectures})
         if variant.backend
         else None,
         toolkit=variants.toolkits[kit.toolkit] if (kit := variant.backend or target) and kit.toolkit else None,
