@@ -20,6 +20,11 @@ from forkyard.recipes.validation import problems
 Lines = Annotated[tuple[Line, ...], BeforeValidator(to_tuple)]
 
 
+def _to_pairs(table: object) -> object:
+    """A TOML table as pairs: what a stack.toml says is compared and kept in sets."""
+    return tuple(table.items()) if isinstance(table, dict) else table
+
+
 class StackFile(BaseModel):
     """What a stack.toml may say."""
 
@@ -37,8 +42,8 @@ class StackFile(BaseModel):
         default=(), description="Headers of the stack's own C API, by their path in the engines' trees."
     )
     test: Lines = ()
-    test_variants: dict[SeriesName, Line] = Field(
-        default={},
+    test_variants: Annotated[tuple[tuple[SeriesName, Line], ...], BeforeValidator(_to_pairs)] = Field(
+        default=(),
         alias="test-variants",
         description="Engine -> the variant whose payload the tests need, where no usual one will do.",
     )

@@ -139,7 +139,7 @@ class _Planner:
         self._found[plan.key, selection] = unit
 
     def _variant_for(self, tested: Sequence[Stack]) -> str:
-        own = (stack.about.test_variants.get(self._recipe.series) for stack in tested)
+        own = (dict(stack.about.test_variants).get(self._recipe.series) for stack in tested)
         return self._variant or next(filter(None, own), self._usual_variant)
 
     def units(self) -> list[Unit]:

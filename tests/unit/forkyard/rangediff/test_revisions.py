@@ -240,7 +240,7 @@ def test_which_recipe(root: Path, cache: Cache) -> None:
         at(root, "HEAD", cache, lambda project: project.recipe("ik_llama.cpp", "part", "mine"))
     with pytest.raises(RecipeError, match="was no recipe for ik_llama.cpp"):
         at(root, "HEAD", cache, lambda project: project.recipe("ik_llama.cpp", "part"))
-    assert at(root, "HEAD", cache, lambda project: project.family_of("mine")) == "llama.cpp"
+    assert at(root, "HEAD", cache, lambda project: project.series_of("mine")) == "llama.cpp"
 
 
 def test_a_recipe_elsewhere_is_the_same_at_every_revision(root: Path, cache: Cache, tmp_path: Path) -> None:
