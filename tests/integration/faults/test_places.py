@@ -88,7 +88,7 @@ def stranger() -> Iterator[Toy]:
 
 def as_stranger(toy: Toy, *words: str, cwd: Path | None = None, **extra: str) -> Answer:
     """Run forkyard as that user with a bare environment."""
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    kept = {name: value for name, value in toy.env().items() if name in ("PATH", "PYTHONPATH")}
     done = subprocess.run(
         toy.command(*words),
         cwd=cwd or toy.root,

@@ -68,7 +68,9 @@ def test_any_type_of_cache_can_be_mirrored(numa: Driver, tiny: Path, choice: Cho
     engine = choice[0]
     request = [case(other, tiny) for other in choices(engine)]
     got = numa.run(engine, MIRRORED, request).cases[name(choice)].ok
-    expected = numa.run(f"{engine}-stock", STOCK, request).cases[name(choice)].ok
+    # Upstream saves q8_kv keys without their scales; the stack quantized-kv-tensor-split mends that.
+    other = engine if "q8_kv" in choice else f"{engine}-stock"
+    expected = numa.run(other, STOCK, request).cases[name(choice)].ok
 
     assert got.results == expected.results
     cases.check_mirror(got.report, MIRRORED)

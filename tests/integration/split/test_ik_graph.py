@@ -358,7 +358,7 @@ def test_a_state_is_saved_and_restored(graph: Graph, model: str, scenario: str, 
 def test_keys_and_values_move_between_splits(graph: Graph, written: int, read: int) -> None:
     def run(scenario: str, n: int) -> Answer:
         # Not from memory: the file is what counts.
-        return graph._run("four", scenario, n, {**WHOLE, **Q8_0, "split": "graph" if n else "none"})
+        return graph._run("four", scenario, n or None, {**WHOLE, **Q8_0, "split": "graph" if n else "none"})
 
     run("save", written)
     assert difference(run("load", read), graph.whole("four", **Q8_0)) < SAME
@@ -368,7 +368,7 @@ def test_keys_and_values_move_between_splits(graph: Graph, written: int, read: i
 @pytest.mark.parametrize(("written", "read"), [(2, 0), (0, 2)])
 def test_a_recurrent_state_stays_in_its_split(graph: Graph, written: int, read: int) -> None:
     def run(scenario: str, n: int) -> Answer:
-        return graph._run("hybrid", scenario, n, {**WHOLE, "split": "graph" if n else "none"})
+        return graph._run("hybrid", scenario, n or None, {**WHOLE, "split": "graph" if n else "none"})
 
     assert run("save", written).status == 0
     assert difference(run("load", written), graph.whole("hybrid")) < SAME
