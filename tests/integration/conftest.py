@@ -234,45 +234,56 @@ def rpc_payload(
     return payload
 
 
-@pytest.fixture(scope="module")
-def rpc_servers(rpc_payload: Callable[[str], Payload]) -> Iterator[Callable[..., list[str]]]:
-    """A function that starts RPC servers of an engine on this machine, each on its CPU, and gives their addresses.
+class RpcServers:
+    """Starts RPC servers of an engine on this machine, each on its CPU, and gives their addresses."""
 
-    They end with the module's tests. ``processes`` of the function has the servers by address.
-    """
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    def __init__(self, payload: Callable[[str], Payload]) -> None:
+        self._payload = payload
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        """The servers by address."""
 
-    def start(engine: str, count: int) -> list[str]:
-        payload = rpc_payload(engine)
+    def __call__(self, engine: str, count: int) -> list[str]:
+        payload = self._payload(engine)
         (name,) = (name for name in payload.manifest["tools"] if name.endswith("rpc-server"))
-        return [_served(payload.tool(name), processes) for _ in range(count)]
+        return [self._start(payload.tool(name)) for _ in range(count)]
 
-    start.processes = processes  # type: ignore[attr-defined]
+    def _start(self, program: Path) -> str:
+        # Somebody else may take the free port before the server does: then it ends, and another is tried.
+        for _ in range(3):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{free.getsockname()[1]}"
+            words = [str(program), "-H", "127.0.0.1", "-p", address.partition(":")[2], "-t", "1"]
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self.processes[address] = process
+            if self._listens(address, process):
+                return address
+        pytest.fail("the server does not listen")
+
+    @staticmethod
+    def _listens(address: str, process: subprocess.Popen[bytes]) -> bool:
+        host, _, port = address.partition(":")
+        deadline = time.monotonic() + RPC_START_S
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            try:
+                socket.create_connection((host, int(port)), timeout=1.0).close()
+            except OSError:
+                continue
+            return process.poll() is None
+        return False
+
+
+@pytest.fixture(scope="module")
+def rpc_servers(rpc_payload: Callable[[str], Payload]) -> Iterator[RpcServers]:
+    """Starts RPC servers, which end with the module's tests."""
+    servers = RpcServers(rpc_payload)
     try:
-        yield start
+        yield servers
     finally:
-        for process in processes.values():
+        for process in servers.processes.values():
             process.kill()
             process.wait()
-
-
-def _served(program: Path, processes: dict[str, subprocess.Popen[bytes]]) -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [str(program), "-H", "127.0.0.1", "-p", str(port), "-t", "1"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    processes[f"127.0.0.1:{port}"] = process
-    deadline = time.monotonic() + RPC_START_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-        except OSError:
-            assert process.poll() is None, f"the server ended with {process.returncode}"
-            assert time.monotonic() < deadline, "the server does not listen"
-            time.sleep(0.1)
-        else:
-            return f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,10 @@ from forkyard_llm.payloads import Payload
 
 from forkyard.recipes import load_variants, resolve
 
-from ..conftest import FEW, ROOT
+from ..conftest import FEW, ROOT, RpcServers
 from .conftest import EXPECTED, PROMPT
 
 ENGINE = "llama.cpp"
-RpcServers = Callable[..., list[str]]
 # Asks one after the other in one process; an ask names a server that is killed before it, or holds a model open.
 ASK = """
 import json, os, signal, sys
@@ -166,7 +165,7 @@ def test_a_server_that_another_process_uses(ask: Callable[..., list[Any]], rpc_s
 
 def test_one_connection_serves_all_models_of_a_process(ask: Callable[..., list[Any]], rpc_servers: RpcServers) -> None:
     (server,) = rpc_servers(ENGINE, 1)
-    process = rpc_servers.processes[server]  # type: ignore[attr-defined]
+    process = rpc_servers.processes[server]
     one = {"rpc_servers": [server], "n_gpu_layers": -1}
     first, second, after, cpu = ask({**one, "hold": True}, one, {**one, "close": True}, {})
     assert first == second == after == cpu

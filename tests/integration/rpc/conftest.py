@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from forkyard_llm.payloads import Payload
 
-from ..conftest import only_named_payloads, payload_under_test, whole_rpc_payload_under_test
+from ..conftest import RpcServers, only_named_payloads, payload_under_test, whole_rpc_payload_under_test
+
+__all__ = ["ANSWER", "ENGINE", "HELLO", "RpcServers", "payload"]
 
 ENGINE = "llama.cpp"
-RpcServers = Callable[..., list[str]]
 # RPC_CMD_HELLO with its length and no capabilities; the answer is a length and as much again.
 HELLO = bytes([14]) + (24).to_bytes(8, "little") + bytes(24)
 ANSWER = 8 + 28

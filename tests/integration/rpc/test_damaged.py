@@ -12,6 +12,7 @@ import struct
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from forkyard_llm.payloads import Payload
@@ -35,8 +36,7 @@ class Server:
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        process: subprocess.Popen[bytes] = self._start.processes[self._address]  # type: ignore[attr-defined]
-        return process
+        return self._start.processes[self._address]
 
     def client(self) -> Client:
         if not self._address or self.process.poll() is not None:
@@ -133,7 +133,7 @@ def test_damaged_messages_end_the_connection(server: Server, record_property: Ca
     for command in COMMANDS:
         for damage in DAMAGES:
             for _ in range(ROUNDS):
-                end = server.end_after(lambda client: damaged(client, command, damage, chance))  # noqa: B023
+                end = server.end_after(partial(damaged, command=command, damage=damage, chance=chance))
                 if end is not None:
                     ends[command, damage, end] += 1
     record_property("ends", sorted(ends.items()))

@@ -105,7 +105,7 @@ def test_a_server_that_is_lost_while_it_computes(
     between = Between(servers[1], now, damage)
     victim = 0
     if damage == "end":
-        victim = rpc_servers.processes[servers[1]].pid  # type: ignore[attr-defined]
+        victim = rpc_servers.processes[servers[1]].pid
     else:
         servers[1] = between.address
     words = [json.dumps(sys.path), str(smollm2), PROMPT, mode, json.dumps(servers), str(now), str(victim)]
@@ -145,4 +145,4 @@ def test_an_engine_that_goes_away_does_not_end_the_server(payload: Payload, rpc_
             if last.recv(ANSWER, socket.MSG_WAITALL):
                 break
         assert time.monotonic() < deadline
-    assert rpc_servers.processes[address].poll() is None  # type: ignore[attr-defined]
+    assert rpc_servers.processes[address].poll() is None

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forkyard_llm.payloads import Payload
 from numpy.typing import NDArray
 
 from ..conftest import (
     FEW,
     ROOT,
+    RpcServers,
     forkyard,
     libraries_of,
     only_named_payloads,
@@ -69,7 +71,7 @@ class Failure:
 class Engine:
     """Runs cases on one payload, each in a child, with servers that are replaced once one has died."""
 
-    def __init__(self, payload: Path, serve: Callable[..., list[str]], models: Path) -> None:
+    def __init__(self, payload: Path, serve: RpcServers, models: Path) -> None:
         self._payload = payload
         self._libraries = libraries_of(payload)
         self._serve = serve
@@ -117,7 +119,7 @@ class Engine:
         return values.reshape(QUERIES, -1).astype(np.float64)
 
     def _servers(self, count: int) -> list[str]:
-        processes = self._serve.processes  # type: ignore[attr-defined]
+        processes = self._serve.processes
         self._addresses = [address for address in self._addresses if processes[address].poll() is None]
         if len(self._addresses) < count:
             self._addresses += self._serve(ENGINE, count - len(self._addresses))
@@ -149,21 +151,20 @@ def without_stack(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def patched(
-    rpc_payload: Callable[..., object], rpc_servers: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+    rpc_payload: Callable[[str], Payload], rpc_servers: RpcServers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
     """The engine as the recipe has it."""
     named = payload_under_test(f"{ENGINE}-{VARIANT}") is not None or whole_rpc_payload_under_test(ENGINE)
     if only_named_payloads() and not named:
         pytest.skip(f"{VARIANT} of {ENGINE} is not under test")
-    root: Path = rpc_payload(ENGINE).root  # type: ignore[attr-defined]
-    yield Engine(root, rpc_servers, tmp_path_factory.mktemp("split"))
+    yield Engine(rpc_payload(ENGINE).root, rpc_servers, tmp_path_factory.mktemp("split"))
 
 
 @pytest.fixture(scope="module")
 def stock(
     patched: Engine,
     without_stack: Callable[[], Path],
-    rpc_servers: Callable[..., list[str]],
+    rpc_servers: RpcServers,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Engine]:
     """The engine without this stack; the servers, which the stack does not touch, are the patched one's."""

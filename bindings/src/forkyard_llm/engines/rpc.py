@@ -1,7 +1,8 @@
 """Servers of the engines' RPC, whose devices a model may use: their addresses, and a greeting before an engine calls.
 
-The engines end the process over a server that is not there, closes, or answers what no server does. So each is greeted
-here first. A server serves one connection at a time: one that this process uses is not greeted again.
+Without the stack ``rpc`` an engine ends the process over a server that is not there, closes, or answers what no server
+does. So each is greeted here first, and what is wrong is said of its address. A server serves one connection at a time:
+one that this process uses is not greeted again.
 """
 
 from __future__ import annotations
