@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forkyard_llm import models
 from forkyard_llm.payloads import Payload
 from numpy.typing import NDArray
 
@@ -86,7 +87,8 @@ class Engine:
         return result
 
     def _run(self, case: Case) -> Logits | Failure:
-        model = Path(case.model) if case.model.endswith(".gguf") else split_models.write_model(case.model, self._models)
+        published = case.model in models.known_models()
+        model = models.get(case.model) if published else split_models.write_model(case.model, self._models)
         output = self._models / "logits.f32"
         output.unlink(missing_ok=True)
         wish = {

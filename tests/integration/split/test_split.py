@@ -22,6 +22,8 @@ restored state gives 0.012 on one device as well; heads of another group give 0.
 TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 PAIRS = (("q8_0", "q4_0"), ("q4_0", "f16"), ("f16", "q8_0"), ("bf16", "iq4_nl"))
 MODELS = ("grouped", "three", "one", "window", "experts", "sinks", "hybrid")
+REAL = ("smollm2-135m", "gemma3-270m")
+"""Published models: three key heads, which three devices share, and one, which none can."""
 ACTS = ("plain", "shift", "copy", "sequence", "state")
 
 FAULTS = (
@@ -97,6 +99,8 @@ def matrix() -> list[Any]:
     cases = [Case(model, devices, k, v) for model, devices, (k, v) in product(MODELS, (1, 2, 3, 4), pairs)]
     acts = product(MODELS, (2, 3, 4), ("f16", "q8_0"), ACTS, (True, False), (True, False))
     cases += [Case(m, n, t, t, act, offload=o, unified=u) for m, n, t, act, o, u in acts if not (act == "plain" and o)]
+    real = product(REAL, (1, 2, 3, 4), ("f16", "q8_0", "q4_0"), (True, False))
+    cases += [Case(model, devices, kind, kind, offload=offload) for model, devices, kind, offload in real]
     return [pytest.param(case, id=str(case)) for case in cases]
 
 
