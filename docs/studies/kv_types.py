@@ -42,13 +42,14 @@ class Setting:
     gain_v: float = 1.0
     engine: bool = False  # let the engine's own type do it, without emulation
     rotated: bool = True
+    centred: bool = False  # K less a constant vector of its layer and head, which no softmax notices
 
     @property
     def name(self) -> str:
         """One word for file names and tables."""
         extra = [f"tail{self.tail}"] * (self.tail > 0) + [f"sinks{self.sinks}"] * (self.sinks > 0)
         extra += [f"gk{self.gain_k:g}"] * (self.gain_k != 1) + [f"gv{self.gain_v:g}"] * (self.gain_v != 1)
-        extra += ["engine"] * self.engine + ["plain"] * (not self.rotated)
+        extra += ["engine"] * self.engine + ["plain"] * (not self.rotated) + ["centred"] * self.centred
         return "+".join([self.k if self.k == self.v else f"{self.k}/{self.v}", *extra])
 
     @classmethod
@@ -58,8 +59,8 @@ class Setting:
         k, _, v = types.partition("/")
         fields: dict[str, Any] = {"k": k, "v": v or k}
         for word in extra:
-            if word in ("engine", "plain"):
-                fields |= {"engine": True} if word == "engine" else {"rotated": False}
+            if word in ("engine", "plain", "centred"):
+                fields |= {"rotated": False} if word == "plain" else {word: True}
                 continue
             key = word.rstrip("0123456789.")
             number = word[len(key) :]
@@ -78,6 +79,8 @@ class Hook:
     coders: dict[str, Coder] = field(default_factory=dict)
     taken: dict[str, list[Floats]] | None = None
     """Where rotated rows are collected, if they are."""
+    centres: dict[str, Floats] = field(default_factory=dict)
+    """The vectors (heads, head size) of K's layers ("k0" ...) that centred settings subtract, rotated."""
     errors: list[BaseException] = field(default_factory=list)
 
     def use(self, setting: Setting | None) -> None:
@@ -107,10 +110,9 @@ class Hook:
         places = _array(index.data, ctypes.c_int64, (tokens,))
         cache = _array(node.data, ctypes.c_uint16, (node.ne[1], width)).view(np.float16)
         size = self.head["k"] & -self.head["k"] if which == "k" else 64
+        layer = which + node.view_src.contents.name.decode().rsplit("_l", 1)[-1]
         if self.taken is not None:
-            self.taken.setdefault(f"{which}{node.view_src.contents.name.decode().rsplit('_l', 1)[-1]}", []).append(
-                kv_coders.rotate(rows, size)
-            )
+            self.taken.setdefault(layer, []).append(kv_coders.rotate(rows, size))
         if self.setting is None:
             return
         setting, coder = self.setting, self.coders[which]
@@ -124,7 +126,9 @@ class Hook:
             return
         gain = setting.gain_k if which == "k" else setting.gain_v
         turned = kv_coders.rotate(rows, size) if setting.rotated else rows
-        read = coder(turned) * np.float32(gain)
+        assert setting.rotated or not setting.centred, "centres are rotated rows"
+        centre = self.centres[layer] if setting.centred and which == "k" else np.float32(0)
+        read = coder(turned - centre) * np.float32(gain) + centre
         cache[places] = (kv_coders.rotate(read, size) if setting.rotated else read).reshape(len(places), width)
 
 
@@ -359,6 +363,17 @@ def rows(model: Model, context: int, windows: int) -> dict[str, Floats]:
     return {name: np.concatenate(parts) for name, parts in out.items()}
 
 
+def set_centres(model: Model, context: int) -> None:
+    """Take K's mean over the tokens of the text's last window, which nothing is measured on, as centres."""
+    tokens = model.tokens(text())
+    model.hook.taken = {}
+    model.logits(tokens[-context:], None, 1, context)
+    for name, taken in model.hook.taken.items():
+        if name[0] == "k":
+            model.hook.centres[name] = np.concatenate(taken)[4:].mean(0)  # the first tokens are unlike all others
+    model.hook.taken = None
+
+
 def kurtosis(rows_: Floats) -> float:
     """Mean fourth power of the values of rows that are scaled to a mean square of 1; 3 for a Gaussian."""
     scale = np.sqrt(np.square(rows_).mean(-1, keepdims=True))
@@ -395,7 +410,10 @@ def main() -> None:
         return
     model = Model(path, given.threads)
     if given.part == "measure":
-        measure(model, results, given.context, batch, given.windows, [Setting.parse(n) for n in given.names])
+        settings = [Setting.parse(n) for n in given.names]
+        if any(s.centred for s in settings):
+            set_centres(model, given.context)
+        measure(model, results, given.context, batch, given.windows, settings)
         return
     taken = rows(model, given.context, given.windows)
     for which in "kv":
