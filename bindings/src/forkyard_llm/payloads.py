@@ -322,8 +322,9 @@ def _manifest_problem(manifest: object) -> str | None:
         and isinstance(backend.get("library"), str | None)
         and isinstance(backend.get("nccl"), bool | None)
         and all(_is_texts(backend.get(key)) for key in ("requires", "needs"))
+        and _is_texts(backend.get("architectures", []))
     ):
-        return "manifest key 'backend' is not a table with library, nccl, requires and needs"
+        return "manifest key 'backend' is not a table with library, nccl, requires, needs and architectures"
     members = manifest.get("members", [])
     if not isinstance(members, list) or not all(_is_member(item) for item in members):
         return "manifest key 'members' is not a list of instruction sets with name, rank, cpu_features and libraries"

@@ -16,6 +16,7 @@ from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
 from ..text import to_engine
 from .context_memory import least_bytes
+from .cuda import gpus_without_code
 from .devices import GPU_KINDS, Device
 from .log import EngineLog
 from .numa import Numa
@@ -74,8 +75,14 @@ class Engine(ABC):
         return CAPABILITIES[self.family] | frozenset(self.payload.capabilities) | found
 
     def start(self) -> None:
-        """Initialise the engine's backends; does nothing the second time."""
+        """Initialise the engine's backends; does nothing the second time.
+
+        Raises EngineError where a GPU that it would use has no code in the payload.
+        """
         if not self._started:
+            if unfit := gpus_without_code(self.payload):
+                msg = f"{self.payload.title} cannot be used here: {unfit}"
+                raise EngineError(msg)
             self.api.llama_backend_init()
             self._register_backends()
             self._started = True

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from forkyard_llm.engines import base
 from forkyard_llm.engines.base import Engine
 from forkyard_llm.engines.devices import Device, fitting_layers
 from forkyard_llm.engines.llama_cpp import LlamaCppEngine
@@ -121,6 +122,16 @@ GPU_OPTIONS: list[dict[str, Any]] = [
     {"split_mode": "layer"},
     {"tensor_split": [1, 3]},
 ]
+
+
+def test_a_gpu_without_code_is_refused_before_the_engine_starts(
+    api: FakeApi, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(base, "gpus_without_code", lambda _: "it has no code for GPU 0")
+    monkeypatch.setattr(engine, "_register_backends", lambda: pytest.fail("started"))
+    for begin in (engine.start, lambda: engine.open(tmp_path / "model.gguf", ModelOptions())):
+        with pytest.raises(EngineError, match="cannot be used here: it has no code for GPU 0"):
+            begin()
 
 
 @pytest.mark.parametrize("asked", GPU_OPTIONS, ids=lambda asked: next(iter(asked)))
