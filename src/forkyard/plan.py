@@ -69,7 +69,8 @@ class Plan:
     @property
     def tools(self) -> tuple[str, ...]:
         """CMake targets of the tools that it carries, the recipe's first."""
-        return self.recipe.build.tools + self.variant.tools
+        build = self.recipe.build
+        return build.tools + tuple(build.tool_names.get(name, name) for name in self.variant.tools)
 
     @property
     def patches(self) -> list[tuple[str, list[str]]]:

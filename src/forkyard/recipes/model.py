@@ -216,6 +216,10 @@ class Build(Table):
     """How the engine is built, whatever the variant."""
 
     tools: Names = Field(description="CMake targets of the command line tools the wheel carries.")
+    tool_names: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="CMake target of a tool that a variant adds -> what this pin calls it, where that differs.",
+    )
     libraries: Names = Field(description="CMake library targets the wheel always carries, used by a tool or not.")
     headers: RelativePaths = Field(description="Headers that make up the C API, in the engine's tree.")
     include_dirs: RelativePaths = Field(default=(), description="Folders those headers include from.")

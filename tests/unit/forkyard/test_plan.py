@@ -13,7 +13,8 @@ from forkyard import plan as plan_module
 from forkyard.cache import Cache
 from forkyard.errors import RecipeError, ToolchainError
 from forkyard.plan import Plan, added_sources, check_obtained, check_tools, logic_digest, origin_of, workspace_of
-from forkyard.recipes import load_recipe
+from forkyard.recipes import load_recipe, load_variants
+from forkyard.recipes.load import recipe_names
 from forkyard.sources import Obtained
 from forkyard.stacks import load_stacks
 
@@ -33,6 +34,7 @@ RECIPE_CHANGES = {
     "build number": ("build-number = 7", "build-number = 8"),
     "title": ("my engine", "your engine"),
     "tools": ('tools = ["llama-server"]', 'tools = ["llama-cli"]'),
+    "names of tools": ('tools = ["llama-server"]', 'tools = ["llama-server"]\ntool-names = { a = "b" }'),
     "libraries": ('libraries = ["llama"]', 'libraries = ["llama", "mtmd"]'),
     "headers": ("include/llama.h", "include/other.h"),
     "include folders": ('include-dirs = ["include"]', 'include-dirs = ["inc"]'),
@@ -222,6 +224,28 @@ def test_openmp_without_its_library(project_root: Path, plan_of: PlanOf) -> None
     with pytest.raises(RecipeError, match="OpenMP") as caught:
         plan_of(openmp=None)
     assert str(caught.value.where).startswith(str(project_root / "recipes" / "mine.toml"))
+
+
+def test_a_tool_that_a_variant_adds_has_the_pin_s_name(project_root: Path, plan_of: PlanOf) -> None:
+    own = plan_of().tools
+    assert plan_of("rpc").tools == (*own, "ggml-rpc-server")
+    names = 'tool-names = { ggml-rpc-server = "rpc-server" }'
+    change(project_root / "recipes" / "mine.toml", "libraries = [", f"{names}\nlibraries = [")
+    assert plan_of("rpc").tools == (*own, "rpc-server")
+    assert plan_of().tools == own
+
+
+def test_every_name_of_a_tool_is_for_one_that_a_variant_adds(repository: Path) -> None:
+    variants = load_variants(repository)
+    for name in recipe_names(repository):
+        recipe = load_recipe(name, repository)
+        added = {
+            tool
+            for own in variants.variants.values()
+            if recipe.family in own.engines
+            for tool in own.engines[recipe.family].tools
+        }
+        assert set(recipe.build.tool_names) <= added, name
 
 
 def test_unknown_names(plan_of: PlanOf) -> None:
