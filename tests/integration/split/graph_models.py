@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..numa.attention_models import write_latent
 from ..numa.gguf_builder import N_VOCAB, Builder
 
 N_EMBD = 256
@@ -127,4 +128,7 @@ MODELS: Mapping[str, Callable[[Path], None]] = {
     "odd": lambda path: write_dense(path, n_head=4, n_head_kv=2, head_dim=80),
     "parallel": write_parallel,
     "hybrid": write_hybrid,
+    # One latent vector per token for all heads (MLA); in older files the engine takes the key and value matrix apart.
+    "latent": write_latent,
+    "latent-whole": lambda path: write_latent(path, absorbed=False),
 }

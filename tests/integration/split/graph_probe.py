@@ -3,7 +3,8 @@
 Usage: graph_probe.py JOB, where JOB is a JSON object:
 
 payload, model, output: paths; scenario: a name of SCENARIOS; split: none or graph; n_gpu_layers; devices: names or "";
-type_k, type_v, flash_attn, offload_kqv, k_hadamard, v_hadamard: the cache; lacks: not for this process; session: a file some scenarios write or read.
+type_k, type_v, flash_attn, offload_kqv, k_hadamard, v_hadamard, mla: the cache; lacks: not for this process; session: a
+file some scenarios write or read.
 
 The engine is the library preloaded into this process, or the payload's own. Every scenario ends with the same QUERIES
 tokens at the same positions, whose logits (float32, one row each) go to ``output``. ``moved`` is the one that compares
@@ -47,6 +48,7 @@ class Session:
         params = self.api.llama_model_default_params()
         params.split_mode = getattr(self.abi, f"LLAMA_SPLIT_MODE_{job['split'].upper()}")
         params.n_gpu_layers = job["n_gpu_layers"]
+        params.mla = job["mla"]
         if job["devices"]:
             params.devices = job["devices"].encode()
         self.model = self.api.llama_model_load_from_file(job["model"].encode(), params)
@@ -60,6 +62,7 @@ class Session:
         params.offload_kqv = job["offload_kqv"]
         params.k_cache_hadamard = job["k_hadamard"]
         params.v_cache_hadamard = job["v_hadamard"]
+        params.mla_attn = job["mla"]
         params.type_k = getattr(self.abi, f"GGML_TYPE_{job['type_k'].upper()}")
         params.type_v = getattr(self.abi, f"GGML_TYPE_{job['type_v'].upper()}")
         # what the CPU can normalize; the default is for GPUs

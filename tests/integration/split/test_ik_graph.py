@@ -24,7 +24,6 @@ import pytest
 from numpy.typing import NDArray
 
 from ..conftest import forkyard
-from ..numa.attention_models import write_latent
 from . import graph_models
 
 STACK = "quantized-kv-tensor-split"
@@ -49,6 +48,7 @@ WHOLE: dict[str, Any] = {
     "offload_kqv": True,
     "k_hadamard": False,
     "v_hadamard": False,
+    "mla": 3,
     "lacks": "",
 }
 Q8_0 = {"type_k": "q8_0", "type_v": "q8_0"}
@@ -280,13 +280,39 @@ def test_a_build_for_gpus_without_one_computes_on_the_cpu(graph: Graph) -> None:
     assert np.array_equal(alone.logits, graph.whole("four").logits)
 
 
-@pytest.mark.patch
-def test_latent_attention_is_split_by_layers_which_is_said(graph: Graph) -> None:
-    if not (path := graph.folder / "latent.gguf").exists():
-        write_latent(path)
-    answer = graph.split("latent")
+def check_latent(graph: Graph, model: str, scenario: str, n: int, mla: int, type_k: str) -> None:
+    """Latent attention is split by layers instead, which the engine says, and computes what one device does."""
+    answer = graph.split(model, scenario, n, mla=mla, type_k=type_k)
     assert "Split mode 'graph' is not supported for this model" in answer.said
-    assert difference(answer, graph.whole("latent")) < SAME
+    assert difference(answer, graph.whole(model, scenario, mla=mla, type_k=type_k)) < SAME
+
+
+@pytest.mark.patch
+@pytest.mark.parametrize(
+    ("model", "scenario", "n", "mla", "type_k"),
+    [
+        ("latent", "plain", 2, 1, "f16"),
+        ("latent", "steps", 3, 2, "q8_0"),
+        ("latent", "sequence", 2, 3, "f16"),
+        ("latent-whole", "state", 3, 3, "q8_0"),
+    ],
+)
+def test_latent_attention_is_split_by_layers_which_is_said(
+    graph: Graph, model: str, scenario: str, n: int, mla: int, type_k: str
+) -> None:
+    check_latent(graph, model, scenario, n, mla, type_k)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("type_k", ["f16", "q8_0"])
+@pytest.mark.parametrize("mla", [1, 2, 3])
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("scenario", ["plain", "steps", "state", "file", "sequence", "sequence_file", "copied"])
+@pytest.mark.parametrize("model", ["latent", "latent-whole"])
+def test_latent_attention_on_any_number_of_devices(
+    graph: Graph, model: str, scenario: str, n: int, mla: int, type_k: str
+) -> None:
+    check_latent(graph, model, scenario, n, mla, type_k)
 
 
 @pytest.mark.patch("graph-kshift")
