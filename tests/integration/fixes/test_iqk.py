@@ -20,7 +20,7 @@ TIMEOUT_S = 600.0
 """For one child; they need one."""
 SEED = 20261130
 ROUNDING = 0.02
-"""Relative error by what is rounded to eight bits on the way; measured: at most 0.0031 (products), 0.007 (attention)."""
+"""Relative error by what is rounded to eight bits on the way; measured: at most 0.0044, of attention 0.0092."""
 ROWS = 96
 HEADS, KV_HEADS, HEAD = 4, 2, 64
 
@@ -154,15 +154,17 @@ def test_queries_attend_to_all_they_see(run: Run, cache: str, kind: str) -> None
     assert attention_error(run, CACHES[cache], kind=kind) < ROUNDING
 
 
-WINDOW = 128
-WINDOWS: dict[str, NDArray[np.bool_]] = {
-    "in order": seen(one(32, 0, 960), [*one(992, 0), *[None] * 32], WINDOW),
-    "before another sequence": seen([*one(1, 0, 63)], [*one(64, 0), *one(960, 1)], WINDOW),
-    "a batch in a hole": seen(one(32, 0, 900), [*one(32, 0, 900), *[None] * 92, *one(900, 0)], WINDOW),
+WINDOWS: dict[str, tuple[int, NDArray[np.bool_]]] = {
+    "in order": (128, seen(one(32, 0, 960), [*one(992, 0), *[None] * 32], 128)),
+    # The cells that nothing is in yet count as tokens, too.
+    "in order, and no cell to spare": (256, seen(one(256, 0, 736), [*one(992, 0), *[None] * 32], 256)),
+    "before another sequence": (128, seen([*one(1, 0, 63)], [*one(64, 0), *one(960, 1)], 128)),
+    "a batch in a hole": (128, seen(one(32, 0, 900), [*one(32, 0, 900), *[None] * 92, *one(900, 0)], 128)),
 }
 
 
 @pytest.mark.patch("fa-window-tail")
 @pytest.mark.parametrize("cache", WINDOWS)
 def test_a_window_is_looked_for_in_the_whole_cache(run: Run, cache: str) -> None:
-    assert attention_error(run, WINDOWS[cache], window=WINDOW) < ROUNDING
+    window, visible = WINDOWS[cache]
+    assert attention_error(run, visible, window=window) < ROUNDING
