@@ -23,10 +23,20 @@ Type = gguf.GGMLQuantizationType
 
 
 class Builder:
-    """Writes one model; ``kind`` is the type of its matrices (where their rows are whole blocks of it, else F16)."""
+    """Writes one model; ``kind`` is the type of its matrices (where their rows are whole blocks of it, else F16).
+
+    It has no texts of tokens unless ``texts``: then llama.cpp's server runs it, by a tokenizer that is made for tests.
+    """
 
     def __init__(
-        self, path: Path, arch: str, *, n_embd: int, n_layer: int, kind: gguf.GGMLQuantizationType = Type.F16
+        self,
+        path: Path,
+        arch: str,
+        *,
+        n_embd: int,
+        n_layer: int,
+        kind: gguf.GGMLQuantizationType = Type.F16,
+        texts: bool = False,
     ) -> None:
         self._gguf = gguf.GGUFWriter(path, arch)
         self._arch = arch
@@ -37,7 +47,10 @@ class Builder:
         self._gguf.add_context_length(N_CTX_TRAIN)
         self._gguf.add_embedding_length(n_embd)
         self._gguf.add_block_count(n_layer)
-        self._gguf.add_tokenizer_model("no_vocab")
+        self._gguf.add_tokenizer_model("test" if texts else "no_vocab")
+        if texts:
+            self._gguf.add_token_list([f"tok_{number}" for number in range(N_VOCAB)])
+            self._gguf.add_token_scores([0.0] * N_VOCAB)
 
     def keys(self, **values: int | float | bool | Sequence[int]) -> None:
         """Keys of the architecture, without its prefix and with ``__`` for each dot."""
@@ -85,11 +98,15 @@ class Builder:
         else:
             self._gguf.add_tensor(name, random_blocks(self._rng(name), shape, kind, std), raw_dtype=kind)
 
-    def embeddings(self, *, bias: bool = False) -> None:
-        """Token embeddings, the last normalization and the output matrix."""
-        self.matrix("token_embd.weight", N_VOCAB, self.n_embd, gain=float(np.sqrt(self.n_embd)))
+    def embeddings(self, *, bias: bool = False, scale: float = 1.0) -> None:
+        """Token embeddings, of ``scale`` for each value, the last normalization and the output matrix."""
+        self.matrix("token_embd.weight", N_VOCAB, self.n_embd, gain=scale * float(np.sqrt(self.n_embd)))
         self.norm("output_norm", self.n_embd, bias=bias)
         self.matrix("output.weight", N_VOCAB, self.n_embd)
+
+    def identity(self, name: str, n_out: int, n_in: int, *, scale: float) -> None:
+        """A projection that passes on the first part of its input, times ``scale``, and drops the rest."""
+        self._gguf.add_tensor(name, scale * np.eye(n_out, n_in, dtype=np.float32))
 
     def finish(self) -> None:
         self._gguf.write_header_to_file()

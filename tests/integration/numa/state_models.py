@@ -94,11 +94,21 @@ def write_hybrid_scan(path: Path) -> None:
     b.finish()
 
 
-def write_hybrid_delta(path: Path, *, n_key: int = 1, n_value: int = 2) -> None:
-    """``qwen3next``: three layers of gated linear attention, one of full attention, experts in all four."""
+def write_hybrid_delta(path: Path, *, n_key: int = 1, n_value: int = 2, drafts: bool = False) -> None:
+    """``qwen3next``: three layers of gated linear attention, one of full attention, experts in all four.
+
+    If it ``drafts``, it has one layer more that predicts a token further. What follows a token depends on that token
+    first, by its large embedding, so that many drafts are right.
+    """
     d_state, n_ff = 128, 128
     n_embd = 128
-    b = Builder(path, "qwen3next", n_embd=n_embd, n_layer=4)
+    scale = 8.0 if drafts else 1.0
+    b = Builder(path, "qwen3next", n_embd=n_embd, n_layer=5 if drafts else 4, texts=drafts)
+    if drafts:
+        b.keys(nextn_predict_layers=1)
+        b.identity("blk.4.nextn.eh_proj.weight", n_embd, 2 * n_embd, scale=scale)
+        for part in ("enorm", "hnorm", "shared_head_norm"):
+            b.norm(f"blk.4.nextn.{part}", n_embd)
     b.keys(
         feed_forward_length=n_ff,
         attention__head_count=N_HEAD,
@@ -118,13 +128,13 @@ def write_hybrid_delta(path: Path, *, n_key: int = 1, n_value: int = 2) -> None:
         ssm__time_step_rank=n_value,
         ssm__group_count=n_key,
     )
-    b.embeddings()
+    b.embeddings(scale=scale)
     d_key, d_value = d_state * n_key, d_state * n_value
     for layer in range(b.n_layer):
         blk = f"blk.{layer}"
         b.norm(f"{blk}.attn_norm", n_embd)
         b.norm(f"{blk}.post_attention_norm", n_embd)
-        if layer == 3:
+        if layer >= 3:
             # The query projection also yields a gate.
             for part, heads in (("q", 2 * N_HEAD), ("k", N_HEAD_KV), ("v", N_HEAD_KV)):
                 b.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, n_embd)

@@ -35,6 +35,8 @@ FAULTS = (
     ("meta-one-head", Case("one", 2, "q8_0", "q8_0")),
     ("meta-one-head", Case("one", 4, "q4_0", "q4_0", act="sequence")),
     ("meta-idle-devices", Case("sinks", 4, act="state")),
+    ("meta-host-views", Case("fused", 2, offload=False)),
+    ("meta-host-views", Case("fused", 3, "q8_0", "q8_0", act="shift", offload=False)),
     ("split-v-heads", Case("hybrid", 3)),
     ("meta-empty-view", Case("hybrid", 2, act="copy")),
     ("meta-empty-view", Case("hybrid", 2, act="sequence")),
@@ -49,6 +51,7 @@ SOUND = (
     Case("one", 4, act="sequence"),
     Case("one", 2, offload=False),
     Case("grouped", 2, shares=(3.0, 1.0)),
+    Case("fused", 2, "q4_0", "q4_0"),
     Case("window", 2, "q8_0", "q8_0", act="copy", unified=False),
 )
 UNSPLIT = (
