@@ -210,6 +210,17 @@ def perplexity(
 
 @pytest.mark.deep
 @pytest.mark.patch
+def test_a_cache_of_f16_is_as_good_as_on_one_device(build: Callable[[str], Path]) -> None:
+    """As on the pin, whichever of the patches are there."""
+    tools, model = build("quantized-kv-tensor-split"), models.get("smollm2-135m")
+    expected, said = perplexity(tools, model, "f16", "f16", 1)
+    assert expected is not None, said
+    value, said = perplexity(tools, model, "f16", "f16", 3)
+    assert value is not None, said
+    assert value == pytest.approx(expected, rel=NOISE)
+
+
+@pytest.mark.deep
 def test_upstream_refuses_it(build: Callable[[str], Path]) -> None:
     model = models.get("smollm2-135m")
     value, said = perplexity(build("none"), model, "q8_0", "q8_0", 3)
