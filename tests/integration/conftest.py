@@ -29,13 +29,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_TIMEOUT_S = 6 * 60 * 60
 RPC_START_S = 120.0
 # What an engine cannot be built without, and what changes nothing that tests of other stacks compare: a file that
-# ik_llama.cpp's package lacks; a guard that llama.cpp wants around names which Debian 12's Vulkan headers lack. And what
-# changes bits on purpose: llama.cpp's attention over quantized caches.
-STOCK = {
-    ("ik_llama.cpp", None): "fixes",
-    ("llama.cpp", None): "turboquant",
-    ("llama.cpp", "vulkan"): "backends,turboquant",
-}
+# ik_llama.cpp's package lacks; a guard that llama.cpp wants around names which Debian 12's Vulkan headers lack.
+STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
+# The stack turboquant computes attention over quantized caches in sums of another order. Where bits are compared with
+# the stock engine's, it is switched off.
+SAME_BITS = {"GGML_CPU_FATTN_QUANT_DISABLE": "1"}
 # An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
 os.environ["GGML_NO_BACKTRACE"] = "1"
 # Variants of some instruction sets, of which everyday tests build what the whole ones share. ``few-rpc`` is otherwise

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ..conftest import libraries_of
+from ..conftest import SAME_BITS, libraries_of
 from . import tiny_models
 
 PATCHED = "llama.cpp"
@@ -119,6 +119,7 @@ class Engines:
         output = self._folder / "logits.f32"
         output.unlink(missing_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "GGML_"))}
+        environment |= SAME_BITS
         environment["GGML_NO_BACKTRACE"] = "1"  # a debugger takes longer than the test
         if not case.rotation:
             environment["LLAMA_ATTN_ROT_DISABLE"] = "1"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..conftest import libraries_of
+from ..conftest import SAME_BITS, libraries_of
 
 PROBE = Path(__file__).with_name("numa_probe.py")
 TIMEOUT = 1800.0
@@ -29,6 +29,7 @@ class Mode:
     """How an engine is started: its strategy, how many nodes it is to believe in (0: as many as there are).
 
     ``device``: the address of a server that computes what a GPU would; only payloads built for it have that.
+    ``same_bits``: without what other stacks compute in another way than the stock engine.
     """
 
     strategy: int = OFF
@@ -36,6 +37,7 @@ class Mode:
     what: int | None = None
     device: str = ""
     environment: tuple[tuple[str, str], ...] = ()
+    same_bits: bool = True
 
     def __str__(self) -> str:
         name = {OFF: "off", MIRROR: "mirror", SPLIT: "split"}[self.strategy]
@@ -93,7 +95,7 @@ class Driver:
             "device": mode.device,
             "parse": parse,
         }
-        key = json.dumps([request, mode.nodes, mode.environment, cases], sort_keys=True)
+        key = json.dumps([request, mode.nodes, mode.environment, mode.same_bits, cases], sort_keys=True)
         if key not in self._done:
             self._done[key] = self._run(request, mode, list(cases))
         return self._done[key]
@@ -151,7 +153,8 @@ def environment(mode: Mode) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "GGML_"))}
     fake = {"GGML_NUMA_FAKE_NODES": str(mode.nodes)} if mode.nodes else {}
     # Idle threads of OpenMP sleep: there are more threads than cores here.
-    return {**kept, "OMP_WAIT_POLICY": "passive", **fake, **dict(mode.environment)}
+    same = SAME_BITS if mode.same_bits else {}
+    return {**kept, "OMP_WAIT_POLICY": "passive", **fake, **same, **dict(mode.environment)}
 
 
 def real_nodes() -> int:

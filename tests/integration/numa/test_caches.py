@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,12 @@ def test_any_type_of_cache_can_be_mirrored(numa: Driver, tiny: Path, choice: Cho
 
     assert got.results == expected.results
     cases.check_mirror(got.report, MIRRORED)
+
+
+def test_attention_in_tiles_has_the_same_bits_on_any_node(numa: Driver, tiny: Path) -> None:
+    choice = ("llama.cpp", "window", "q8_0", "q8_0", True)
+    got, expected = (
+        numa.run("llama.cpp", replace(mode, same_bits=False), [case(choice, tiny)]) for mode in (MIRRORED, STOCK)
+    )
+
+    assert got.cases[name(choice)].ok.results == expected.cases[name(choice)].ok.results

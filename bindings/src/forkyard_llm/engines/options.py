@@ -111,6 +111,9 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "op_offload": Option(bool, context_field="op_offload"),
         "swa_full": Option(bool, context_field="swa_full"),
         "kv_unified": Option(bool, context_field="kv_unified"),
+        # Of the stack turboquant.
+        "kv_tail_tokens": Option(int, context_field="n_kv_tail"),
+        "kv_sink_tokens": Option(int, context_field="n_kv_sink"),
     },
     "ik_llama.cpp": {
         "repack_tensors": Option(bool, model_field="repack_tensors"),

@@ -1,0 +1,35 @@
+"""The bindings' options for a precision tail, on a real model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from forkyard_llm import Llama
+from forkyard_llm.errors import UsageError
+
+from .conftest import Engine
+
+pytestmark = pytest.mark.patch("kv-tail")
+COUNTING = "1, 2, 3, 4, 5, 6, 7,"
+
+
+@pytest.fixture(autouse=True)
+def only_this(patched: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bindings find the payload under test alone."""
+    monkeypatch.setenv("FORKYARD_LLM_PAYLOAD_PATH", str(patched.payload))
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
+
+
+def test_the_tail_is_made_and_the_model_counts_on(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    kept = {"kv_tail_tokens": 64, "kv_sink_tokens": 4}
+    with Llama(smollm2, n_threads=1, n_ctx=256, type_k="q4_0", type_v="q4_0", verbose=True, **kept) as llm:
+        assert "kv-tail" in llm.capabilities
+        assert llm(COUNTING, max_tokens=6, temperature=0)["choices"][0]["text"].startswith(" 8, 9")
+    assert "(64 tokens, 4 sinks: " in capfd.readouterr().err
+
+
+def test_a_negative_number_is_refused_by_name(smollm2: Path) -> None:
+    with pytest.raises(UsageError, match="kv_tail_tokens"):
+        Llama(smollm2, kv_tail_tokens=-1)

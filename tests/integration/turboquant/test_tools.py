@@ -1,0 +1,63 @@
+"""The options for a precision tail in the engine's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from forkyard_llm.payloads import read_payload
+
+from .conftest import TIMEOUT_S, Engine
+
+pytestmark = pytest.mark.patch("kv-tail-options")
+
+
+def run(engine: Engine, tool: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(read_payload(engine.payload).tool(tool)), *words]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=TIMEOUT_S, check=False)
+
+
+def test_llama_bench_measures_each_number(patched: Engine, smollm2: Path) -> None:
+    words = (
+        "-m",
+        str(smollm2),
+        "-t",
+        "1",
+        "-r",
+        "1",
+        "-p",
+        "8",
+        "-n",
+        "0",
+        "-ctk",
+        "q4_0",
+        "-ctv",
+        "q4_0",
+        "-o",
+        "json",
+    )
+    done = run(patched, "llama-bench", *words, "--kv-tail-tokens", "0,64", "--kv-sink-tokens", "4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    tails = [(row["kv_tail_tokens"], row["kv_sink_tokens"]) for row in json.loads(done.stdout)]
+    assert tails == [(0, 4), (64, 4)]
+
+
+@pytest.mark.parametrize("option", ["--kv-tail-tokens", "--kv-sink-tokens"])
+def test_a_negative_number_is_refused(patched: Engine, option: str) -> None:
+    done = run(patched, "llama-perplexity", option, "-1")
+    assert done.returncode != 0
+    assert "the number of tokens must not be negative" in done.stderr
+
+
+def test_the_environment_is_read(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("One, two, three, four, five, six, seven, eight, nine, ten. " * 8)
+    words = ("-m", str(smollm2), "-t", "1", "-c", "32", "-b", "32", "-f", str(text), "--chunks", "1", "-v")
+    words += ("-ctk", "q4_0", "-ctv", "q4_0")
+    done = run(patched, "llama-perplexity", *words, LLAMA_ARG_KV_TAIL_TOKENS="8", LLAMA_ARG_KV_SINK_TOKENS="2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "(8 tokens, 2 sinks: " in done.stderr
