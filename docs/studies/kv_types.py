@@ -340,8 +340,8 @@ def table(results: Results, head: int, names: Sequence[str], relative_to: str | 
     lines.append("| --- |" + " --- |" * 8)
     for name, f in figures.items():
         setting = Setting.parse(name)
-        bits = [kv_coders.make(c).bits(head) for c in (setting.k, setting.v)]
-        shown = f"{bits[0]:.3f}" if bits[0] == bits[1] else f"{bits[0]:.3f}, {bits[1]:.3f}"
+        bits = [f"{kv_coders.make(coder).bits(head):.3f}" for coder in (setting.k, setting.v)]
+        shown = ", ".join(dict.fromkeys(bits))
         ratio = f"{f['mean'] / unit:.2f}" if relative_to else ""
         lines.append(
             f"| {name} | {shown} | {f['mean']:.5f} | {f['error']:.5f} | {f['median']:.5f} | {f['p99']:.4f} |"
