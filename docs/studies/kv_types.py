@@ -118,10 +118,9 @@ class Hook:
         setting, coder = self.setting, self.coders[which]
         if setting.tail:
             places = due(int(places[0]), tokens, setting.tail, setting.sinks)
-            rows = cache[places].astype(np.float32).reshape(len(places), -1, self.head[which])
+            rows = cache[places].astype(np.float32).reshape(-1, *rows.shape[1:])
         else:
-            keep = places >= setting.sinks
-            places, rows = places[keep], rows[keep]
+            rows, places = rows[places >= setting.sinks], places[places >= setting.sinks]
         if not len(places):
             return
         gain = setting.gain_k if which == "k" else setting.gain_v

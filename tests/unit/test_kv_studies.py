@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -155,6 +156,42 @@ def test_a_tail_and_sinks_stay_as_they_are() -> None:
     assert kv_types.due(batch_start=96, batch=32, tail=64, sinks=4).tolist() == list(range(4, 32))
     every = np.concatenate([kv_types.due(start, 32, 64, 4) for start in range(0, 320, 32)])
     assert every.tolist() == list(range(4, 288 - 64))
+
+
+def written(rows: np.ndarray, start: int, cache: np.ndarray) -> SimpleNamespace:
+    """The node by which an engine wrote `rows` (tokens, width) into an f16 cache from the place `start` on."""
+    places = np.arange(start, start + len(rows), dtype=np.int64)
+    cache[places] = rows
+    source = SimpleNamespace(type=0, ne=rows.shape[::-1], nb=(4, rows.strides[0]), data=rows.ctypes.data)
+    index = SimpleNamespace(type=27, data=places.ctypes.data, kept=places)
+    sources = [SimpleNamespace(contents=source), SimpleNamespace(contents=index)]
+    view = SimpleNamespace(contents=SimpleNamespace(name=b"cache_k_l0"))
+    return SimpleNamespace(
+        name=b"cache_k_l0 (view)", type=1, ne=cache.shape[::-1], data=cache.ctypes.data, src=sources, view_src=view
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "coded"),
+    [
+        ("q4_0", range(96)),
+        ("q4_0+sinks4", range(4, 96)),
+        ("q4_0+tail32+sinks4", range(4, 32)),
+        ("q4_0+tail512", range(0)),
+        ("q4_0+centred", range(96)),
+    ],
+)
+def test_the_hook_changes_the_rows_it_should(name: str, coded: range) -> None:
+    rows = np.random.default_rng(8).standard_normal((96, 128)).astype(np.float32) + 5
+    cache = np.zeros((128, 128), np.float16)
+    hook = kv_types.Hook({"k": 64, "v": 64}, centres={"k0": kv_coders.rotate(np.full((2, 64), 5, np.float32), 64)})
+    hook.use(kv_types.Setting.parse(name))
+    for start in range(0, 96, 32):
+        hook.after(written(np.ascontiguousarray(rows[start : start + 32]), start, cache))
+    changed = np.flatnonzero((cache[:96] != rows.astype(np.float16)).any(1))
+    assert changed.tolist() == list(coded)
+    error = kv_coders.distortion(rows, cache[:96].astype(np.float32))
+    assert error < (0.0005 if "centred" in name else 0.02)
 
 
 def test_divergence_is_that_of_its_definition() -> None:
