@@ -830,7 +830,10 @@ def test_killed_at_random_moments(tmp_path: Path, moments: int) -> None:
         found = {path: data for path, data in files(toy).items() if not path.endswith("toy.toml")}
         assert found in (old, new), f"killed after {after:.3f} s"
         states.add("old" if found == old else "new")
+        started = time.perf_counter()
         ok(refresh(toy))
+        # A machine that was busy with something else at first is faster later.
+        took = min(took, time.perf_counter() - started)
         assert {path: data for path, data in files(toy).items() if not path.endswith("toy.toml")} == new
         assert ok(refresh(toy))["written"] == []
     assert cut >= moments // 3

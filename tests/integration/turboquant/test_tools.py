@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
+from pydoc_data import topics
 
 import pytest
 from forkyard_llm.payloads import read_payload
@@ -61,3 +63,25 @@ def test_the_environment_is_read(patched: Engine, smollm2: Path, tmp_path: Path)
     done = run(patched, "llama-perplexity", *words, LLAMA_ARG_KV_TAIL_TOKENS="8", LLAMA_ARG_KV_SINK_TOKENS="2")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "(8 tokens, 2 sinks: " in done.stderr
+
+
+def divergence(engine: Engine, words: tuple[str, ...], *cache: str) -> float:
+    """Mean KL divergence of what is predicted with a cache from what was saved."""
+    done = run(engine, "llama-perplexity", *words, "--kl-divergence", *cache)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.search(r"Mean +KLD: +([0-9.]+)", done.stdout)
+    assert found, done.stdout
+    return float(found[1])
+
+
+def test_a_tail_halves_the_divergence_of_a_real_model(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics))[:4000])
+    words = ("-m", str(smollm2), "-t", "1", "-c", "256", "-b", "256", "-f", str(text), "--chunks", "1", "-fa", "on")
+    saved = str(tmp_path / "logits")
+    done = run(patched, "llama-perplexity", *words, "--save-all-logits", saved)
+    assert done.returncode == 0, done.stderr[-2000:]
+    words += ("--kl-divergence-base", saved)
+    four_bits = ("-ctk", "q4_0", "-ctv", "q4_0")
+    none = divergence(patched, words, *four_bits)
+    assert divergence(patched, words, *four_bits, "--kv-tail-tokens", "64") <= none / 2

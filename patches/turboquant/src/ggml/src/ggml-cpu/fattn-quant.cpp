@@ -303,21 +303,21 @@ static void fattn_quant_add(const ggml_tensor *      dst,
     const char *  k_base = (const char *) k->data + rows.head_kv * k->nb[2] + seq_kv * k->nb[3];
     const char *  v_base = (const char *) v->data + rows.head_kv * v->nb[2] + seq_kv * v->nb[3];
 
-    for (int64_t ic = ic0; ic < ic1; ic += KV) {
-        // positions that at least one row sees
+    for (int64_t ic = ic0; ic < ic1;) {
+        // a tile is of the next positions that at least one row sees, so the sums do not depend on what lies between
         int64_t used[KV];
         int64_t n_used = 0;
-        for (int64_t i = ic; i < std::min(ic + KV, ic1); ++i) {
+        for (; ic < ic1 && n_used < KV; ++ic) {
             bool seen = rows.mask[0] == nullptr;
             for (int64_t r = 0; r < rows.n && !seen; ++r) {
-                seen = rows.mask[r][pair.first + i] != 0xFC00;  // -INFINITY
+                seen = rows.mask[r][pair.first + ic] != 0xFC00;  // -INFINITY
             }
             if (seen) {
-                used[n_used++] = i;
+                used[n_used++] = ic;
             }
         }
         if (n_used == 0) {
-            continue;
+            break;
         }
 
         if (call.tiles) {
