@@ -9,12 +9,13 @@ from ..numa.attention_models import EPSILON, ffn
 from ..numa.gguf_builder import Builder
 
 HEAD_DIM = 64
-HEADS = {"grouped": (8, 4), "fused": (8, 4), "three": (6, 3), "one": (4, 1)}
-"""Query heads and KV heads of each model that is written here. ``fused`` is ``grouped`` with Q, K and V in one matrix."""
+HEADS = {"grouped": (8, 4), "fused": (8, 4), "three": (6, 3), "one": (4, 1), "normed": (4, 1)}
+"""Query heads and KV heads of each model that is written here. ``fused`` is ``grouped`` with Q, K and V in one matrix; ``normed``
+is ``one`` with a norm of each head of Q and K."""
 
 
-def _write(path: Path, n_head: int, n_head_kv: int, *, fused: bool = False) -> None:
-    b = Builder(path, "llama", n_embd=256, n_layer=3, texts=True)
+def _write(path: Path, n_head: int, n_head_kv: int, *, fused: bool = False, normed: bool = False) -> None:
+    b = Builder(path, "qwen3" if normed else "llama", n_embd=256, n_layer=3, texts=True)
     b.keys(
         attention__head_count=n_head,
         attention__head_count_kv=n_head_kv,
@@ -31,6 +32,9 @@ def _write(path: Path, n_head: int, n_head_kv: int, *, fused: bool = False) -> N
         parts = (("qkv", n_head + 2 * n_head_kv),) if fused else (("q", n_head), ("k", n_head_kv), ("v", n_head_kv))
         for part, heads in parts:
             b.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, b.n_embd)
+        if normed:
+            b.norm(f"{blk}.attn_q_norm", HEAD_DIM)
+            b.norm(f"{blk}.attn_k_norm", HEAD_DIM)
         b.matrix(f"{blk}.attn_output.weight", b.n_embd, n_head * HEAD_DIM)
         ffn(b, layer)
     b.finish()
@@ -45,7 +49,7 @@ def write_model(name: str, folder: Path) -> Path:
         # ``qwen3next`` with three V heads to each of four K heads.
         state_models.write_hybrid_delta(path, n_key=4, n_value=12, drafts=name == "drafting")
     elif name in HEADS:
-        _write(path, *HEADS[name], fused=name == "fused")
+        _write(path, *HEADS[name], fused=name == "fused", normed=name == "normed")
     else:
         arch_models.write_model(name, folder)
     return path
