@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,40 +29,41 @@ PROMPT_LIMIT = 1e-5
 TILE = 64
 """Tokens from which on a prompt goes through tiles."""
 
+# Of any types, which few() and prompts() put in.
 SHAPES = (
-    {"positions": 1, "mask": "none"},
-    {"positions": 129, "threads": 1},
-    {"positions": 1100, "threads": 3},
-    {"positions": 1100, "mask": "holes", "tokens": 3, "threads": 4},
-    {"tokens": 2, "sequences": 3},
-    {"tokens": 7, "heads": 12, "heads_kv": 1, "bias": 8.0},
-    {"tokens": 63, "heads": 4, "heads_kv": 4, "softcap": 20.0},
-    {"tokens": 5, "head_k": 192, "head_v": 128, "sinks": True},
-    {"positions": 700, "head_k": 256, "head_v": 256, "sinks": True, "threads": 3},
-    {"tokens": 33, "heads": 7, "heads_kv": 1, "mask": "none"},
+    Case("", "", positions=1, mask="none"),
+    Case("", "", positions=129, threads=1),
+    Case("", "", positions=1100, threads=3),
+    Case("", "", positions=1100, mask="holes", tokens=3, threads=4),
+    Case("", "", tokens=2, sequences=3),
+    Case("", "", tokens=7, heads=12, heads_kv=1, bias=8.0),
+    Case("", "", tokens=63, heads=4, heads_kv=4, softcap=20.0),
+    Case("", "", tokens=5, head_k=192, head_v=128, sinks=True),
+    Case("", "", positions=700, head_k=256, head_v=256, sinks=True, threads=3),
+    Case("", "", tokens=33, heads=7, heads_kv=1, mask="none"),
 )
 PROMPTS = (
-    {"tokens": 64, "positions": 64},
-    {"tokens": 70, "positions": 201, "mask": "holes", "threads": 3},
-    {"tokens": 130, "positions": 130, "head_k": 192, "head_v": 128, "softcap": 30.0, "sinks": True},
-    {"tokens": 64, "positions": 100, "sequences": 2, "bias": 8.0},
+    Case("", "", tokens=64, positions=64),
+    Case("", "", tokens=70, positions=201, mask="holes", threads=3),
+    Case("", "", tokens=130, positions=130, head_k=192, head_v=128, softcap=30.0, sinks=True),
+    Case("", "", tokens=64, positions=100, sequences=2, bias=8.0),
 )
 
 
 def few() -> list[Case]:
     """Every type with every way a call can differ, in turns, and pairs of types."""
     kinds = [(kind, kind) for kind in TYPES] + list(PAIRS)
-    cases = [Case(k, v, **kinds_of) for k, v in kinds for kinds_of in SHAPES[:3]]  # type: ignore[arg-type]
+    cases = [replace(shape, k=k, v=v) for k, v in kinds for shape in SHAPES[:3]]
     for number, shape in enumerate(SHAPES[3:] * 3):
         k, v = kinds[number % len(kinds)]
-        cases.append(Case(k, v, **shape))  # type: ignore[arg-type]
+        cases.append(replace(shape, k=k, v=v))
     return cases
 
 
 def prompts() -> list[Case]:
     """Every type and pair with every prompt."""
     kinds = [(kind, kind) for kind in TYPES] + list(PAIRS)
-    return [Case(k, v, **shape) for k, v in kinds for shape in PROMPTS]  # type: ignore[arg-type]
+    return [replace(shape, k=k, v=v) for k, v in kinds for shape in PROMPTS]
 
 
 def errors(package: Path, cases: list[Case], out: Path) -> dict[str, float]:

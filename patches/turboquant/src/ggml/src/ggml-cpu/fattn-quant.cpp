@@ -242,7 +242,7 @@ bool ggml_fattn_quant_supported(const ggml_tensor * dst) {
            ggml_fattn_to_float(k->type) && ggml_fattn_to_float(v->type) && k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3];
 }
 
-// The rows of Q that one call of fattn_quant_rows() computes, with what they have come to so far.
+// The rows of Q that are computed together, with what they have come to so far.
 struct fattn_quant_rows {
     int64_t n;
     int64_t head_kv;
