@@ -43,7 +43,10 @@ Logits = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Case:
-    """What split_probe.py does; ``devices`` 0 is the CPU without servers."""
+    """What split_probe.py does; ``devices`` 0 is the CPU without servers, ``fresh`` servers have done nothing before.
+
+    In a server that has, memory holds what earlier cases left there, and not the NaN that split_probe.py puts there.
+    """
 
     model: str
     devices: int
@@ -54,10 +57,12 @@ class Case:
     offload: bool = True
     unified: bool = True
     shares: tuple[float, ...] = ()
+    fresh: bool = False
 
     def __str__(self) -> str:
         words = [self.model, str(self.devices), self.k, self.v, self.act, self.split]
-        words += [word for word, said in (("host", not self.offload), ("apart", not self.unified)) if said]
+        flags = (("host", not self.offload), ("apart", not self.unified), ("fresh", self.fresh))
+        words += [word for word, said in flags if said]
         return "-".join(words + [str(share) for share in self.shares])
 
 
@@ -94,7 +99,7 @@ class Engine:
         wish = {
             "payload": str(self._payload),
             "libraries": self._libraries,
-            "endpoints": self._servers(case.devices),
+            "endpoints": self._servers(case),
             "model": str(model),
             "output": str(output),
             **{name: getattr(case, name) for name in ("split", "shares", "k", "v", "act", "offload", "unified")},
@@ -120,12 +125,14 @@ class Engine:
         values: NDArray[np.float32] = np.fromfile(output, dtype=np.float32)
         return values.reshape(QUERIES, -1).astype(np.float64)
 
-    def _servers(self, count: int) -> list[str]:
+    def _servers(self, case: Case) -> list[str]:
+        if case.fresh:
+            return self._serve(ENGINE, case.devices)
         processes = self._serve.processes
         self._addresses = [address for address in self._addresses if processes[address].poll() is None]
-        if len(self._addresses) < count:
-            self._addresses += self._serve(ENGINE, count - len(self._addresses))
-        return self._addresses[:count]
+        if len(self._addresses) < case.devices:
+            self._addresses += self._serve(ENGINE, case.devices - len(self._addresses))
+        return self._addresses[: case.devices]
 
 
 @pytest.fixture(scope="session")

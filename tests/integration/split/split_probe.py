@@ -74,12 +74,10 @@ class Engine:
                 sys.exit(f"no server at {endpoint}")
             server = ctypes.cast(server, ctypes.POINTER(self.abi.ggml_backend_reg))
             devices[index] = self.api.ggml_backend_reg_dev_get(server, 0)
-            # The second time it lies where what is allocated later will: the C library keeps it then.
-            for _ in range(2):
-                kind = self.api.ggml_backend_dev_buffer_type(devices[index])
-                buffer = self.api.ggml_backend_buft_alloc_buffer(kind, USED_BYTES)
-                self.api.ggml_backend_buffer_clear(buffer, 0xFF)
-                self.api.ggml_backend_buffer_free(buffer)
+            kind = self.api.ggml_backend_dev_buffer_type(devices[index])
+            buffer = self.api.ggml_backend_buft_alloc_buffer(kind, USED_BYTES)
+            self.api.ggml_backend_buffer_clear(buffer, 0xFF)
+            self.api.ggml_backend_buffer_free(buffer)
         return devices
 
     def context(self) -> Any:
