@@ -33,6 +33,7 @@ MODELS: Mapping[str, Model] = {
     "dense-q4_k": Model(lambda path: attention_models.write_dense(path, Type.Q4_K), shifts=True),
     "dense-q6_k": Model(lambda path: attention_models.write_dense(path, Type.Q6_K), shifts=True),
     "dense-iq4_nl": Model(lambda path: attention_models.write_dense(path, Type.IQ4_NL), shifts=True),
+    "biased": Model(attention_models.write_biased, shifts=True),
     "experts": Model(attention_models.write_experts, shifts=True),
     "experts-q4_0": Model(lambda path: attention_models.write_experts(path, Type.Q4_0), shifts=True),
     "experts-q4_k": Model(lambda path: attention_models.write_experts(path, Type.Q4_K), shifts=True),

@@ -78,6 +78,20 @@ def write_dense(path: Path, kind: gguf.GGMLQuantizationType = Type.F16, *, n_lay
     b.finish()
 
 
+def write_biased(path: Path) -> None:
+    """``qwen2``: biases of keys that are far larger than what tokens add to them, and that RoPE hardly turns."""
+    b = Builder(path, "qwen2", n_embd=N_EMBD, n_layer=2, kind=Type.F16)
+    _attention_keys(b)
+    b.keys(rope__freq_base=1e18)
+    b.embeddings()
+    for layer in range(2):
+        _attention(b, layer)
+        for part, heads, size in (("q", N_HEAD, 0.1), ("k", N_HEAD_KV, 8.0), ("v", N_HEAD_KV, 0.1)):
+            b.normal(f"blk.{layer}.attn_{part}.bias", (heads * HEAD_DIM,), size)
+        ffn(b, layer)
+    b.finish()
+
+
 def write_experts(path: Path, kind: gguf.GGMLQuantizationType = Type.F16) -> None:
     """``qwen3moe``: each token passes two of four experts."""
     b = Builder(path, "qwen3moe", n_embd=N_EMBD, n_layer=2, kind=kind)

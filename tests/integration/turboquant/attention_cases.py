@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,8 +11,14 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 
+from ..conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "docs" / "studies"))
+
+import ftq
+
 Floats = NDArray[np.float32]
-Q8 = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+Q8 = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "ftq4", "ftq3", "ftq2")
 # What the engine's dot product makes of a row of Q, for each type of K; a type that is not here takes Q as it is.
 DOT_TYPE = {"f16": GGMLQuantizationType.F16, "bf16": GGMLQuantizationType.BF16}
 DOT_TYPE |= dict.fromkeys(Q8, GGMLQuantizationType.Q8_0)
@@ -81,6 +88,9 @@ class Inputs:
 
 def values_of(kind: str, stored: NDArray[np.uint8], shape: tuple[int, ...]) -> Floats:
     """What the bytes of a type stand for, in the shape that was stored."""
+    if kind.startswith("ftq"):
+        bits = int(kind[3:])
+        return np.asarray(ftq.decode(stored.reshape(-1, 2 + 8 * bits), bits), dtype=np.float32).reshape(shape)
     number = GGMLQuantizationType[kind.upper()]
     return np.asarray(dequantize(stored.reshape(np.prod(shape[:-1]), -1), number), dtype=np.float32).reshape(shape)
 

@@ -35,6 +35,7 @@ class Case:
     v: str = "q4_0"
     tail: int = 0
     sinks: int = 0
+    center: int | None = None
     act: str = "plain"
     length: int = 48
     step: int = 16
@@ -57,6 +58,7 @@ class Case:
             f"u{self.ubatch}",
         ]
         words += [word for word, said in (("plain-attention", not self.flash), ("apart", not self.unified)) if said]
+        words += [] if self.center is None else [f"center{self.center}"]
         words += [f"{self.split}{self.devices}"] if self.devices else []
         return "-".join(words)
 

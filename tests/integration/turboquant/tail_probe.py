@@ -4,8 +4,8 @@ Usage: python -m tests.integration.turboquant.tail_probe JSON, from the root of 
 
 The JSON object says which ``payload`` (package folder, of which _abi.py is read) with which ``libraries`` ({NAME: PATH});
 the ``endpoints`` of RPC servers, whose first devices are the devices, none for the CPU; the ``model`` and its ``split``;
-``k`` and ``v``, the types of the cache; ``tail`` and ``sinks``, the tokens with f16 copies; ``flash``,
-whether attention is one kernel; ``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the
+``k`` and ``v``, the types of the cache; ``tail`` and ``sinks``, the tokens with f16 copies; ``center``, whether K are less
+a vector of each layer (1, 0, or null for what the engine does by itself); ``flash``, whether attention is one kernel; ``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the
 prompt has, and ``ubatch``, how many it may have; ``length``, how many tokens come before the queries; an ``act``; the ``output`` file.
 
 Every act ends with the same QUERIES tokens, whose logits (float32, one row each) go to the file:
@@ -16,6 +16,9 @@ Every act ends with the same QUERIES tokens, whose logits (float32, one row each
 - ``copy``: in a second sequence, into which the first was copied; ``keep``: there, after the first was dropped;
 - ``sequence``: in a second sequence, into which the state of the first was restored;
 - ``state``: in a second context, into which the whole state of the first was restored;
+- ``longer``: in a second context for more tokens, into which that state was restored; ``busy``: not at all, as there is
+  another sequence in that context when the state of the first is restored; ``uncentered``: nor into a context with K as
+  they are;
 - ``foreign``: not at all, as that state is restored into a context with another tail, which is to be refused;
 - ``back``: after other tokens were decoded there, one by one, and removed again;
 - ``idle``: after another sequence was decoded;
@@ -43,10 +46,10 @@ QUERIES = 8
 class Engine(split_probe.Engine):
     """One model; contexts of it with a tail, each with two sequences."""
 
-    def tailed(self, tail: int, sinks: int) -> Any:
-        """A context of the wished caches."""
+    def tailed(self, tail: int, sinks: int, *, n_ctx: int = 1024, center: bool = True) -> Any:
+        """A context of the wished caches; without ``center`` with K as they are."""
         params = self.api.llama_context_default_params()
-        params.n_ctx = 1024
+        params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = self.wish["ubatch"]
         params.n_threads = params.n_threads_batch = 1
         params.n_seq_max = 2
@@ -61,6 +64,10 @@ class Engine(split_probe.Engine):
                 sys.exit("this engine keeps no tail")
             params.n_kv_tail = tail
             params.n_kv_sink = sinks
+        if self.wish["center"] is not None:
+            if not hasattr(type(params), "kv_center"):
+                sys.exit("this engine has no centers of K")
+            params.kv_center = self.wish["center"] if center else 0
         context = self.api.llama_init_from_model(self.model, params)
         if not context:
             sys.exit(REFUSED)
@@ -141,6 +148,20 @@ def act(engine: Engine, tokens: list[int], others: list[int]) -> list[float]:
         # A graph for one token is there, for other numbers of cells and of copies.
         engine.wish["step"] = 1 if name == "regrown" else engine.wish["step"]
         return engine.read(context, queries, length, 1)
+    if name == "busy":
+        size = api.llama_state_seq_get_size(context, 0)
+        data = (ctypes.c_uint8 * size)()
+        api.llama_state_seq_get_data(context, data, size, 0)
+        other = engine.tailed(wish["tail"], wish["sinks"], n_ctx=2048)
+        engine.read(other, others[:length], 0)
+        if api.llama_state_seq_set_data(other, data, size, 1) != size:
+            sys.exit(REFUSED)
+    if name in ("longer", "uncentered"):
+        data = engine.state(context)
+        other = engine.tailed(wish["tail"], wish["sinks"], n_ctx=2048, center=name == "longer")
+        if api.llama_state_set_data(other, data, len(data)) != len(data):
+            sys.exit(REFUSED)
+        return engine.read(other, queries, length)
     if name in ("state", "foreign"):
         data = engine.state(context)
         foreign = (0, 0) if wish["tail"] else (8, 0)

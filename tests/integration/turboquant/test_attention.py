@@ -19,8 +19,9 @@ import pytest
 from ..conftest import ROOT, libraries_of
 from .attention_cases import Case, Inputs, exact, values_of
 
-TYPES = ("bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+TYPES = ("bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "ftq4", "ftq3", "ftq2")
 PAIRS = (("q8_0", "q4_0"), ("f16", "q8_0"), ("q4_1", "f16"), ("bf16", "iq4_nl"), ("f32", "q5_0"))
+PAIRS += (("ftq4", "ftq2"), ("q8_0", "ftq3"), ("ftq3", "f16"))
 LIMIT = 6e-4
 """Relative error of a result. Ours is at most 2.2e-4, where the sums that K's type keeps of Q are rounded to F16; a position
 that is missed or counted twice gives some 5e-2, the stock engine's F16 accumulators over 1,100 positions 3.3e-3."""

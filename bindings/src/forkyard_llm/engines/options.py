@@ -85,7 +85,21 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "ik_llama.cpp": ("none", "layer", "attn", "graph"),
     },
     "cache type": {
-        "llama.cpp": ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"),
+        "llama.cpp": (
+            "f32",
+            "f16",
+            "bf16",
+            "q8_0",
+            "q4_0",
+            "q4_1",
+            "iq4_nl",
+            "q5_0",
+            "q5_1",
+            # Of the stack turboquant.
+            "ftq4",
+            "ftq3",
+            "ftq2",
+        ),
         "ik_llama.cpp": (
             "f32",
             "f16",
@@ -114,6 +128,7 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
         # Of the stack turboquant.
         "kv_tail_tokens": Option(int, context_field="n_kv_tail"),
         "kv_sink_tokens": Option(int, context_field="n_kv_sink"),
+        "kv_center": Option(bool, context_field="kv_center"),
     },
     "ik_llama.cpp": {
         "repack_tensors": Option(bool, model_field="repack_tensors"),
@@ -151,6 +166,7 @@ UNDONE: Mapping[str, str] = {
     "use_mlock": "failed to mlock",
     "direct_io": "Falling back to buffered",
     "mla_attn": "changing MLA from",
+    "kv_center": "no centers of K",
     "k_cache_hadamard": "Turning K-cache Hadamard off",
     "v_cache_hadamard": "Turning V-cache Hadamard off",
 }

@@ -1,0 +1,51 @@
+#pragma once
+
+#include "ggml-cpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// The same bytes and values as the functions of ggml-ftq.h, with the vectors that this backend is compiled for.
+// n is a multiple of QK_FTQ.
+
+void quantize_row_ftq4(const float * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n);
+void quantize_row_ftq3(const float * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n);
+void quantize_row_ftq2(const float * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n);
+
+void ggml_ftq4_to_float(const void * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t n);
+void ggml_ftq3_to_float(const void * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t n);
+void ggml_ftq2_to_float(const void * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t n);
+
+void ggml_vec_dot_ftq4_q8_0(int                        n,
+                            float * GGML_RESTRICT      s,
+                            size_t                     bs,
+                            const void * GGML_RESTRICT vx,
+                            size_t                     bx,
+                            const void * GGML_RESTRICT vy,
+                            size_t                     by,
+                            int                        nrc);
+void ggml_vec_dot_ftq3_q8_0(int                        n,
+                            float * GGML_RESTRICT      s,
+                            size_t                     bs,
+                            const void * GGML_RESTRICT vx,
+                            size_t                     bx,
+                            const void * GGML_RESTRICT vy,
+                            size_t                     by,
+                            int                        nrc);
+void ggml_vec_dot_ftq2_q8_0(int                        n,
+                            float * GGML_RESTRICT      s,
+                            size_t                     bs,
+                            const void * GGML_RESTRICT vx,
+                            size_t                     bx,
+                            const void * GGML_RESTRICT vy,
+                            size_t                     by,
+                            int                        nrc);
+
+// writes the values of a row as blocks of q8_0, which hold them exactly; NULL for other types
+typedef void (*ggml_to_q8_0_t)(const void * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n);
+ggml_to_q8_0_t ggml_ftq_to_q8_0(enum ggml_type type);
+
+#ifdef __cplusplus
+}
+#endif
