@@ -21,7 +21,7 @@ restored state gives 0.012 on one device as well; heads of another group give 0.
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 PAIRS = (("q8_0", "q4_0"), ("q4_0", "f16"), ("f16", "q8_0"), ("bf16", "iq4_nl"))
-MODELS = ("grouped", "three", "one", "window", "experts", "sinks", "hybrid")
+MODELS = ("grouped", "three", "one", "normed", "window", "experts", "sinks", "hybrid")
 REAL = ("smollm2-135m", "gemma3-270m")
 """Published models: three key heads, which three devices share, and one, which none can."""
 REAL_LIMIT = 0.25
@@ -37,6 +37,10 @@ FAULTS = (
     ("meta-mirrored-kv", Case("grouped", 3, act="shift", offload=False)),
     ("meta-one-head-token", Case("normed", 2)),
     ("meta-one-head-token", Case("normed", 3, "q8_0", "q8_0", offload=False)),
+    ("meta-one-head-token", Case("normed", 4, "f16", "q4_0", act="shift", offload=False)),
+    ("meta-one-head-token", Case("normed", 2, "q8_0", "q8_0", act="copy", unified=False)),
+    ("meta-cast", Case("one", 2, "f32", "f32")),
+    ("meta-cast", Case("normed", 1, "f32", "f16")),
     ("meta-one-head", Case("one", 2, "q8_0", "q8_0")),
     ("meta-one-head", Case("one", 4, "q4_0", "q4_0", act="sequence")),
     ("meta-idle-devices", Case("sinks", 4, fresh=True)),
@@ -57,6 +61,8 @@ SOUND = (
     Case("one", 4, act="sequence"),
     Case("one", 2, offload=False),
     Case("grouped", 2, shares=(3.0, 1.0)),
+    Case("hybrid", 1),
+    Case("hybrid", 2, shares=(0.0, 1.0)),
     Case("fused", 2, "q4_0", "q4_0"),
     Case("window", 2, "q8_0", "q8_0", act="copy", unified=False),
 )
