@@ -1,4 +1,4 @@
-"""The engine with its stacks and as upstream has it: logits of a probe that runs as a child."""
+"""The engines with their stacks and as upstream has them: logits of a probe that runs as a child."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ..numa import arch_models
 from .tail_probe import QUERIES
 
 ENGINE = "llama.cpp"
+IK = "ik_llama.cpp"
 TIMEOUT_S = 600.0
 """For one child, which needs seconds: it is the watchdog for one that hangs."""
 Logits = NDArray[np.float64]
@@ -45,6 +46,8 @@ class Case:
     split: str = "layer"
     devices: int = 0
     """RPC servers, each with its CPU; 0 is the CPU without them."""
+    hadamard: bool = False
+    """Whether ik_llama.cpp transforms K and V, which llama.cpp does by itself."""
 
     def __str__(self) -> str:
         words = [
@@ -57,7 +60,8 @@ class Case:
             f"{self.length}by{self.step}",
             f"u{self.ubatch}",
         ]
-        words += [word for word, said in (("plain-attention", not self.flash), ("apart", not self.unified)) if said]
+        said = {"plain-attention": not self.flash, "apart": not self.unified, "hadamard": self.hadamard}
+        words += [word for word, is_said in said.items() if is_said]
         words += [] if self.center is None else [f"center{self.center}"]
         words += [f"{self.split}{self.devices}"] if self.devices else []
         return "-".join(words)
@@ -74,7 +78,8 @@ class Failure:
 class Engine:
     """Runs cases on one payload, each in a child, with servers where a case has devices."""
 
-    def __init__(self, payload: Path, models: Path, serve: RpcServers | None = None) -> None:
+    def __init__(self, name: str, payload: Path, models: Path, serve: RpcServers | None = None) -> None:
+        self.name = name
         self.payload = payload
         self._models = models
         self._serve = serve
@@ -94,6 +99,7 @@ class Engine:
         output.unlink(missing_ok=True)
         wish = {
             **asdict(case),
+            "engine": self.name,
             "endpoints": self._servers(case.devices),
             "shares": [],
             "payload": str(self.payload),
@@ -131,16 +137,37 @@ class Engine:
         return self._addresses[:count]
 
 
-@pytest.fixture(scope="session")
-def patched(engine_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """The engine as the recipe has it."""
-    return Engine(engine_payload(ENGINE), tmp_path_factory.mktemp("tail"))
+def on_both(given: Iterable[Case], *more: Case) -> pytest.MarkDecorator:
+    """Parametrize ``patched`` and ``case``: the cases on each engine that has what they ask for, and more on ik_llama.cpp.
+
+    That engine has one buffer for all sequences and its tail needs flash attention.
+    """
+    cases = list(given)
+    pairs = [(ENGINE, case) for case in cases]
+    pairs += [(IK, case) for case in cases if case.unified and case.flash and not case.devices]
+    pairs += [(IK, case) for case in more]
+    ids = [f"{'ik-' if engine == IK else ''}{case}" for engine, case in pairs]
+    return pytest.mark.parametrize(("patched", "case"), pairs, ids=ids, indirect=["patched"])
+
+
+on_each_engine = pytest.mark.parametrize("patched", [ENGINE, IK], indirect=True)
 
 
 @pytest.fixture(scope="session")
-def stock(engine_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """The engine without stacks."""
-    return Engine(engine_payload(f"{ENGINE}-stock"), tmp_path_factory.mktemp("stock"))
+def patched(
+    request: pytest.FixtureRequest,
+    engine_payload: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Engine:
+    """An engine as its recipe has it, llama.cpp if the test does not say which."""
+    name = getattr(request, "param", ENGINE)
+    return Engine(name, engine_payload(name), tmp_path_factory.mktemp("tail"))
+
+
+@pytest.fixture(scope="session")
+def stock(patched: Engine, engine_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The same engine without stacks."""
+    return Engine(patched.name, engine_payload(f"{patched.name}-stock"), tmp_path_factory.mktemp("stock"))
 
 
 @pytest.fixture(scope="module")
@@ -150,4 +177,4 @@ def remote(
     """The engine as the recipe has it, with RPC."""
     if only_named_payloads() and not whole_rpc_payload_under_test(ENGINE):
         pytest.skip(f"no RPC of {ENGINE} is under test")
-    return Engine(rpc_payload(ENGINE).root, tmp_path_factory.mktemp("remote"), rpc_servers)
+    return Engine(ENGINE, rpc_payload(ENGINE).root, tmp_path_factory.mktemp("remote"), rpc_servers)

@@ -2,11 +2,14 @@
 
 Usage: python -m tests.integration.turboquant.tail_probe JSON, from the root of the repository
 
-The JSON object says which ``payload`` (package folder, of which _abi.py is read) with which ``libraries`` ({NAME: PATH});
+The JSON object says which ``engine`` it is; which ``payload`` (package folder, of which _abi.py is read) with which
+``libraries`` ({NAME: PATH});
 the ``endpoints`` of RPC servers, whose first devices are the devices, none for the CPU; the ``model`` and its ``split``;
 ``k`` and ``v``, the types of the cache; ``tail`` and ``sinks``, the tokens with f16 copies; ``center``, whether K are less
-a vector of each layer (1, 0, or null for what the engine does by itself); ``flash``, whether attention is one kernel; ``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the
-prompt has, and ``ubatch``, how many it may have; ``length``, how many tokens come before the queries; an ``act``; the ``output`` file.
+a vector of each layer (1, 0, or null for what the engine does by itself); ``flash``, whether attention is one kernel;
+``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the prompt has, and ``ubatch``, how many
+it may have; ``hadamard``, whether K and V are transformed; ``length``, how many tokens come before the queries; an ``act``;
+the ``output`` file.
 
 Every act ends with the same QUERIES tokens, whose logits (float32, one row each) go to the file:
 
@@ -22,6 +25,7 @@ Every act ends with the same QUERIES tokens, whose logits (float32, one row each
 - ``foreign``: not at all, as that state is restored into a context with another tail, which is to be refused;
 - ``back``: after other tokens were decoded there, one by one, and removed again;
 - ``idle``: after another sequence was decoded;
+- ``defrag``: after the cells were moved to where another sequence had been (ik_llama.cpp alone);
 - ``regrown``: in the first sequence, whose state was saved and restored after half as many other tokens were there;
 - ``pair``: in the first of two sequences that are decoded in the same batches, token by token in turn.
 """
@@ -35,6 +39,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..fixes.kshift_probe import load_abi
 from ..split import split_probe
 from ..split.split_probe import REFUSED, SEED
 
@@ -46,6 +51,25 @@ QUERIES = 8
 class Engine(split_probe.Engine):
     """One model; contexts of it with a tail, each with two sequences."""
 
+    flags: tuple[int, ...] = ()
+    """What the functions for the state of a sequence take as well."""
+
+    def attention(self, params: Any) -> None:
+        """Set what the engines name differently."""
+        params.kv_unified = self.wish["unified"]
+        kind = "ENABLED" if self.wish["flash"] else "DISABLED"
+        params.flash_attn_type = getattr(self.abi, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
+
+    def memory(self, context: Any, name: str, *arguments: int) -> bool:
+        """Call the function of the cache that ends with this name; whether it worked, where it says so."""
+        memory = self.api.llama_get_memory(context)
+        if name == "seq_add" and not self.api.llama_memory_can_shift(memory):
+            sys.exit("this cache does not shift")
+        return getattr(self.api, f"llama_memory_{name}")(memory, *arguments) is not False
+
+    def clear(self, context: Any) -> None:
+        self.memory(context, "clear", False)
+
     def tailed(self, tail: int, sinks: int, *, n_ctx: int = 1024, center: bool = True) -> Any:
         """A context of the wished caches; without ``center`` with K as they are."""
         params = self.api.llama_context_default_params()
@@ -53,9 +77,7 @@ class Engine(split_probe.Engine):
         params.n_batch = params.n_ubatch = self.wish["ubatch"]
         params.n_threads = params.n_threads_batch = 1
         params.n_seq_max = 2
-        params.kv_unified = self.wish["unified"]
-        kind = "ENABLED" if self.wish["flash"] else "DISABLED"
-        params.flash_attn_type = getattr(self.abi, f"LLAMA_FLASH_ATTN_TYPE_{kind}")
+        self.attention(params)
         params.type_k = getattr(self.abi, f"GGML_TYPE_{self.wish['k'].upper()}")
         params.type_v = getattr(self.abi, f"GGML_TYPE_{self.wish['v'].upper()}")
         # An engine without the stack has no such fields; ctypes would take any attribute.
@@ -107,43 +129,73 @@ class Engine(split_probe.Engine):
         return (ctypes.c_uint8 * size).from_buffer(data)
 
 
+class IkEngine(Engine):
+    """The same on ik_llama.cpp, which has one buffer for all sequences."""
+
+    flags = (0,)
+
+    def __init__(self, wish: dict[str, Any]) -> None:
+        self.wish = wish
+        self.abi = load_abi(Path(wish["payload"]))
+        self.api = self.abi.bind(*(ctypes.CDLL(wish["libraries"][name]) for name in ("llama", "ggml")))
+        self.api.llama_backend_init()
+        params = self.api.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self.model = self.api.llama_model_load_from_file(wish["model"].encode(), params)
+        if not self.model:
+            sys.exit(REFUSED)
+        self.n_vocab = self.api.llama_n_vocab(self.model)
+
+    def attention(self, params: Any) -> None:
+        params.flash_attn = self.wish["flash"]
+        params.k_cache_hadamard = params.v_cache_hadamard = self.wish["hadamard"]
+
+    def memory(self, context: Any, name: str, *arguments: int) -> bool:
+        return getattr(self.api, f"llama_kv_cache_{name}")(context, *arguments) is not False
+
+    def clear(self, context: Any) -> None:
+        self.memory(context, "clear")
+
+
 def act(engine: Engine, tokens: list[int], others: list[int]) -> list[float]:
     """The logits at the end of the act that is wished for."""
     api, wish, name = engine.api, engine.wish, engine.wish["act"]
     length = wish["length"]
     prompt, queries = tokens[:length], tokens[length:]
     context = engine.tailed(wish["tail"], wish["sinks"])
-    memory = api.llama_get_memory(context)
     if name == "pair":
         for start in range(0, length, wish["step"]):
             places = range(start, min(start + wish["step"], length))
             engine.batch(context, [row for i in places for row in ((prompt[i], i, 0), (others[i], i, 1))])
         return engine.read(context, queries, length)
+    if name == "defrag":
+        engine.read(context, others[:length], 0, 1)
     engine.read(context, prompt, 0)
+    if name == "defrag":
+        engine.memory(context, "seq_rm", 1, -1, -1)
+        engine.memory(context, "defrag")
     if name.startswith("shift"):
         first = KEPT if name == "shift-sinks" else 0
-        if not api.llama_memory_can_shift(memory):
-            sys.exit("this cache does not shift")
-        if not api.llama_memory_seq_rm(memory, 0, first, first + DROPPED):
-            sys.exit("llama_memory_seq_rm refused")
-        api.llama_memory_seq_add(memory, 0, first + DROPPED, -1, -DROPPED)
+        if not engine.memory(context, "seq_rm", 0, first, first + DROPPED):
+            sys.exit("seq_rm refused")
+        engine.memory(context, "seq_add", 0, first + DROPPED, -1, -DROPPED)
         return engine.read(context, queries, length - DROPPED)
     if name in ("copy", "keep"):
-        api.llama_memory_seq_cp(memory, 0, 1, -1, -1)
+        engine.memory(context, "seq_cp", 0, 1, -1, -1)
         if name == "keep":
-            api.llama_memory_seq_keep(memory, 1)
+            engine.memory(context, "seq_keep", 1)
         return engine.read(context, queries, length, 1)
     if name in ("sequence", "regrown"):
-        size = api.llama_state_seq_get_size(context, 0)
+        size = api.llama_state_seq_get_size(context, 0, *engine.flags)
         data = (ctypes.c_uint8 * size)()
-        if api.llama_state_seq_get_data(context, data, size, 0) != size:
+        if api.llama_state_seq_get_data(context, data, size, 0, *engine.flags) != size:
             sys.exit("the state of the sequence was not saved whole")
         if name == "regrown":
-            api.llama_memory_clear(memory, False)
+            engine.clear(context)
             engine.read(context, others[: length // 2 - 1], 0)
             engine.batch(context, [(others[-1], length // 2 - 1, 0)])
-            api.llama_memory_clear(memory, False)
-        if api.llama_state_seq_set_data(context, data, size, 1) != size:
+            engine.clear(context)
+        if api.llama_state_seq_set_data(context, data, size, 1, *engine.flags) != size:
             sys.exit("the state of the sequence was not restored whole")
         # A graph for one token is there, for other numbers of cells and of copies.
         engine.wish["step"] = 1 if name == "regrown" else engine.wish["step"]
@@ -174,13 +226,14 @@ def act(engine: Engine, tokens: list[int], others: list[int]) -> list[float]:
     if name == "back":
         for index in range(DROPPED):
             engine.batch(context, [(others[index], length + index, 0)])
-        if not api.llama_memory_seq_rm(memory, 0, length, -1):
-            sys.exit("llama_memory_seq_rm refused")
+        if not engine.memory(context, "seq_rm", 0, length, -1):
+            sys.exit("seq_rm refused")
     return engine.read(context, queries, length)
 
 
 def main(argument: str) -> None:
-    engine = Engine(json.loads(argument))
+    wish = json.loads(argument)
+    engine = (IkEngine if wish["engine"] == "ik_llama.cpp" else Engine)(wish)
     numbers = random.Random(SEED)
     tokens, others = (
         [numbers.randrange(engine.n_vocab) for _ in range(engine.wish["length"] + QUERIES)] for _ in range(2)

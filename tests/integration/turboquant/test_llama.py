@@ -8,7 +8,7 @@ import pytest
 from forkyard_llm import Llama
 from forkyard_llm.errors import UsageError
 
-from .conftest import Engine
+from .conftest import Engine, on_each_engine
 
 pytestmark = pytest.mark.patch("kv-tail")
 COUNTING = "1, 2, 3, 4, 5, 6, 7,"
@@ -22,6 +22,7 @@ def only_this(patched: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
 
 
+@on_each_engine
 def test_the_tail_is_made_and_the_model_counts_on(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
     kept = {"kv_tail_tokens": 64, "kv_sink_tokens": 4}
     with Llama(smollm2, n_threads=1, n_ctx=256, type_k="q4_0", type_v="q4_0", verbose=True, **kept) as llm:
@@ -30,6 +31,7 @@ def test_the_tail_is_made_and_the_model_counts_on(smollm2: Path, capfd: pytest.C
     assert "(64 tokens, 4 sinks: " in capfd.readouterr().err
 
 
+@on_each_engine
 def test_a_negative_number_is_refused_by_name(smollm2: Path) -> None:
     with pytest.raises(UsageError, match="kv_tail_tokens"):
         Llama(smollm2, kv_tail_tokens=-1)

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ..conftest import ROOT, libraries_of
-from .conftest import TIMEOUT_S, Engine
+from .conftest import ENGINE, IK, TIMEOUT_S, Engine
 
 pytestmark = pytest.mark.patch("flash-attn-pair")
 LIMIT = 0.02
@@ -53,6 +53,11 @@ SHAPES = (
     Shape(kept=(0.0, 0.7)),
     Shape(kept=(0.7, 0.0), sinks=True),
     Shape(kept=(0.0, 0.0)),
+)
+# ik_llama.cpp's kernels take positions in steps of 32, and one stream. It has none for q5_1, 80 values and ALiBi.
+ON_IK = (
+    *(replace(shape, streams=1, first=96, second=64) for shape in SHAPES),
+    Shape(queries=70, first=320, second=128),
 )
 
 
@@ -106,6 +111,9 @@ def inputs(shape: Shape) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDAr
     arrays["mask"] = np.concatenate(parts, axis=-1).astype(np.float32)
     arrays["sinks"] = numbers.standard_normal(shape.heads, dtype=np.float32)
     held |= {"q": arrays["q"], "sinks": arrays["sinks"], "mask": arrays["mask"].astype(np.float16)}
+    # One for each pair, with rows that nothing looks at, as ik_llama.cpp takes them.
+    padded = np.pad(held["mask"][0, 0], ((0, 16), (0, 0)))[: -(-shape.queries // 16) * 16]
+    held |= {"mask0": padded[:, : shape.first].copy(), "mask1": padded[:, shape.first :].copy()}
     return arrays, held
 
 
@@ -117,6 +125,7 @@ def compute(
         np.save(folder / f"{name}.npy", array)
     wish = {
         **asdict(shape),
+        "engine": engine.name,
         "payload": str(engine.payload),
         "libraries": libraries_of(engine.payload),
         "input": str(folder),
@@ -132,7 +141,12 @@ def compute(
     return got.astype(np.float64)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("patched", "shape"),
+    [*((ENGINE, shape) for shape in SHAPES), *((IK, shape) for shape in ON_IK)],
+    ids=str,
+    indirect=["patched"],
+)
 def test_two_pairs_have_one_softmax(patched: Engine, shape: Shape, tmp_path: Path) -> None:
     arrays, held = inputs(shape)
     got, expected = compute(patched, shape, held, tmp_path, pair=True), attention(shape, arrays)

@@ -12,7 +12,7 @@ from pydoc_data import topics
 import pytest
 from forkyard_llm.payloads import read_payload
 
-from .conftest import TIMEOUT_S, Engine
+from .conftest import TIMEOUT_S, Engine, on_each_engine
 
 pytestmark = pytest.mark.patch("kv-tail-options")
 
@@ -23,6 +23,7 @@ def run(engine: Engine, tool: str, *words: str, **environment: str) -> subproces
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=TIMEOUT_S, check=False)
 
 
+@on_each_engine
 def test_llama_bench_measures_each_number(patched: Engine, smollm2: Path) -> None:
     words = (
         "-m",
@@ -48,6 +49,7 @@ def test_llama_bench_measures_each_number(patched: Engine, smollm2: Path) -> Non
     assert tails == [(0, 4), (64, 4)]
 
 
+@on_each_engine
 @pytest.mark.parametrize("option", ["--kv-tail-tokens", "--kv-sink-tokens"])
 def test_a_negative_number_is_refused(patched: Engine, option: str) -> None:
     done = run(patched, "llama-perplexity", option, "-1")
@@ -55,6 +57,7 @@ def test_a_negative_number_is_refused(patched: Engine, option: str) -> None:
     assert "the number of tokens must not be negative" in done.stderr
 
 
+@on_each_engine
 def test_the_environment_is_read(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("One, two, three, four, five, six, seven, eight, nine, ten. " * 8)
@@ -74,6 +77,7 @@ def divergence(engine: Engine, words: tuple[str, ...], *cache: str) -> float:
     return float(found[1])
 
 
+@on_each_engine
 def test_a_tail_halves_the_divergence_of_a_real_model(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics))[:4000])

@@ -117,6 +117,12 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Options whose values are names, and the names each family's own tools accept."""
 
+_TAIL = {
+    "kv_tail_tokens": Option(int, context_field="n_kv_tail"),
+    "kv_sink_tokens": Option(int, context_field="n_kv_sink"),
+}
+"""Options of the stack turboquant, which a payload without it does not have."""
+
 ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "llama.cpp": {
         "direct_io": Option(bool),
@@ -125,9 +131,7 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "op_offload": Option(bool, context_field="op_offload"),
         "swa_full": Option(bool, context_field="swa_full"),
         "kv_unified": Option(bool, context_field="kv_unified"),
-        # Of the stack turboquant.
-        "kv_tail_tokens": Option(int, context_field="n_kv_tail"),
-        "kv_sink_tokens": Option(int, context_field="n_kv_sink"),
+        **_TAIL,
         "kv_center": Option(bool, context_field="kv_center"),
     },
     "ik_llama.cpp": {
@@ -149,6 +153,7 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "only_active_experts": Option(bool, context_field="only_active_experts"),
         "k_cache_hadamard": Option(bool, context_field="k_cache_hadamard"),
         "v_cache_hadamard": Option(bool, context_field="v_cache_hadamard"),
+        **_TAIL,
     },
 }
 
