@@ -156,33 +156,39 @@ def compiled(payload: Path, tree: Path, folder: Path, units: tuple[str, ...]) ->
 
 
 @pytest.fixture(scope="module")
-def patches(engine_payload: Callable[[str], Path]) -> list[str]:
-    """The patches of the stack that the payload has, in order."""
+def tree(engine_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """A function to the engine's source with the patches of the payload; if it is told so, without those of the stack.
+
+    Its structures have to be those of the payload's other objects, so later stacks are in both.
+    """
     manifest = json.loads((engine_payload("ik_llama.cpp") / "manifest.json").read_text())
-    stacks = {stack["name"]: stack for stack in manifest["stacks"]}
-    return [patch["file"] for patch in stacks[STACK]["patches"]] if STACK in stacks else []
+    counts = {stack["name"]: len(stack["patches"]) for stack in manifest["stacks"] if stack["patches"]}
+    last = list(counts)[-1] if counts else STACK
+    folder, alone = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("source") / "alone"
 
+    def commits(stack: str, path: Path) -> list[str]:
+        if not path.exists():
+            forkyard("stack", "edit", stack, "--engine", "ik_llama.cpp", "--path", str(path))
+        base = git(path, "rev-parse", "refs/forkyard/base")
+        return base + git(path, "rev-list", "--reverse", "refs/forkyard/base..HEAD")
 
-@pytest.fixture(scope="module")
-def tree(patches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A function from a number of patches to the engine's source with the first so many patches of the stack."""
-    folder = tmp_path_factory.mktemp("source") / "tree"
-    forkyard("stack", "edit", STACK, "--engine", "ik_llama.cpp", "--path", str(folder))
-    base = git(folder, "rev-parse", "refs/forkyard/base")
-    commits = base + git(folder, "rev-list", "--reverse", "refs/forkyard/base..HEAD")
+    whole = commits(last, folder)[counts.get(last, 0)]
 
-    def with_patches(count: int) -> Path:
-        git(folder, "checkout", "--quiet", "--detach", commits[count])
+    def source(without: bool) -> Path:
+        git(folder, "checkout", "--quiet", "--force", "--detach", whole)
+        if without:
+            first, *_, end = commits(STACK, alone)
+            git(alone, "diff", "--full-index", f"--output={alone / 'stack.diff'}", first, end)
+            git(folder, "apply", "--reverse", str(alone / "stack.diff"))
         return folder
 
-    return with_patches
+    return source
 
 
 @pytest.fixture(scope="module")
 def graph(
     engine_payload: Callable[[str], Path],
-    patches: list[str],
-    tree: Callable[[int], Path],
+    tree: Callable[[bool], Path],
     lift_limit: Callable[[], None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Graph:
@@ -190,7 +196,7 @@ def graph(
     lift_limit()
     payload = engine_payload("ik_llama.cpp")
     folder = tmp_path_factory.mktemp("graph")
-    return Graph(payload, compiled(payload, tree(len(patches)), folder / "units", UNITS), folder)
+    return Graph(payload, compiled(payload, tree(False), folder / "units", UNITS), folder)
 
 
 @pytest.mark.patch
@@ -448,13 +454,13 @@ FAULTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 @pytest.mark.deep
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_pin_dies_without_the_stack(
-    fault: str, graph: Graph, tree: Callable[[int], Path], tmp_path: Path, lift_limit: Callable[[], None]
+    fault: str, graph: Graph, tree: Callable[[bool], Path], tmp_path: Path, lift_limit: Callable[[], None]
 ) -> None:
-    """The same engine with the three files of libllama as they were before the stack."""
+    """The same engine with the three files of libllama as they are without the stack."""
     library = graph.folder / "before" / "libgraph-devices.so"
     if not library.exists():
         lift_limit()
-        compiled(graph.payload, tree(0), graph.folder / "before", (*UNITS, "llama-build-context"))
+        compiled(graph.payload, tree(True), graph.folder / "before", (*UNITS, "llama-build-context"))
     before = Graph(graph.payload, library, tmp_path)
     model, scenario, how = FAULTS[fault]
     devices = 0 if fault == "no-device" else 3

@@ -1,12 +1,13 @@
-"""The bindings' options for a precision tail, on a real model."""
+"""The bindings' options for a precision tail, few bits and centers of K, on a real model."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forkyard_llm import Llama
-from forkyard_llm.errors import UsageError
+from forkyard_llm.errors import EngineError, UsageError
 
 from .conftest import Engine, on_each_engine
 
@@ -35,3 +36,19 @@ def test_the_tail_is_made_and_the_model_counts_on(smollm2: Path, capfd: pytest.C
 def test_a_negative_number_is_refused_by_name(smollm2: Path) -> None:
     with pytest.raises(UsageError, match="kv_tail_tokens"):
         Llama(smollm2, kv_tail_tokens=-1)
+
+
+@pytest.mark.patch("kv-center")
+@pytest.mark.parametrize("kinds", [{"type_k": "ftq4", "type_v": "ftq3"}, {"type_k": "q4_0", "kv_center": True}])
+def test_k_are_less_a_vector_and_the_model_counts_on(
+    smollm2: Path, kinds: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Llama(smollm2, n_threads=1, n_ctx=256, verbose=True, **kinds) as llm:
+        assert llm(COUNTING, max_tokens=6, temperature=0)["choices"][0]["text"].startswith(" 8, 9")
+    assert "centers of K from 128 tokens" in capfd.readouterr().err
+
+
+@pytest.mark.patch("kv-center")
+def test_centers_that_cannot_be_are_an_error(smollm2: Path) -> None:
+    with pytest.raises(EngineError, match="does not do what kv_center=True asks for"):
+        Llama(smollm2, n_threads=1, n_ctx=256, kv_center=True)

@@ -1,4 +1,4 @@
-"""The options for a precision tail in the engine's tools."""
+"""The options for a precision tail, cache types of few bits and centers of K in the engine's tools."""
 
 from __future__ import annotations
 
@@ -89,3 +89,33 @@ def test_a_tail_halves_the_divergence_of_a_real_model(patched: Engine, smollm2: 
     four_bits = ("-ctk", "q4_0", "-ctv", "q4_0")
     none = divergence(patched, words, *four_bits)
     assert divergence(patched, words, *four_bits, "--kv-tail-tokens", "64") <= none / 2
+
+
+@pytest.mark.patch("cache-type-options")
+def test_llama_bench_knows_the_types(patched: Engine, smollm2: Path) -> None:
+    words = ("-m", str(smollm2), "-t", "1", "-r", "1", "-p", "8", "-n", "0", "-fa", "1", "-o", "json")
+    done = run(patched, "llama-bench", *words, "-ctk", "ftq4,ftq3", "-ctv", "ftq2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [(row["type_k"], row["type_v"]) for row in json.loads(done.stdout)] == [("ftq4", "ftq2"), ("ftq3", "ftq2")]
+
+
+@pytest.mark.patch("kv-center")
+def test_centers_lessen_the_divergence_of_a_real_model(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
+    """By two fifths with two bits and 8 windows of 512."""
+    text = tmp_path / "text"
+    text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics))[:8000])
+    words = ("-m", str(smollm2), "-t", "1", "-c", "512", "-b", "512", "-f", str(text), "--chunks", "1", "-fa", "on")
+    saved = str(tmp_path / "logits")
+    done = run(patched, "llama-perplexity", *words, "--save-all-logits", saved)
+    assert done.returncode == 0, done.stderr[-2000:]
+    words += ("--kl-divergence-base", saved)
+    two_bits = ("-ctk", "ftq2", "-ctv", "ftq2")
+    whole = divergence(patched, words, *two_bits, "--kv-center", "off")
+    assert divergence(patched, words, *two_bits) <= 0.85 * whole
+
+
+@pytest.mark.patch("kv-center")
+def test_another_word_for_centers_is_refused(patched: Engine) -> None:
+    done = run(patched, "llama-perplexity", "--kv-center", "maybe")
+    assert done.returncode != 0
+    assert "unknown value for --kv-center: 'maybe'" in done.stderr

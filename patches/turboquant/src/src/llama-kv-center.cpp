@@ -142,7 +142,7 @@ void llama_kv_center_measure(llama_context * ctx, llama_cparams & cparams) {
     llama_memory_t      mem    = ctx->get_memory();
     const uint32_t      n_ctx  = llama_n_ctx_seq(ctx);
     const uint32_t      n_max  = std::min(KV_CENTER_TOKENS[1], n_ctx);
-    const uint32_t      n_step = llama_n_batch(ctx);
+    const uint32_t      n_step = llama_n_ubatch(ctx);  // more at once only with causal attention
     const int32_t       n_voc  = llama_vocab_n_tokens(vocab);
     const bool          named  = llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE;
     const int64_t       t_from = ggml_time_us();
