@@ -178,8 +178,11 @@ def tree(engine_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPat
         git(folder, "checkout", "--quiet", "--force", "--detach", whole)
         if without:
             first, *_, end = commits(STACK, alone)
-            git(alone, "diff", "--full-index", f"--output={alone / 'stack.diff'}", first, end)
-            git(folder, "apply", "--reverse", str(alone / "stack.diff"))
+            git(folder, "fetch", "--quiet", str(alone), "HEAD")
+            name = ("-c", "user.name=Test", "-c", "user.email=test@example.invalid")
+            (stack,) = git(folder, *name, "commit-tree", f"{end}^{{tree}}", "-p", first, "-m", "stack")
+            # Where a later stack changes lines of this one, they go.
+            git(folder, *name, "revert", "--no-commit", "-X", "theirs", stack)
         return folder
 
     return source
