@@ -15,7 +15,7 @@ Every act ends with the same QUERIES tokens, whose logits (float32, one row each
 
 - ``plain``: after ``length`` tokens;
 - ``shift``: after these without the first DROPPED (``shift-sinks``: without as many behind the first KEPT), the others
-  moved to close the gap;
+  moved to close the gap; ``far``: after all of them were moved by FAR positions;
 - ``copy``: in a second sequence, into which the first was copied; ``keep``: there, after the first was dropped;
 - ``sequence``: in a second sequence, into which the state of the first was restored;
 - ``state``: in a second context, into which the whole state of the first was restored;
@@ -45,6 +45,7 @@ from ..split.split_probe import REFUSED, SEED
 
 DROPPED = 12
 KEPT = 4
+FAR = 700
 QUERIES = 8
 
 
@@ -180,6 +181,9 @@ def act(engine: Engine, tokens: list[int], others: list[int]) -> list[float]:
             sys.exit("seq_rm refused")
         engine.memory(context, "seq_add", 0, first + DROPPED, -1, -DROPPED)
         return engine.read(context, queries, length - DROPPED)
+    if name == "far":
+        engine.memory(context, "seq_add", 0, 0, -1, FAR)
+        return engine.read(context, queries, length + FAR)
     if name in ("copy", "keep"):
         engine.memory(context, "seq_cp", 0, 1, -1, -1)
         if name == "keep":

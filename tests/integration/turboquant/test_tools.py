@@ -68,6 +68,17 @@ def test_the_environment_is_read(patched: Engine, smollm2: Path, tmp_path: Path)
     assert "(8 tokens, 2 sinks: " in done.stderr
 
 
+def saved(engine: Engine, model: Path, folder: Path, context: int) -> tuple[str, ...]:
+    """Save what is predicted with an f16 cache; the words that compare another cache with it."""
+    text, logits = folder / "text", str(folder / "logits")
+    text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics))[: 16 * context])
+    size = str(context)
+    words = ("-m", str(model), "-t", "1", "-c", size, "-b", size, "-f", str(text), "--chunks", "1", "-fa", "on")
+    done = run(engine, "llama-perplexity", *words, "--save-all-logits", logits)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return (*words, "--kl-divergence-base", logits)
+
+
 def divergence(engine: Engine, words: tuple[str, ...], *cache: str) -> float:
     """Mean KL divergence of what is predicted with a cache from what was saved."""
     done = run(engine, "llama-perplexity", *words, "--kl-divergence", *cache)
@@ -79,13 +90,7 @@ def divergence(engine: Engine, words: tuple[str, ...], *cache: str) -> float:
 
 @on_each_engine
 def test_a_tail_halves_the_divergence_of_a_real_model(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
-    text = tmp_path / "text"
-    text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics))[:4000])
-    words = ("-m", str(smollm2), "-t", "1", "-c", "256", "-b", "256", "-f", str(text), "--chunks", "1", "-fa", "on")
-    saved = str(tmp_path / "logits")
-    done = run(patched, "llama-perplexity", *words, "--save-all-logits", saved)
-    assert done.returncode == 0, done.stderr[-2000:]
-    words += ("--kl-divergence-base", saved)
+    words = saved(patched, smollm2, tmp_path, 256)
     four_bits = ("-ctk", "q4_0", "-ctv", "q4_0")
     none = divergence(patched, words, *four_bits)
     assert divergence(patched, words, *four_bits, "--kv-tail-tokens", "64") <= none / 2
@@ -102,13 +107,7 @@ def test_llama_bench_knows_the_types(patched: Engine, smollm2: Path) -> None:
 @pytest.mark.patch("kv-center")
 def test_centers_lessen_the_divergence_of_a_real_model(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
     """By two fifths with two bits and 8 windows of 512."""
-    text = tmp_path / "text"
-    text.write_text("\n\n".join(topics.topics[name] for name in sorted(topics.topics))[:8000])
-    words = ("-m", str(smollm2), "-t", "1", "-c", "512", "-b", "512", "-f", str(text), "--chunks", "1", "-fa", "on")
-    saved = str(tmp_path / "logits")
-    done = run(patched, "llama-perplexity", *words, "--save-all-logits", saved)
-    assert done.returncode == 0, done.stderr[-2000:]
-    words += ("--kl-divergence-base", saved)
+    words = saved(patched, smollm2, tmp_path, 512)
     two_bits = ("-ctk", "ftq2", "-ctv", "ftq2")
     whole = divergence(patched, words, *two_bits, "--kv-center", "off")
     assert divergence(patched, words, *two_bits) <= 0.85 * whole
