@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 
-from ..conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "docs" / "studies"))
+# Not from conftest: the probes are programs of their own, and conftest needs the bindings.
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "docs" / "studies"))
 
 import ftq
 
