@@ -102,6 +102,10 @@ _COMMANDS = {
         ["bench", "split"],
         "Measure how to share a model between GPUs: nox -s bench-split -- --model FILE --variant cuda13.",
     ),
+    "bench-kv": (
+        ["bench", "kv"],
+        "Measure memory, speed and quality of KV caches: nox -s bench-kv -- --model FILE --plot kv.svg.",
+    ),
     "numa-guest": (
         ["numa-guest"],
         "Run the stack numa-mirror in QEMU guests with several NUMA nodes: nox -s numa-guest -- --engine llama.cpp.",
@@ -116,7 +120,7 @@ _TESTING = {"stack-verify", "rebase", "pr", "canary", "numa-guest"}
 def _define_command(name: str, words: list[str], purpose: str) -> None:
     @nox.session(name=name, default=False)
     def command(session: nox.Session) -> None:
-        extra = "dev" if name in _TESTING else ""
+        extra = "dev" if name in _TESTING else "plots" if name == "bench-kv" else ""
         session.run(str(_environment(session, extra) / "forkyard"), *words, *session.posargs, external=True)
 
     command.__doc__ = purpose

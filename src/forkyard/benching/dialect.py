@@ -16,7 +16,7 @@ _AFTER_PROMPT = re.compile(r"(tg\d+)@pp(\d+)")
 _USED = re.compile(r"using device (\S+)(?: \((.*?)\)(?: \([^()]*\))?)? - \d+ MiB free$")
 _FOUND = re.compile(r"^\s*Device (\d+): (.*?), compute capability")
 _TELLING = re.compile(
-    r"error|assert|support|implemented|requires|refuse|out of memory|at least|less than", re.IGNORECASE
+    r"error|invalid|assert|support|implemented|requires|refuse|out of memory|at least|less than", re.IGNORECASE
 )
 
 

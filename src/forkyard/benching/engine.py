@@ -16,6 +16,7 @@ from forkyard.process import clean_environment, run, show
 from forkyard.scratch import owned_folder
 
 TOOL = "llama-bench"
+READER = "llama-perplexity"
 SERVERS = ("ggml-rpc-server", "rpc-server")
 """Names of the program that lends a device to others; the engines differ, and llama.cpp over time."""
 _HELP_S = 60.0
@@ -60,6 +61,11 @@ class Engine:
         """Whether its llama-bench takes these arguments."""
         # It reads its words in their order, and ends at --help if those before it mean something.
         return run([str(self.bench), *words, "--help"], timeout_s=_HELP_S, env=clean_environment()).returncode == 0
+
+    def reads(self, option: str) -> bool:
+        """Whether its llama-perplexity has this option; ik_llama.cpp's ends with an error at every ``--help``."""
+        done = run([str(self.bench.with_name(READER)), "--help"], timeout_s=_HELP_S, env=clean_environment())
+        return re.search(rf"(?<!\S){re.escape(option)}(?=[\s,])", done.stdout + done.stderr) is not None
 
 
 @contextlib.contextmanager

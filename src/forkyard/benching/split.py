@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forkyard.benching.dialect import Device, at_depth, cause, read_devices
-from forkyard.benching.engine import TOOL, Engine
+from forkyard.benching.dialect import Device, cause, read_devices
+from forkyard.benching.engine import Engine
 from forkyard.benching.loopback import lent_devices
 from forkyard.benching.nodes import MemoryNode, describe_machine
 from forkyard.benching.running import measure, run_arm
-from forkyard.benching.scenario import Arm, tests_of
-from forkyard.benching.split_table import Answer, Row, Subject, answer
+from forkyard.benching.scenario import Arm
+from forkyard.benching.split_table import Answer, Row, answer
+from forkyard.benching.subject import Subject, Timing, labelled, told
 from forkyard.console import Reporter
 from forkyard.errors import BuildError, UsageError
 
@@ -23,7 +24,7 @@ MODES = ("layer", "row", "tensor", "graph")
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
 DEPTHS = (0, 8192, 32768)
 _ALL_LAYERS = "999"
-_TRIAL = (8, 1)
+_TRIAL = Timing(prompt=8, generate=1, depths=(0,))
 """Tokens of the prompt and of the generation that show whether an arm works at all."""
 _CHOOSING = frozenset(
     {
@@ -46,10 +47,7 @@ class Wishes:
     modes: tuple[str, ...] | None
     """``None``: all that each engine has."""
     cache_types: tuple[str, ...]
-    depths: tuple[int, ...]
-    """Tokens in the KV cache before a test begins."""
-    prompt: int
-    generate: int
+    timing: Timing
     rounds: int
     minutes: float | None
     """Begin no further round after so many."""
@@ -58,11 +56,6 @@ class Wishes:
     rpc_devices: int | None = None
     """Pretend so many devices by RPC servers on this machine."""
     extra: tuple[str, ...] = ()
-
-    @property
-    def tests(self) -> tuple[str, ...]:
-        """Names of all tests, in the order of the table's columns."""
-        return tuple(at_depth(test, depth) for depth in self.depths for test in tests_of(self.prompt, self.generate))
 
 
 def check(wishes: Wishes) -> None:
@@ -77,7 +70,7 @@ def check(wishes: Wishes) -> None:
     if not wishes.cache_types:
         msg = "no KV type is named"
         raise UsageError(msg, next_step="give --cache-types one or more, separated by commas")
-    if not wishes.tests:
+    if not wishes.timing.tests:
         msg = "neither a prompt nor generation is to be measured"
         raise UsageError(msg, next_step="give --prompt or --generate a number above 0")
     if wishes.devices and wishes.rpc_devices:
@@ -107,9 +100,9 @@ def bench_split(
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
         rows: list[Row] = []
-        for label, engine in _labelled(engines):
-            words = _device_words(stack, label, engine, wishes, threads, log)
-            rows += _rows(Subject(label, engine, words, ()), wishes, notes)
+        for subject in labelled(engines):
+            words = _device_words(stack, subject.label, subject.engine, wishes, threads, log)
+            rows += _rows(replace(subject, words=words), wishes, notes)
         _refuse_what_none_has(rows, wishes, notes)
         rows = _on_devices(rows, wishes, environment, log, reporter)
         arms = {row: _arm(row, wishes, environment) for row in rows}
@@ -123,7 +116,9 @@ def bench_split(
                 next_step="name other --modes or --cache-types",
             )
         measured = measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
-    refused |= {row: _told(row, measured.failed[row.name], wishes) for row in rows if row.name in measured.failed}
+    refused |= {
+        row: told(row.subject, measured.failed[row.name], wishes.model) for row in rows if row.name in measured.failed
+    }
     machine = {**describe_machine(nodes), "environment": environment}
     return answer(
         rows,
@@ -131,18 +126,10 @@ def bench_split(
         measured,
         machine=machine,
         model=wishes.model.name,
-        tests=wishes.tests,
+        tests=wishes.timing.tests,
         loopback=bool(wishes.rpc_devices),
         notes=notes,
     )
-
-
-def _labelled(engines: Sequence[Engine]) -> Iterator[tuple[str, Engine]]:
-    """Each engine with a name of its own: two builds of one recipe differ in their build key."""
-    recipes = [engine.recipe for engine in engines]
-    for engine in engines:
-        twice = recipes.count(engine.recipe) > 1
-        yield (f"{engine.recipe} {engine.build_key[:8]}" if twice else engine.recipe), engine
 
 
 def _device_words(
@@ -179,11 +166,8 @@ def _rows(subject: Subject, wishes: Wishes, notes: list[str]) -> Iterator[Row]:
     engine = subject.engine
     known = [word for word in wishes.cache_types if engine.takes("-ctk", word, "-ctv", word)]
     notes += [f"{subject.label} has no KV type {word}" for word in wishes.cache_types if word not in known]
-    absent = {}
-    if not engine.depths:
-        prompts = [at_depth(f"pp{wishes.prompt}", depth) for depth in wishes.depths if depth and wishes.prompt]
-        absent = dict.fromkeys(prompts, f"the llama-bench of {subject.label} times no prompt after another")
-    if absent.keys() >= set(wishes.tests):
+    absent = wishes.timing.absent(subject)
+    if absent.keys() >= set(wishes.timing.tests):
         notes.append(f"{subject.label} is left out: {next(iter(absent.values()))}")
         return
     for mode in wishes.modes or MODES:
@@ -204,16 +188,8 @@ def _refuse_what_none_has(rows: Sequence[Row], wishes: Wishes, notes: Sequence[s
     raise UsageError(msg, why="; ".join(notes) or None, next_step="name other --modes, --cache-types or --engine")
 
 
-def _command(row: Row, wishes: Wishes, prompt: int, generate: int, depths: Sequence[int]) -> tuple[str, ...]:
+def _command(row: Row, wishes: Wishes, timing: Timing) -> tuple[str, ...]:
     engine = row.subject.engine
-    later = [depth for depth in depths if depth]
-    if engine.depths:
-        tests = ["-p", str(prompt), "-n", str(generate), "-d", ",".join(map(str, depths))]
-    else:
-        at_once = 0 in depths
-        tests = ["-p", str(prompt if at_once else 0), "-n", str(generate if at_once else 0)]
-        # Generation after a prompt that is not timed.
-        tests += [word for depth in later if generate for word in ("-gp", f"{depth},{generate}")]
     return (
         str(engine.bench),
         *("-m", str(wishes.model)),
@@ -221,7 +197,7 @@ def _command(row: Row, wishes: Wishes, prompt: int, generate: int, depths: Seque
         *("-ngl", _ALL_LAYERS),
         *engine.flash_attention,
         *row.choice,
-        *tests,
+        *timing.words(engine),
         *("-r", "1"),
         *wishes.extra,
         *("-o", "json"),
@@ -231,8 +207,8 @@ def _command(row: Row, wishes: Wishes, prompt: int, generate: int, depths: Seque
 def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
     return Arm(
         name=row.name,
-        command=_command(row, wishes, wishes.prompt, wishes.generate, wishes.depths),
-        tests=tuple(test for test in wishes.tests if test not in row.absent),
+        command=_command(row, wishes, wishes.timing),
+        tests=tuple(test for test in wishes.timing.tests if test not in row.absent),
         choice=" ".join([row.subject.label, *row.choice]),
         environment=environment,
     )
@@ -240,8 +216,8 @@ def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
 
 def _trial(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
     """A short run that says very much."""
-    command = (*_command(row, wishes, *_TRIAL, depths=(0,)), "-v")
-    return replace(_arm(row, wishes, environment), command=command, tests=tests_of(*_TRIAL))
+    command = (*_command(row, wishes, _TRIAL), "-v")
+    return replace(_arm(row, wishes, environment), command=command, tests=_TRIAL.tests)
 
 
 def _on_devices(
@@ -301,7 +277,7 @@ def _try_all(
                 run_arm(_trial(row, wishes, environment), wishes.model, log, lines.append)
             except BuildError as error:
                 why = (error.why or error.what).partition(":")[0]
-                refused[row] = _told(row, f"{why}: {cause(lines)}", wishes)
+                refused[row] = told(row.subject, f"{why}: {cause(lines)}", wishes.model)
             else:
                 if any(_CHANGED in line for line in lines):
                     refused[row] = f"the engine changes it to layer for this model: {cause(lines)}"
@@ -309,8 +285,3 @@ def _try_all(
                 reporter.warn(f"{row.name} does not work: {refused[row]}")
         step.update(len(arms), len(arms))
     return refused
-
-
-def _told(row: Row, reason: str, wishes: Wishes) -> str:
-    """A reason without folders of this machine."""
-    return reason.replace(str(row.subject.engine.bench), TOOL).replace(str(wishes.model), wishes.model.name)

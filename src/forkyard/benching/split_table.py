@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forkyard.benching.dialect import Device
-from forkyard.benching.engine import Engine
 from forkyard.benching.running import Measured
 from forkyard.benching.statistics import Gain, Summary, compare, summarize
-from forkyard.benching.table import SCHEMA, markdown
+from forkyard.benching.subject import Subject
+from forkyard.benching.table import SCHEMA, markdown, speed_text
 
 BASELINE = ("layer", "f16")
 """The row, of the first engine, that ratios are relative to."""
@@ -22,29 +21,6 @@ _SOFTWARE = "{} is a device in software: the figures prove that the harness work
 _VIRTUAL = "{} is set: several devices may be one GPU, and then the figures say nothing of several GPUs."
 _NO_NCCL = "{} is built without NCCL: tensor and graph split move data between GPUs in slower ways."
 _SEVERAL_OF_ONE = ("GGML_CUDA_DEVICES", "GGML_VK_VISIBLE_DEVICES")
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """An engine that is measured."""
-
-    label: str
-    """Its name in the table."""
-    engine: Engine
-    words: tuple[str, ...]
-    """Arguments that name its devices."""
-    devices: tuple[Device, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "label": self.label,
-            "name": self.engine.name,
-            "wheel": self.engine.wheel,
-            "build_key": self.engine.build_key,
-            "nccl": self.engine.nccl,
-            "devices": [device.as_json() for device in self.devices],
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,12 +191,7 @@ def _cell(found: Answer, line: Line, test: str) -> str:
         return "refused"
     if test not in line.tests:
         return "not measurable"
-    one = line.tests[test]
-    text = f"{one.median:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
-    if line.row.name == found.baseline:
-        return f"{text} 1"
-    gain = line.gains.get(test)
-    return text if gain is None else f"{text} {gain.ratio:.2f}x{' (tie)' if gain.verdict == 'tie' else ''}"
+    return speed_text(line.tests[test], line.gains.get(test), base=line.row.name == found.baseline)
 
 
 def _pretences(subjects: Sequence[Subject], machine: Mapping[str, Any], loopback: bool) -> list[str]:

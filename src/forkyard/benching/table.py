@@ -159,6 +159,14 @@ def gain_text(gain: Gain) -> str:
     return f"{'tie, ' if gain.verdict == 'tie' else ''}{gain.ratio:.2f}x ({low:.2f} to {high:.2f})"
 
 
+def speed_text(one: Summary, gain: Gain | None, *, base: bool) -> str:
+    """A speed as a cell: ``56.12 (55.80 to 56.40) 1.40x``; a bare 1 for what gains are relative to."""
+    text = f"{one.median:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
+    if base:
+        return f"{text} 1"
+    return text if gain is None else f"{text} {gain.ratio:.2f}x{' (tie)' if gain.verdict == 'tie' else ''}"
+
+
 def markdown(titles: list[str], rows: list[list[str]], left: int = 2) -> list[str]:
     """A table; the first ``left`` columns to the left, figures to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)]

@@ -8,16 +8,20 @@ import json
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any, TypeVar
 
 import click
 
+from forkyard.benching import kv as kv_scenario
+from forkyard.benching import kv_table
 from forkyard.benching import numa as numa_scenario
 from forkyard.benching import split as split_scenario
 from forkyard.benching.engine import unpacked
 from forkyard.benching.nodes import read_nodes
 from forkyard.benching.scenario import MODES
 from forkyard.benching.split_table import as_text as split_as_text
+from forkyard.benching.subject import Timing
 from forkyard.benching.table import as_text
 from forkyard.cache import Cache, write_atomic
 from forkyard.commands.answering import answers, sources, words_of
@@ -25,6 +29,7 @@ from forkyard.console import Console
 from forkyard.errors import UsageError
 from forkyard.pullrequest.evidence.builds import host_variant
 from forkyard.recipes import FAMILIES, supported
+from forkyard.scratch import owned_folder
 from forkyard.workshop import Workshop
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -175,9 +180,7 @@ def split(
         model=model,
         modes=_chosen(modes, "mode", split_scenario.MODES) if modes is not None else None,
         cache_types=tuple(dict.fromkeys(words_of(cache_types))),
-        depths=_depths(depths),
-        prompt=prompt,
-        generate=generate,
+        timing=Timing(prompt, generate, _depths(depths)),
         rounds=repetitions,
         minutes=minutes,
         devices=tuple(words_of(devices)),
@@ -198,6 +201,92 @@ def split(
         found = [stack.enter_context(unpacked(payload, cache.scratch, _installed(cache))) for payload in payloads]
         answer = split_scenario.bench_split(found, wishes, read_nodes(), log, console)
     _finish(console, answer.as_json(), split_as_text(answer), out, log)
+
+
+@bench.command()
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@_measuring
+@click.option("--engine", "engines", multiple=True, type=click.Choice(FAMILIES), help="Default: all with the variant.")
+@click.option("--wheel", "wheels", multiple=True, type=_FILE, help="Measure this payload wheel, too; build nothing.")
+@click.option(
+    "--caches",
+    help="Comma-separated, each K, K/V, K+TAIL or K/V+TAIL with types of K and V, :centers or :hadamard behind "
+    f"(default: those an engine has of {','.join(kv_scenario.CACHES)}).",
+)
+@click.option(
+    "--depths", default="0,4096", show_default=True, help="Comma-separated: tokens in the cache before a test begins."
+)
+@click.option("--text", type=_FILE, help="What is read for the quality (default: the help topics of Python).")
+@click.option(
+    "--context", type=click.IntRange(64), default=4096, show_default=True, help="Tokens of a window of the text."
+)
+@click.option("--windows", type=click.IntRange(1), default=4, show_default=True, help="Windows that are read.")
+@click.option(
+    "--gpu-layers", type=click.IntRange(0), default=999, show_default=True, help="Layers on GPUs, where there are any."
+)
+@click.option("--plot", type=_FILE, help="Draw error against memory and speed into this file (.svg, .png).")
+@sources
+@answers
+def kv(
+    console: Console,
+    arguments: tuple[str, ...],
+    model: Path,
+    engines: tuple[str, ...],
+    variant: str | None,
+    wheels: tuple[Path, ...],
+    caches: str | None,
+    depths: str,
+    text: Path | None,
+    context: int,
+    windows: int,
+    gpu_layers: int,
+    plot: Path | None,
+    repetitions: int,
+    minutes: float | None,
+    prompt: int,
+    generate: int,
+    out: Path | None,
+    source: str | None,
+    offline: bool,
+) -> None:
+    """Compare KV caches: memory, KL divergence from f16, and speed at several depths.
+
+    ARGUMENTS after -- go to llama-bench in every arm, as in: -- -t 8
+    """
+    _check_out(out)
+    if plot is not None:
+        kv_table.check_plot(plot)
+    cache = Cache.default()
+    cache.prepare()
+    with owned_folder(cache.scratch, "kv-") as folder:
+        wishes = kv_scenario.Wishes(
+            model=model,
+            caches=tuple(dict.fromkeys(words_of(caches))) if caches is not None else None,
+            timing=Timing(prompt, generate, _depths(depths)),
+            rounds=repetitions,
+            minutes=minutes,
+            text=text or _help_topics(folder),
+            context=context,
+            windows=windows,
+            gpu_layers=gpu_layers,
+            extra=arguments,
+        )
+        kv_scenario.check(wishes)
+        payloads = wheels or _built(console, engines, variant, source=source, offline=offline)
+        log = _log(cache, "kv")
+        with contextlib.ExitStack() as stack:
+            found = [stack.enter_context(unpacked(payload, cache.scratch, _installed(cache))) for payload in payloads]
+            answer = kv_scenario.bench_kv(found, wishes, read_nodes(), cache.scratch, log, console)
+    if plot is not None:
+        kv_table.plot(answer, plot)
+    _finish(console, answer.as_json(), kv_table.as_text(answer), out, log)
+
+
+def _help_topics(folder: Path) -> Path:
+    """A text of 700 KB that every Python has: its help topics, one after the other."""
+    path = folder / "topics.txt"
+    path.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
+    return path
 
 
 def _check_out(out: Path | None) -> None:

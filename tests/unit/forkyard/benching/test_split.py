@@ -17,6 +17,7 @@ from forkyard.benching.loopback import lent_devices
 from forkyard.benching.nodes import MemoryNode
 from forkyard.benching.split import Wishes, bench_split, check
 from forkyard.benching.split_table import as_text
+from forkyard.benching.subject import Timing
 from forkyard.console import Silent
 from forkyard.errors import BuildError, UsageError
 
@@ -29,9 +30,7 @@ def wishes(model: Path) -> Wishes:
         model=model,
         modes=None,
         cache_types=("f16", "q8_0"),
-        depths=(0, 8192),
-        prompt=512,
-        generate=128,
+        timing=Timing(prompt=512, generate=128, depths=(0, 8192)),
         rounds=1,
         minutes=None,
     )
@@ -240,7 +239,7 @@ def test_a_kv_type_that_one_engine_knows(make_split_payload: Make, run: Any, wis
 def test_nothing_that_the_engine_can_measure(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     payload = make_split_payload(engine="ik_llama.cpp", splits="none|layer|graph")
     with pytest.raises(UsageError, match="no engine can measure") as caught:
-        run(dataclasses.replace(wishes, depths=(8192,), generate=0), payload)
+        run(dataclasses.replace(wishes, timing=Timing(prompt=512, generate=0, depths=(8192,))), payload)
     assert "times no prompt after another" in (caught.value.why or "")
 
 
@@ -412,8 +411,8 @@ def test_the_time_that_may_be_spent(make_split_payload: Make, run: Any, wishes: 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"prompt": 0, "generate": 0}, "neither"),
-        ({"depths": ()}, "neither"),
+        ({"timing": Timing(0, 0, (0,))}, "neither"),
+        ({"timing": Timing(512, 128, ())}, "neither"),
         ({"model": Path("nowhere.gguf")}, "no file"),
         ({"devices": ("CUDA0", "CUDA1"), "rpc_devices": 2}, "pretends others"),
         ({"devices": ("CUDA0",)}, "CUDA0 alone"),
