@@ -48,6 +48,8 @@ class Case:
     """RPC servers, each with its CPU; 0 is the CPU without them."""
     hadamard: bool = False
     """Whether ik_llama.cpp transforms K and V, which llama.cpp does by itself."""
+    layers: str = ""
+    """Types of some layers."""
 
     def __str__(self) -> str:
         words = [
@@ -63,6 +65,7 @@ class Case:
         said = {"plain-attention": not self.flash, "apart": not self.unified, "hadamard": self.hadamard}
         words += [word for word, is_said in said.items() if is_said]
         words += [] if self.center is None else [f"center{self.center}"]
+        words += [self.layers] if self.layers else []
         words += [f"{self.split}{self.devices}"] if self.devices else []
         return "-".join(words)
 

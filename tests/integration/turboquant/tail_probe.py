@@ -6,7 +6,7 @@ The JSON object says which ``engine`` it is; which ``payload`` (package folder, 
 ``libraries`` ({NAME: PATH});
 the ``endpoints`` of RPC servers, whose first devices are the devices, none for the CPU; the ``model`` and its ``split``;
 ``k`` and ``v``, the types of the cache; ``tail`` and ``sinks``, the tokens with f16 copies; ``center``, whether K are less
-a vector of each layer (1, 0, or null for what the engine does by itself); ``flash``, whether attention is one kernel;
+a vector of each layer (1, 0, or null for what the engine does by itself); ``layers``, types of some layers; ``flash``, whether attention is one kernel;
 ``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the prompt has, and ``ubatch``, how many
 it may have; ``hadamard``, whether K and V are transformed; ``length``, how many tokens come before the queries; an ``act``;
 the ``output`` file.
@@ -91,6 +91,10 @@ class Engine(split_probe.Engine):
             if not hasattr(type(params), "kv_center"):
                 sys.exit("this engine has no centers of K")
             params.kv_center = self.wish["center"] if center else 0
+        if self.wish["layers"]:
+            if not hasattr(type(params), "kv_layer_types"):
+                sys.exit("this engine has no types for each layer")
+            params.kv_layer_types = self.wish["layers"].encode()
         context = self.api.llama_init_from_model(self.model, params)
         if not context:
             sys.exit(REFUSED)

@@ -48,6 +48,24 @@ def test_k_are_less_a_vector_and_the_model_counts_on(
     assert "centers of K from 128 tokens" in capfd.readouterr().err
 
 
+@pytest.mark.patch("kv-layer-types")
+def test_layers_have_types_of_their_own(smollm2: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = {"type_k": "q4_0", "type_v": "q4_0", "kv_layer_types": "first2=q8_0,29=f16/ftq4"}
+    with Llama(smollm2, n_threads=1, n_ctx=256, verbose=True, **own) as llm:
+        assert llm(COUNTING, max_tokens=6, temperature=0)["choices"][0]["text"].startswith(" 8, 9")
+    # 30 layers with 192 values of K and of V for each token.
+    bits = 27 * 2 * 4.5 + 2 * 2 * 8.5 + 16 + 4.25
+    assert f"KV buffer size = {256 * 192 * bits / 8 / 2**20:8.2f} MiB" in capfd.readouterr().err
+
+
+@pytest.mark.patch("kv-layer-types")
+def test_layers_that_are_not_there_are_an_error(smollm2: Path) -> None:
+    with pytest.raises(EngineError, match="the model has 0 to 29"):
+        Llama(smollm2, n_threads=1, n_ctx=256, kv_layer_types="30=q8_0")
+    with pytest.raises(UsageError, match="kv_layer_types"):
+        Llama(smollm2, kv_layer_types=3)
+
+
 @pytest.mark.patch("kv-center")
 def test_centers_that_cannot_be_are_an_error(smollm2: Path) -> None:
     with pytest.raises(EngineError, match="does not do what kv_center=True asks for"):

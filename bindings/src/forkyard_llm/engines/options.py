@@ -9,6 +9,7 @@ from typing import Any
 
 from ..checks import FLOAT_MAX, INT_MAX, flag, integer, number, shown
 from ..errors import UnsupportedOption, UsageError
+from ..text import to_engine
 from .numa import NumaChoice
 
 __all__ = [
@@ -35,7 +36,7 @@ MAX_THREADS = 512
 
 @dataclass(frozen=True)
 class Option:
-    """A flag or a number: its type, the numbers the engines survive, and the members of the params structs it sets.
+    """A flag, a number or a text: its type, the numbers the engines survive, the members of the params structs it sets.
 
     The members are named only for options that one family has.
     """
@@ -46,7 +47,7 @@ class Option:
     model_field: str = ""
     context_field: str = ""
 
-    def checked(self, name: str, value: object) -> bool | int | float:
+    def checked(self, name: str, value: object) -> bool | int | float | bytes:
         """``value`` as the plain Python value that C is handed.
 
         Raises:
@@ -54,6 +55,8 @@ class Option:
         """
         if self.kind is bool:
             return flag(name, value)
+        if self.kind is str:
+            return to_engine(value, name, nul=False)
         if self.kind is int:
             return integer(name, value, int(self.low), int(self.high))
         return number(name, value, self.low, self.high)
@@ -133,6 +136,7 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "kv_unified": Option(bool, context_field="kv_unified"),
         **_TAIL,
         "kv_center": Option(bool, context_field="kv_center"),
+        "kv_layer_types": Option(str, context_field="kv_layer_types"),
     },
     "ik_llama.cpp": {
         "repack_tensors": Option(bool, model_field="repack_tensors"),
@@ -279,7 +283,7 @@ def families_with(option: str) -> tuple[str, ...]:
     return tuple(family for family in FAMILIES if option in CAPABILITIES[family])
 
 
-def check_engine_options(family: str, options: Mapping[str, Any]) -> dict[str, bool | int | float]:
+def check_engine_options(family: str, options: Mapping[str, Any]) -> dict[str, bool | int | float | bytes]:
     """The engine options given for ``family`` as the plain values C is handed, if names, types and ranges are right.
 
     Raises:

@@ -130,6 +130,42 @@ uint32_t llama_kv_center::state_read(llama_io_read_i & io, llama_kv_center * cen
     return next;
 }
 
+//
+// llama_kv_cache, what of it is about the vectors
+//
+
+bool llama_kv_cache::init_center() {
+    // scores that meet more than a softmax over the same tokens would notice: a soft cap, or a sink with a score of its own
+    bool exact = !hparams.attn_soft_cap && model.arch != LLM_ARCH_GROK && !hparams.is_mla() &&
+                 hparams.n_rel_attn_bkts == 0 && model.arch != LLM_ARCH_DFLASH;
+    for (const auto & layer : layers) {
+        exact = exact && !model.layers[layer.il].attn_sinks;
+    }
+    if (!exact || !attn_rot_k || other || layers.empty() || model.split_mode() == LLAMA_SPLIT_MODE_TENSOR) {
+        LLAMA_LOG_WARN(
+            "%s: no centers of K: not with this model's attention, with -sm tensor, or with a K that is not quantized "
+            "or not rotated\n",
+            __func__);
+        return false;
+    }
+
+    center = std::make_unique<llama_kv_center>(layers.size());
+
+    for (const auto & layer : layers) {
+        center->add_layer(layer.il, ggml_backend_buffer_get_type(layer.k->buffer), hparams.n_embd_head_k(layer.il),
+                          hparams.n_head_kv(layer.il));
+    }
+
+    center->alloc(hparams.no_alloc);
+    return true;
+}
+
+void llama_kv_cache::measure_center(uint32_t first, uint32_t last) {
+    for (size_t ikv = 0; center && ikv < layers.size(); ++ikv) {
+        center->add_mean(ikv, layers[ikv].k, first, std::min(last, get_size()));
+    }
+}
+
 bool llama_kv_center_wanted(const llama_context_params & params) {
     const bool is_ftq =
         params.type_k == GGML_TYPE_FTQ4 || params.type_k == GGML_TYPE_FTQ3 || params.type_k == GGML_TYPE_FTQ2;
