@@ -248,6 +248,27 @@ def test_cache_types_that_nothing_computes_with_are_refused(graph: Graph, type_k
         assert (answer.status, reason in answer.said) == (1, True), answer.said[-2000:]
 
 
+@pytest.mark.patch("cache-type-options")
+@pytest.mark.parametrize(
+    ("split", "types", "reason"),
+    [
+        ("graph", {"type_k": "ftq4"}, "type ftq4 needs a model that is not split within its layers (-sm graph"),
+        ("layer", {"type_v": "ftq3"}, "type ftq3 needs host memory (--no-kv-offload)"),
+    ],
+)
+def test_cache_types_of_the_cpu_alone_are_refused(graph: Graph, split: str, types: dict[str, Any], reason: str) -> None:
+    answer = graph.split("four", split=split, **types)
+    assert (answer.status, reason in answer.said) == (1, True), answer.said[-2000:]
+
+
+@pytest.mark.patch("cache-type-options")
+def test_cache_types_of_the_cpu_alone_work_in_host_memory(graph: Graph) -> None:
+    cache = {"type_k": "ftq4", "type_v": "ftq3"}
+    assert (
+        difference(graph.split("four", split="layer", offload_kqv=False, **cache), graph.whole("four", **cache)) < SAME
+    )
+
+
 @pytest.mark.patch("graph-extra-parts")
 @pytest.mark.parametrize("scenario", ["plain", "steps"])
 def test_attention_beside_the_ffn_is_on_fewer_devices(graph: Graph, scenario: str) -> None:

@@ -50,6 +50,8 @@ class Case:
     """Whether ik_llama.cpp transforms K and V, which llama.cpp does by itself."""
     layers: str = ""
     """Types of some layers."""
+    state: str = ""
+    """A file that an act writes or reads."""
 
     def __str__(self) -> str:
         words = [

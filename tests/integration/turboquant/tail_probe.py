@@ -9,7 +9,7 @@ the ``endpoints`` of RPC servers, whose first devices are the devices, none for 
 a vector of each layer (1, 0, or null for what the engine does by itself); ``layers``, types of some layers; ``flash``, whether attention is one kernel;
 ``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the prompt has, and ``ubatch``, how many
 it may have; ``hadamard``, whether K and V are transformed; ``length``, how many tokens come before the queries; an ``act``;
-the ``output`` file.
+the ``output`` file; ``state``, a file for the acts ``sequence`` and ``adopted``, or empty.
 
 Every act ends with the same QUERIES tokens, whose logits (float32, one row each) go to the file:
 
@@ -17,7 +17,8 @@ Every act ends with the same QUERIES tokens, whose logits (float32, one row each
 - ``shift``: after these without the first DROPPED (``shift-sinks``: without as many behind the first KEPT), the others
   moved to close the gap; ``far``: after all of them were moved by FAR positions;
 - ``copy``: in a second sequence, into which the first was copied; ``keep``: there, after the first was dropped;
-- ``sequence``: in a second sequence, into which the state of the first was restored;
+- ``sequence``: in a second sequence, into which the state of the first was restored, which ``state`` then holds;
+  ``adopted``: in one into which the state in ``state`` was restored;
 - ``state``: in a second context, into which the whole state of the first was restored;
 - ``longer``: in a second context for more tokens, into which that state was restored; ``busy``: not at all, as there is
   another sequence in that context when the state of the first is restored; ``uncentered``: nor into a context with K as
@@ -193,11 +194,15 @@ def act(engine: Engine, tokens: list[int], others: list[int]) -> list[float]:
         if name == "keep":
             engine.memory(context, "seq_keep", 1)
         return engine.read(context, queries, length, 1)
-    if name in ("sequence", "regrown"):
+    if name in ("sequence", "regrown", "adopted"):
         size = api.llama_state_seq_get_size(context, 0, *engine.flags)
         data = (ctypes.c_uint8 * size)()
         if api.llama_state_seq_get_data(context, data, size, 0, *engine.flags) != size:
             sys.exit("the state of the sequence was not saved whole")
+        if name == "adopted":
+            data = (ctypes.c_uint8 * size).from_buffer_copy(Path(wish["state"]).read_bytes())
+        elif wish["state"]:
+            Path(wish["state"]).write_bytes(data)
         if name == "regrown":
             engine.clear(context)
             engine.read(context, others[: length // 2 - 1], 0)

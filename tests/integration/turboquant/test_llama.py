@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from forkyard_llm import Llama
-from forkyard_llm.errors import EngineError, UsageError
+from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
 
-from .conftest import Engine, on_each_engine
+from ..fixes.tiny_models import Attention, write_dense
+from .conftest import IK, Engine, on_each_engine
 
 pytestmark = pytest.mark.patch("kv-tail")
 COUNTING = "1, 2, 3, 4, 5, 6, 7,"
@@ -36,6 +37,33 @@ def test_the_tail_is_made_and_the_model_counts_on(smollm2: Path, capfd: pytest.C
 def test_a_negative_number_is_refused_by_name(smollm2: Path) -> None:
     with pytest.raises(UsageError, match="kv_tail_tokens"):
         Llama(smollm2, kv_tail_tokens=-1)
+
+
+@on_each_engine
+@pytest.mark.patch("cache-types")
+def test_a_cache_of_few_bits_and_the_model_counts_on(patched: Engine, smollm2: Path) -> None:
+    transforms = {"k_cache_hadamard": True, "v_cache_hadamard": True} if patched.name == IK else {}
+    with Llama(smollm2, n_threads=1, n_ctx=256, type_k="ftq4", type_v="ftq3", **transforms) as llm:
+        assert llm(COUNTING, max_tokens=6, temperature=0)["choices"][0]["text"].startswith(" 8, 9")
+
+
+@pytest.mark.patch("cache-types")
+@pytest.mark.parametrize("patched", [IK], indirect=True)
+@pytest.mark.parametrize(
+    ("kinds", "reason"),
+    [
+        ({"type_k": "ftq4"}, r"type_k='ftq4' packs 64 numbers at a time.* have 32"),
+        ({"type_v": "ftq2", "flash_attn": True}, r"type_v='ftq2' packs 64 numbers at a time.* have 32"),
+        ({"type_k": "ftq4", "type_v": "bf16", "flash_attn": True}, "flash attention has no type_v='bf16'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_context_is_made(
+    kinds: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "narrow.gguf"
+    write_dense(model, Attention(n_head=4, n_head_kv=2, head_dim=32, n_rot=32))
+    with pytest.raises(UnsupportedOption, match=reason):
+        Llama(model, n_ctx=256, **kinds)
 
 
 @pytest.mark.patch("kv-center")

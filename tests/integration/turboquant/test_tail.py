@@ -58,6 +58,8 @@ COVERED_ON_IK = (
     *(Case(act=act, tail=ALL, hadamard=True) for act in ("plain", "shift", "state")),
     Case(act="defrag", tail=ALL),
 )
+FEW_BITS = (Case(k="ftq4", v="ftq3", tail=ALL), Case(k="f16", v="ftq2", tail=ALL))
+FEW_BITS_ON_IK = tuple(Case(k="ftq2", v="ftq4", act=act, tail=ALL, hadamard=True) for act in ("shift", "defrag"))
 OFF = (
     Case(),
     Case(v="f16", flash=False),
@@ -80,6 +82,13 @@ def lost(engine: Engine, case: Case) -> tuple[float, float]:
 
 @on_both(COVERED, *COVERED_ON_IK)
 def test_a_covered_token_counts_as_in_an_f16_cache(patched: Engine, case: Case) -> None:
+    tail, none = lost(patched, case)
+    assert tail <= NEAR * none
+
+
+@pytest.mark.patch("cache-types")
+@on_both(FEW_BITS, *FEW_BITS_ON_IK)
+def test_a_covered_token_of_few_bits_counts_as_in_an_f16_cache(patched: Engine, case: Case) -> None:
     tail, none = lost(patched, case)
     assert tail <= NEAR * none
 

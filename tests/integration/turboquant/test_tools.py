@@ -12,7 +12,7 @@ from pydoc_data import topics
 import pytest
 from forkyard_llm.payloads import read_payload
 
-from .conftest import TIMEOUT_S, Engine, on_each_engine
+from .conftest import IK, TIMEOUT_S, Engine, on_each_engine
 
 pytestmark = pytest.mark.patch("kv-tail-options")
 
@@ -96,12 +96,34 @@ def test_a_tail_halves_the_divergence_of_a_real_model(patched: Engine, smollm2: 
     assert divergence(patched, words, *four_bits, "--kv-tail-tokens", "64") <= none / 2
 
 
+@on_each_engine
 @pytest.mark.patch("cache-type-options")
 def test_llama_bench_knows_the_types(patched: Engine, smollm2: Path) -> None:
     words = ("-m", str(smollm2), "-t", "1", "-r", "1", "-p", "8", "-n", "0", "-fa", "1", "-o", "json")
     done = run(patched, "llama-bench", *words, "-ctk", "ftq4,ftq3", "-ctv", "ftq2")
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(row["type_k"], row["type_v"]) for row in json.loads(done.stdout)] == [("ftq4", "ftq2"), ("ftq3", "ftq2")]
+
+
+@pytest.mark.parametrize("patched", [IK], indirect=True)
+@pytest.mark.patch("cache-type-options")
+def test_fewer_bits_lose_as_little_as_q4_0_without_centers(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
+    """In 8 windows by a tenth less; in this one window the two are near each other. A type that is read wrong loses tens."""
+    words = saved(patched, smollm2, tmp_path, 512)
+    stock, ours = (
+        divergence(patched, words, "-ctk", kind, "-ctv", kind, "-khad", "-vhad") for kind in ("q4_0", "ftq4")
+    )
+    assert ours <= 1.2 * stock
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("patched", [IK], indirect=True)
+@pytest.mark.patch("cache-type-options")
+def test_some_layers_have_a_type_of_their_own(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
+    words = saved(patched, smollm2, tmp_path, 256)
+    all_two = ("-ctk", "ftq2", "-ctv", "ftq2", "-khad", "-vhad")
+    mixed = (*all_two, "-ctk-first", "ftq4,10", "-ctv-last", "ftq4,10")
+    assert divergence(patched, words, *mixed) <= 0.9 * divergence(patched, words, *all_two)
 
 
 @pytest.mark.patch("kv-center")

@@ -1,11 +1,12 @@
 """Send rows through the cache types ftq4, ftq3 and ftq2 of one payload; a child process, as it may crash.
 
-Usage: python -m tests.integration.turboquant.types_probe PACKAGE LIBRARIES IN OUT, from the repository's root
+Usage: python -m tests.integration.turboquant.types_probe ENGINE PACKAGE LIBRARIES IN OUT, from the repository's root
 
-LIBRARIES is {NAME: PATH} in JSON. IN is a numpy archive of ``rows`` (float32; rows x values) and of ``ftq4``, ``ftq3``
+ENGINE is llama.cpp or ik_llama.cpp, LIBRARIES {NAME: PATH} in JSON. IN is a numpy archive of ``rows`` (float32; rows x values) and of ``ftq4``, ``ftq3``
 and ``ftq2``: blocks (bytes; rows x bytes) to be read. OUT becomes one, for each type:
 
-- ``TYPE_reference``: the bytes of ``rows`` by ggml's own plain C, and ``TYPE_cpu`` by the CPU backend's SET_ROWS;
+- ``TYPE_reference``: the bytes of ``rows`` by ggml's own plain C, and ``TYPE_cpu`` by what writes the cache: the CPU backend's SET_ROWS,
+  or its copy in ik_llama.cpp;
 - ``TYPE_values`` (float32): what the CPU backend's GET_ROWS reads of the blocks, and ``TYPE_copied`` what its copy reads.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .attention_probe import ARENA_BYTES, Cpu
+from .attention_probe import ARENA_BYTES, CPUS, Cpu
 
 TYPES = ("ftq4", "ftq3", "ftq2")
 
@@ -40,11 +41,18 @@ class Rows:
         return out
 
     def written(self, rows: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The bytes that SET_ROWS writes."""
+        """The bytes of a cache's rows."""
         context, index = self._context(len(rows))
         source = self._cpu._tensor(context, "f32", rows)
         target = self._api.ggml_new_tensor_2d(context, self._type, rows.shape[1], len(rows))
-        self._compute(context, self._api.ggml_set_rows(context, target, source, index))
+        # A method of the one engine alone.
+        has_set_rows = hasattr(self._api, "ggml_set_rows")
+        result = (
+            self._api.ggml_set_rows(context, target, source, index)
+            if has_set_rows
+            else self._api.ggml_cpy(context, source, target)
+        )
+        self._cpu.compute(context, result)
         return self._bytes(context, target).reshape(len(rows), -1)
 
     def read(self, blocks: NDArray[np.uint8], *, copy: bool) -> NDArray[np.float32]:
@@ -56,7 +64,7 @@ class Rows:
         ctypes.memmove(api.ggml_get_data(source), blocks.ctypes.data, blocks.nbytes)
         f32 = self._cpu.abi.GGML_TYPE_F32
         result = api.ggml_cast(context, source, f32) if copy else api.ggml_get_rows(context, source, index)
-        self._compute(context, result)
+        self._cpu.compute(context, result)
         return self._bytes(context, result).view(np.float32).reshape(len(blocks), width)
 
     def _context(self, count: int) -> tuple[Any, Any]:
@@ -67,12 +75,6 @@ class Rows:
         ctypes.memmove(self._api.ggml_get_data(index), numbers.ctypes.data, numbers.nbytes)
         return context, index
 
-    def _compute(self, context: Any, result: Any) -> None:
-        graph = self._api.ggml_new_graph(context)
-        self._api.ggml_build_forward_expand(graph, result)
-        if self._api.ggml_backend_graph_compute(self._cpu.backend, graph) != 0:
-            sys.exit("not computed")
-
     def _bytes(self, context: Any, tensor: Any) -> NDArray[np.uint8]:
         """A tensor's bytes; the context ends."""
         data = ctypes.string_at(self._api.ggml_get_data(tensor), self._api.ggml_nbytes(tensor))
@@ -80,8 +82,8 @@ class Rows:
         return np.frombuffer(data, np.uint8)
 
 
-def main(package: str, libraries: str, given: str, out: str) -> None:
-    cpu = Cpu(Path(package), json.loads(libraries))
+def main(engine: str, package: str, libraries: str, given: str, out: str) -> None:
+    cpu = CPUS[engine](Path(package), json.loads(libraries))
     found: dict[str, Any] = {}
     with np.load(given) as arrays:
         for kind in TYPES:

@@ -83,6 +83,11 @@ GGML_FTQ_INLINE float ftq_scale(int code) {
     return code < 8 ? (float) code * (1.0f / (1 << 17)) : v.f;
 }
 
+// bits of the half that is 1/32 of it; a half has room for a scale of 4 bits, down to 2^-24
+GGML_FTQ_INLINE uint16_t ftq_scale_half(int code) {
+    return (uint16_t) (code >= 48 ? (code - 40) << 7 : code < 8 ? code << 2 : (8 | (code & 7)) << ((code >> 3) + 1));
+}
+
 // nearest code of a scale, from 1 to FTQ_TOP
 GGML_FTQ_INLINE int ftq_scale_code(float scale) {
     union {
@@ -596,5 +601,21 @@ GGML_FTQ_INLINE void ftq_dequantize_row(int k, const uint8_t * x, float * y, int
         for (int j = FTQ_HALF; j < QK_FTQ; ++j) {
             y[i * QK_FTQ + j] = q[j] * d1;
         }
+    }
+}
+
+// as blocks of q8_0, which hold the values exactly: a half and 32 bytes
+GGML_FTQ_INLINE void ftq_row_to_q8_0(int k, const uint8_t * x, uint8_t * y, int64_t n) {
+    assert(n % QK_FTQ == 0);
+    for (int64_t i = 0; i < n / QK_FTQ; ++i, y += 2 * (2 + FTQ_HALF)) {
+        int8_t q[QK_FTQ];
+        int    code0, code1;
+        ftq_unpack(k, x + i * (2 + 8 * k), q, &code0, &code1);
+        const uint16_t d0 = ftq_scale_half(code0);
+        const uint16_t d1 = ftq_scale_half(code1);
+        memcpy(y, &d0, 2);
+        memcpy(y + 2, q, FTQ_HALF);
+        memcpy(y + 2 + FTQ_HALF, &d1, 2);
+        memcpy(y + 4 + FTQ_HALF, q + FTQ_HALF, FTQ_HALF);
     }
 }

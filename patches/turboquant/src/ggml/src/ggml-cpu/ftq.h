@@ -1,9 +1,18 @@
 #pragma once
 
-#include "ggml-cpu.h"
+#include "ggml.h"
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+
+// what a dot product takes the other row as; in ik_llama.cpp as its kernels for q8_0 do
+#if !GGML_USE_IQK_MULMAT
+#    define GGML_FTQ_DOT_TYPE GGML_TYPE_Q8_0
+#elif defined(__AVX2__)
+#    define GGML_FTQ_DOT_TYPE GGML_TYPE_Q8_2_X4
+#else
+#    define GGML_FTQ_DOT_TYPE GGML_TYPE_Q8_0_X4
 #endif
 
 // The same bytes and values as the functions of ggml-ftq.h, with the vectors that this backend is compiled for.
@@ -45,6 +54,14 @@ void ggml_vec_dot_ftq2_q8_0(int                        n,
 // writes the values of a row as blocks of q8_0, which hold them exactly; NULL for other types
 typedef void (*ggml_to_q8_0_t)(const void * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n);
 ggml_to_q8_0_t ggml_ftq_to_q8_0(enum ggml_type type);
+
+// the same for rows of one of these types that are stride bytes apart; those of y have no gaps
+void ggml_ftq_rows_to_q8_0(enum ggml_type             type,
+                           const void * GGML_RESTRICT x,
+                           size_t                     stride,
+                           void * GGML_RESTRICT       y,
+                           int64_t                    n,
+                           int64_t                    n_rows);
 
 #ifdef __cplusplus
 }
