@@ -68,7 +68,7 @@ _TYPE_ROWS: Final[tuple[tuple[int, str, int, int, int, tuple[str, ...]], ...]] =
     (340, "iq5_k_r4", 256, 176, 0, _IK), (344, "iq4_ks_r4", 256, 136, 4, _IK),
     (352, "iq5_ks_r4", 256, 168, 4, _IK), (397, "q8_k_r16", 256, 258, 0, _IK),
     (398, "q8_kv_r8", 32, 32, 4, _IK), (399, "q8_k_r8", 256, 258, 0, _IK),
-    (500, "ftq4", 64, 34, 0, _LLAMA), (501, "ftq3", 64, 26, 0, _LLAMA), (502, "ftq2", 64, 18, 0, _LLAMA),
+    (500, "ftq4", 64, 34, 0, _BOTH), (501, "ftq3", 64, 26, 0, _BOTH), (502, "ftq2", 64, 18, 0, _BOTH),
 )  # fmt: skip
 
 TENSOR_TYPES: Final[Mapping[str, Mapping[int, TensorType]]] = {

@@ -82,6 +82,9 @@ COMMON_OPTIONS: Mapping[str, Option] = {
 }
 """The flags and numbers both families have, and what both survive; None, where it is a default, is not checked."""
 
+_FTQ = ("ftq4", "ftq3", "ftq2")
+"""Cache types of the stack turboquant, which a payload without it does not have."""
+
 CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "split_mode": {
         "llama.cpp": ("none", "layer", "row", "tensor"),
@@ -98,10 +101,7 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "iq4_nl",
             "q5_0",
             "q5_1",
-            # Of the stack turboquant.
-            "ftq4",
-            "ftq3",
-            "ftq2",
+            *_FTQ,
         ),
         "ik_llama.cpp": (
             "f32",
@@ -115,6 +115,7 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "q5_1",
             "q6_0",
             "q8_kv",
+            *_FTQ,
         ),
     },
 }
@@ -162,8 +163,8 @@ ENGINE_OPTIONS: Mapping[str, Mapping[str, Option]] = {
 }
 
 FLASH_CACHE: Mapping[str, frozenset[str]] = {
-    "type_k": frozenset({"f16", "q8_0", "q8_kv", "q6_0", "q4_0", "q4_1", "iq4_nl"}),
-    "type_v": frozenset({"f16", "q8_0", "q6_0", "q4_0", "q4_1", "iq4_nl"}),
+    "type_k": frozenset({"f16", "q8_0", "q8_kv", "q6_0", "q4_0", "q4_1", "iq4_nl", *_FTQ}),
+    "type_v": frozenset({"f16", "q8_0", "q6_0", "q4_0", "q4_1", "iq4_nl", *_FTQ}),
 }
 """Cache types that ik_llama.cpp's flash attention computes with on a CPU, if built with GGML_IQK_FA_ALL_QUANTS.
 

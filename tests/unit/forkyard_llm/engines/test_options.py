@@ -49,6 +49,11 @@ def test_names_are_taken_in_any_case():
     assert choice("ik_llama.cpp", "cache type", "type_k", "q8_KV") == "q8_kv"
 
 
+@pytest.mark.parametrize("engine", ["llama.cpp", "ik_llama.cpp"])
+def test_both_engines_have_the_cache_types_of_the_stack(engine):
+    assert choice(engine, "cache type", "type_v", "ftq3") == "ftq3"
+
+
 def test_a_name_of_the_other_engine_names_that_engine():
     with pytest.raises(UnsupportedOption, match=r"llama\.cpp has no split_mode 'graph' .*ik_llama\.cpp has it"):
         choice("llama.cpp", "split_mode", "split_mode", "graph")
