@@ -34,6 +34,9 @@ STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
 # The stack turboquant computes attention over quantized caches in sums of another order. Where bits are compared with
 # the stock engine's, it is switched off.
 SAME_BITS = {"GGML_CPU_FATTN_QUANT_DISABLE": "1"}
+# Mesa's software device for Vulkan, alone and once.
+SOFTWARE_ICD = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+SOFTWARE_VULKAN = {"VK_DRIVER_FILES": str(SOFTWARE_ICD), "GGML_VK_VISIBLE_DEVICES": "0"}
 # An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
 os.environ["GGML_NO_BACKTRACE"] = "1"
 # Variants of some instruction sets, of which everyday tests build what the whole ones share. ``few-rpc`` is otherwise
@@ -216,6 +219,14 @@ def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFa
         return read_payload(out / package)
 
     return payload
+
+
+@pytest.fixture(scope="session")
+def vulkan_payload(carrying: Callable[[str, str], Payload]) -> Payload:
+    """llama.cpp for Vulkan, where there is a software device for it."""
+    if not SOFTWARE_ICD.is_file():
+        pytest.skip("there is no software device for Vulkan: on Debian, apt-get install mesa-vulkan-drivers")
+    return carrying("vulkan", "llama.cpp")
 
 
 def whole_rpc_payload_under_test(engine: str) -> bool:

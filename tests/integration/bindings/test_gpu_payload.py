@@ -48,8 +48,8 @@ print(json.dumps(answer))
 # What the patches of our stacks and the KV cache types touch.
 OPERATIONS = {
     "ROPE": r"type=f32,ne_a=\[128,32,2,1\]",
-    "SET_ROWS": r"type_dst=(f16|bf16|q8_0|q4_0|iq4_nl),.*ne=\[256,5,1,3\]",
-    "CPY": r"type_src=f32,type_dst=(f16|bf16|q8_0|q4_0|iq4_nl),.*256,4,4,4",
+    "SET_ROWS": r"type_dst=(f16|bf16|q8_0|q4_0|iq4_nl|ftq[432]),.*ne=\[256,5,1,3\]",
+    "CPY": r"type_src=f32,type_dst=(f16|bf16|q8_0|q4_0|iq4_nl|ftq[432]),.*256,4,4,4",
     "FLASH_ATTN_EXT": r"hsk=64,hsv=64,nh=4,.*kv=113,nb=1,mask=1,sinks=0,max_bias=0.0+,logit_softcap=0.0+,prec=f32",
 }
 

@@ -3,7 +3,8 @@
 Usage: python -m tests.integration.split.split_probe JSON, from the root of the repository
 
 The JSON object says which ``payload`` (package folder, of which _abi.py is read) with which ``libraries`` ({NAME: PATH});
-the ``endpoints`` of RPC servers, whose first devices are the devices; the ``model``, its ``split`` (``none`` or
+the ``endpoints`` of RPC servers, whose first devices are the devices, or the name of a ``device`` of a backend that is a
+library of the payload; the ``model``, its ``split`` (``none`` or
 ``tensor``) and ``shares`` (of each device, or empty); ``k`` and ``v``, the types of the cache, ``offload``, whether the
 devices hold it, and ``unified``, whether its sequences share one buffer; an ``act``; and the ``output`` file.
 
@@ -49,10 +50,14 @@ class Engine:
         self.api.llama_backend_init()
         self.api.ggml_backend_load(wish["libraries"]["ggml-cpu"].encode())
         params = self.api.llama_model_default_params()
-        params.n_gpu_layers = 99 if wish["endpoints"] else 0
+        on_devices = wish["endpoints"] or wish.get("device")
+        params.n_gpu_layers = 99 if on_devices else 0
         params.split_mode = getattr(self.abi, f"LLAMA_SPLIT_MODE_{wish['split'].upper()}")
         if wish["endpoints"]:
             self._devices = self._remote(wish["libraries"]["ggml-rpc"], wish["endpoints"])
+            params.devices = self._devices
+        elif wish.get("device"):
+            self._devices = self._local(wish["libraries"], wish["device"])
             params.devices = self._devices
         if wish["shares"]:
             self._shares = (ctypes.c_float * self.api.llama_max_devices())(*wish["shares"])
@@ -61,6 +66,16 @@ class Engine:
         if not self.model:
             sys.exit(REFUSED)
         self.n_vocab: int = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(self.model))
+
+    def _local(self, libraries: dict[str, str], name: str) -> Any:
+        for library, path in libraries.items():
+            if name.lower().startswith(library.removeprefix("ggml-")):
+                self.api.ggml_backend_load(path.encode())
+        devices = (ctypes.POINTER(self.abi.ggml_backend_device) * 2)()
+        devices[0] = self.api.ggml_backend_dev_by_name(name.encode())
+        if not devices[0]:
+            sys.exit(f"there is no device {name}")
+        return devices
 
     def _remote(self, library: str, endpoints: list[str]) -> Any:
         registry = self.api.ggml_backend_load(library.encode())

@@ -16,7 +16,15 @@ import pytest
 from forkyard_llm.payloads import Payload
 from numpy.typing import NDArray
 
-from ..conftest import ROOT, SAME_BITS, RpcServers, libraries_of, only_named_payloads, whole_rpc_payload_under_test
+from ..conftest import (
+    ROOT,
+    SAME_BITS,
+    SOFTWARE_VULKAN,
+    RpcServers,
+    libraries_of,
+    only_named_payloads,
+    whole_rpc_payload_under_test,
+)
 from ..numa import arch_models
 from .tail_probe import QUERIES
 
@@ -83,8 +91,11 @@ class Failure:
 class Engine:
     """Runs cases on one payload, each in a child, with servers where a case has devices."""
 
-    def __init__(self, name: str, payload: Path, models: Path, serve: RpcServers | None = None) -> None:
+    def __init__(
+        self, name: str, payload: Path, models: Path, serve: RpcServers | None = None, device: str | None = None
+    ) -> None:
         self.name = name
+        self._device = device
         self.payload = payload
         self._models = models
         self._serve = serve
@@ -106,6 +117,7 @@ class Engine:
             **asdict(case),
             "engine": self.name,
             "endpoints": self._servers(case.devices),
+            "device": self._device,
             "shares": [],
             "payload": str(self.payload),
             "libraries": libraries_of(self.payload),
@@ -114,6 +126,7 @@ class Engine:
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "GGML_"))}
         environment["GGML_NO_BACKTRACE"] = "1"
+        environment |= SOFTWARE_VULKAN if self._device else {}
         # The tail's own attention cannot be switched off.
         environment |= SAME_BITS
         try:

@@ -4,7 +4,7 @@ Usage: python -m tests.integration.turboquant.tail_probe JSON, from the root of 
 
 The JSON object says which ``engine`` it is; which ``payload`` (package folder, of which _abi.py is read) with which
 ``libraries`` ({NAME: PATH});
-the ``endpoints`` of RPC servers, whose first devices are the devices, none for the CPU; the ``model`` and its ``split``;
+the ``endpoints`` of RPC servers, whose first devices are the devices, or the name of a ``device``, none for the CPU; the ``model`` and its ``split``;
 ``k`` and ``v``, the types of the cache; ``tail`` and ``sinks``, the tokens with f16 copies; ``center``, whether K are less
 a vector of each layer (1, 0, or null for what the engine does by itself); ``layers``, types of some layers; ``flash``, whether attention is one kernel;
 ``unified``, whether sequences share one buffer; ``step``, how many tokens a batch of the prompt has, and ``ubatch``, how many

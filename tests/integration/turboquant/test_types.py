@@ -1,9 +1,11 @@
-"""The cache types ftq4, ftq3 and ftq2: their bytes are those of the study, on every CPU and engine, and nothing traps."""
+"""The cache types ftq4, ftq3 and ftq2: their bytes are those of the study, on every engine and device, and nothing traps."""
 
 from __future__ import annotations
 
 import functools
 import json
+import os
+import re
 import struct
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..conftest import ROOT, libraries_of
+from ..conftest import ROOT, SOFTWARE_VULKAN, libraries_of
 from ..numa.attention_models import HEAD_DIM, N_HEAD_KV
 from ..split.split_probe import REFUSED
 from .conftest import ENGINE, IK, Case, Engine, Failure
@@ -70,23 +72,31 @@ def given() -> dict[str, np.ndarray]:
 
 
 Found = Mapping[str, np.ndarray]
+VULKAN = "Vulkan0"
 
 
 @pytest.fixture(scope="module")
 def found_on(
-    engine_payload: Callable[[str], Path], given: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, given: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Found]:
-    """What types_probe.py says of an engine."""
+    """What types_probe.py says of an engine's CPU, or of llama.cpp's Vulkan device."""
     folder = tmp_path_factory.mktemp("types")
     np.savez(folder / "in.npz", **given)
 
     @functools.cache
-    def found(engine: str) -> Found:
-        package, out = engine_payload(engine), folder / f"{engine}.npz"
+    def found(where: str) -> Found:
+        engine, device = (ENGINE, where) if where == VULKAN else (where, "CPU")
+        package: Path
+        if where == VULKAN:
+            package = request.getfixturevalue("vulkan_payload").root
+        else:
+            package = request.getfixturevalue("engine_payload")(engine)
+        out = folder / f"{where}.npz"
         command = [sys.executable, "-m", "tests.integration.turboquant.types_probe", engine, str(package)]
         done = subprocess.run(
-            [*command, json.dumps(libraries_of(package)), str(folder / "in.npz"), str(out)],
+            [*command, json.dumps(libraries_of(package)), str(folder / "in.npz"), str(out), device],
             cwd=ROOT,
+            env=os.environ | SOFTWARE_VULKAN,
             capture_output=True,
             text=True,
             timeout=600,
@@ -99,7 +109,7 @@ def found_on(
     return found
 
 
-@pytest.fixture(params=[ENGINE, IK])
+@pytest.fixture(params=[ENGINE, IK, pytest.param(VULKAN, marks=pytest.mark.deep)])
 def found(request: pytest.FixtureRequest, found_on: Callable[[str], Found]) -> Found:
     return found_on(request.param)
 
@@ -107,7 +117,8 @@ def found(request: pytest.FixtureRequest, found_on: Callable[[str], Found]) -> F
 @pytest.mark.patch("cache-types")
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_writer_writes_the_same_bytes(found: Found, kind: str) -> None:
-    assert np.array_equal(found[f"{kind}_cpu"], found[f"{kind}_reference"])
+    assert np.array_equal(found[f"{kind}_set"], found[f"{kind}_reference"])
+    assert np.array_equal(found[f"{kind}_stored"], found[f"{kind}_reference"])
 
 
 @pytest.mark.patch("cache-types")
@@ -122,7 +133,7 @@ def test_every_reader_reads_the_values_of_the_study(found: Found, given: Mapping
 @pytest.mark.parametrize("kind", TYPES)
 def test_error_of_gaussian_values(found: Found, given: Mapping[str, np.ndarray], kind: str) -> None:
     right = given["rows"][:GAUSSIAN]
-    read = ftq.decode(found[f"{kind}_cpu"][:GAUSSIAN], BITS[kind])
+    read = ftq.decode(found[f"{kind}_set"][:GAUSSIAN], BITS[kind])
     assert np.square(read - right).sum() / np.square(right).sum() <= ERROR[kind]
 
 
@@ -131,7 +142,7 @@ def test_error_of_gaussian_values(found: Found, given: Mapping[str, np.ndarray],
 def test_what_is_no_number_becomes_one(found: Found, given: Mapping[str, np.ndarray], kind: str) -> None:
     """No number counts as zero, an endless one as the largest; zeros stay zeros, and a block's error stays bounded."""
     rows, bits = given["rows"][GAUSSIAN:], BITS[kind]
-    written = found[f"{kind}_cpu"][GAUSSIAN:]
+    written = found[f"{kind}_set"][GAUSSIAN:]
     meant = np.clip(np.nan_to_num(rows, nan=0.0, posinf=LARGEST, neginf=-LARGEST), -LARGEST, LARGEST)
     read = ftq.decode(written, bits)
     assert np.isfinite(read).all()
@@ -146,7 +157,7 @@ def test_what_is_no_number_becomes_one(found: Found, given: Mapping[str, np.ndar
 @pytest.mark.patch("cache-types")
 @pytest.mark.parametrize("kind", TYPES)
 def test_both_engines_write_the_same_bytes(found_on: Callable[[str], Found], kind: str) -> None:
-    assert np.array_equal(found_on(ENGINE)[f"{kind}_cpu"], found_on(IK)[f"{kind}_cpu"])
+    assert np.array_equal(found_on(ENGINE)[f"{kind}_set"], found_on(IK)[f"{kind}_set"])
 
 
 PLAIN = Case(k="ftq4", v="f16", flash=False)
@@ -227,3 +238,14 @@ def test_k_and_v_of_a_state_serve_the_other_engine(
     whole = engine.logits(replace(own_case, k="f16", v="f16", center=None))
     given = error(engine.logits(replace(own_case, act="adopted", state=str(mixed))), whole)
     assert given <= 1.5 * error(engine.logits(own_case), whole)
+
+
+@pytest.mark.patch("cache-types-vulkan")
+def test_shaders_have_the_tables_of_the_cpu() -> None:
+    """Which a GPU has to be there for otherwise."""
+    folder = ROOT / "patches/turboquant/src/ggml/src"
+    c, glsl = (folder / name for name in ("ggml-ftq-impl.h", "ggml-vulkan/vulkan-shaders/ftq.glsl"))
+    tables = [re.search(r"ftq_table\[3\]\[64\] = \{(.*?)\};", path.read_text(), re.S) for path in (c, glsl)]
+    numbers = [re.findall(r"-?\d+", table[1]) for table in tables if table]
+    assert len(numbers[0]) == 3 * 64
+    assert numbers[0] == numbers[1]
