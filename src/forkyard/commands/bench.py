@@ -344,7 +344,7 @@ def _built(
 ) -> list[Path]:
     """The engines' wheels, built if that was not done before; without names those that have the variant."""
     shop = Workshop.open()
-    chosen = variant or host_variant(shop.variants, engines[0], shop.toolchain)
+    chosen = variant or host_variant(shop.variants, engines[0] if engines else FAMILIES[0], shop.toolchain)
     if not engines:
         shop.variants.get(chosen)
         engines = [family for family in FAMILIES if chosen in supported(shop.variants, family)]

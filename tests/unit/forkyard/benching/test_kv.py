@@ -357,6 +357,38 @@ def test_from_words_to_a_table_and_a_plot(
     assert not list((tmp_path / "cache" / "scratch").glob("kv-*"))
 
 
+def test_both_engines_are_built_for_this_processor(
+    make: Make, model: Path, one_node: tuple[MemoryNode, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    payload = make()
+
+    class Shop:
+        variants: Any = None
+        toolchain = None
+
+        def plans(self, variant: str, engines: tuple[str, ...]) -> tuple[list[str], list[str]]:
+            asked.append((variant, engines))
+            return ["plan"], []
+
+        def build(self, plans: list[str], console: Any, **_: Any) -> list[Any]:
+            return [type("Built", (), {"wheel": payload.wheel})()]
+
+    class Variants:
+        def get(self, name: str) -> None: ...
+
+    Shop.variants = Variants()
+    monkeypatch.setenv("FORKYARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(command, "read_nodes", lambda: one_node)
+    monkeypatch.setattr(command.Workshop, "open", lambda: Shop())
+    monkeypatch.setattr(command, "host_variant", lambda *_: "avx2")
+    monkeypatch.setattr(command, "supported", lambda *_: ["avx2"])
+    words = ["--model", str(model), "--caches", "f16", "--prompt", "0", "--generate", "0"]
+    done = CliRunner().invoke(main, ["bench", "kv", "--quiet", *words])
+    assert done.exit_code == 0, done.output
+    assert asked == [("avx2", ("llama.cpp", "ik_llama.cpp"))]
+
+
 @pytest.mark.parametrize("words", [("--caches", ""), ("--caches", "q4_0:x"), ("--plot", "a.b"), ("--text", "nowhere")])
 def test_words_that_mean_nothing(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
