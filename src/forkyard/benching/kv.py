@@ -20,7 +20,10 @@ from forkyard.console import Reporter
 from forkyard.errors import BuildError, UsageError
 from forkyard.scratch import owned_folder
 
-CACHES = ("f16", "q8_0", "q4_0", "q4_0:centers", "q4_0:hadamard", "ftq4", "ftq4/ftq3", "ftq3", "ftq4+128", "ftq2")
+CACHES = (
+    *("f16", "q8_0", "q4_0", "q4_0:centers", "q4_0:hadamard", "ftq4", "ftq4:hadamard", "ftq4/ftq3"),
+    *("ftq3", "ftq3:hadamard", "ftq4+128", "ftq2"),
+)
 """What is measured unless others are named, of those an engine has."""
 FEWEST_TOKENS = 100
 """Of which llama-perplexity computes statistics."""

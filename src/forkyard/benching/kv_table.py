@@ -182,7 +182,8 @@ def as_text(found: Answer) -> str:
     """A Markdown table and what has to be known to read it."""
     text = [
         f"{found.model}{f' ({found.measured.model})' if found.measured.model else ''}, "
-        f"{found.machine.get('cpu', 'unknown')}; speeds are medians of {found.measured.rounds} rounds",
+        f"{found.machine.get('cpu', 'unknown')}"
+        + (f"; speeds are medians of {found.measured.rounds} rounds" if found.tests else ""),
         *(f"{subject.label} ({subject.engine.wheel})" for subject in found.subjects),
         "",
         *markdown(
