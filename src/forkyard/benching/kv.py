@@ -12,9 +12,8 @@ from forkyard.benching.engine import Engine
 from forkyard.benching.kv_table import Answer, Cache, Row, answer
 from forkyard.benching.nodes import MemoryNode, describe_machine
 from forkyard.benching.quality import Quality, Reading
-from forkyard.benching.running import Measured, measure
+from forkyard.benching.running import Measured, chosen_environment, measure
 from forkyard.benching.scenario import Arm
-from forkyard.benching.split import chosen_environment
 from forkyard.benching.subject import Subject, Timing, labelled, told
 from forkyard.console import Reporter
 from forkyard.errors import BuildError, UsageError
@@ -57,7 +56,7 @@ def read_cache(word: str) -> Cache:
     """What ``K[/V][+TAIL][:WAY]`` means.
 
     Raises:
-        UsageError: nothing.
+        UsageError: the word means nothing.
     """
     match = _WORD.fullmatch(word)
     if match is None or (match["way"] or "") not in _WAYS:
@@ -103,14 +102,14 @@ def bench_kv(
 
     Raises:
         UsageError: no engine has what was named.
-        BuildError: an engine does not work with the model at all, or every arm failed.
+        BuildError: an engine does not work with the model at all.
     """
     environment = chosen_environment(os.environ)
     notes: list[str] = []
     subjects = list(labelled(engines))
     rows = [row for subject in subjects for row in _rows(subject, wishes, notes)]
     _refuse_what_none_has(rows, wishes, notes)
-    reading = Reading(wishes.model, wishes.text, wishes.context, wishes.windows, wishes.gpu_layers, log)
+    reading = Reading(wishes.model, wishes.text, wishes.context, wishes.windows, wishes.gpu_layers, environment, log)
     qualities: dict[Row, Quality] = {}
     refused: dict[Row, str] = {}
     with reporter.step("comparing with f16", "caches") as step:
@@ -180,7 +179,12 @@ def _speeds(
     working = tuple(arm for arm in arms if arm.tests)
     if not working:
         return Measured()
-    return measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
+    try:
+        return measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
+    except BuildError as error:
+        # None can be timed. What is known of their quality took longer, and stays.
+        reporter.warn(f"no cache could be timed: {error.why or error.what}")
+        return Measured(failed=dict.fromkeys((arm.name for arm in working), error.why or error.what))
 
 
 def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:

@@ -9,9 +9,9 @@ from typing import Any
 
 from forkyard.benching.quality import Quality
 from forkyard.benching.running import Measured
-from forkyard.benching.statistics import Gain, Summary, compare, summarize
+from forkyard.benching.statistics import Gain, Summary
 from forkyard.benching.subject import Subject
-from forkyard.benching.table import SCHEMA, markdown, speed_text
+from forkyard.benching.table import SCHEMA, figures, markdown, speed_text
 from forkyard.errors import UsageError
 
 BASELINE = "f16"
@@ -154,18 +154,8 @@ def answer(
     lines = []
     for row in rows:
         speeds = measured.speeds.get(row.name, {}) if row not in refused else {}
-        lines.append(
-            Line(
-                row,
-                qualities.get(row),
-                _best(row, qualities),
-                {test: summarize(samples) for test, samples in speeds.items()},
-                {test: compare(samples, against[test]) for test, samples in speeds.items() if test in against}
-                if row is not base
-                else {},
-                refused.get(row),
-            )
-        )
+        measures, gains = figures(speeds, {} if row is base else against)
+        lines.append(Line(row, qualities.get(row), _best(row, qualities), measures, gains, refused.get(row)))
     name = base.name if base and against else None
     return Answer(tuple(lines), name, measured, machine, model, text, context, windows, tests, tuple(notes))
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from forkyard.benching.dialect import cause
 from forkyard.benching.engine import READER, Engine
+from forkyard.benching.running import ended, engine_environment
 from forkyard.errors import BuildError
-from forkyard.process import clean_environment, stream
+from forkyard.process import stream
 
 RUN_TIMEOUT_S = 6 * 3600.0
 """Of one arm: a large model on a small machine, at a long context."""
@@ -60,6 +61,8 @@ class Reading:
     """Tokens of a window."""
     windows: int
     gpu_layers: int
+    environment: Mapping[str, str]
+    """As of an arm: which devices there are."""
     log: Path
 
     def command(self, engine: Engine, words: Sequence[str], *ending: str) -> tuple[str, ...]:
@@ -100,11 +103,11 @@ class Reading:
 
     def _run(self, command: Sequence[str]) -> list[str]:
         lines: list[str] = []
-        status = stream(command, log=self.log, on_line=lines.append, timeout_s=RUN_TIMEOUT_S, env=clean_environment())
+        environment = engine_environment(self.environment)
+        status = stream(command, log=self.log, on_line=lines.append, timeout_s=RUN_TIMEOUT_S, env=environment)
         if status != 0:
-            why = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
             msg = f"{READER} failed"
-            raise BuildError(msg, where=str(self.log), why=f"{why}: {cause(lines)}")
+            raise BuildError(msg, where=str(self.log), why=f"{ended(status)}: {cause(lines)}")
         return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,16 @@ RUN_TIMEOUT_S = 2 * 3600.0
 """Of one run: loading the model and copying it to all nodes may take long, too."""
 _QUIET_ABORT = {"GGML_NO_BACKTRACE": "1"}
 """An engine that aborts would start a debugger to print where."""
+
+_CHOOSING = frozenset(
+    {
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+        *("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
+    }
+)
+"""Variables of drivers that choose devices."""
+_TUNING = ("GGML_", "NCCL_")
+"""Beginnings of variables by which the engines and NCCL choose devices, and how those talk to each other."""
 
 
 @dataclass
@@ -37,6 +47,21 @@ class Measured:
     """Rounds that were run to their end."""
     model: str = ""
     """What the engine calls the model."""
+
+
+def chosen_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that choose devices: the engines get them as they are, and the answer names them."""
+    return {name: value for name, value in sorted(environment.items()) if name in _CHOOSING or name.startswith(_TUNING)}
+
+
+def engine_environment(chosen: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a run: nothing of the caller's but ``chosen``."""
+    return clean_environment(extra={**_QUIET_ABORT, **chosen})
+
+
+def ended(status: int) -> str:
+    """How a run that failed ended."""
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}" if status else "no such answer"
 
 
 def shown(command: Sequence[str], model: Path) -> str:
@@ -114,16 +139,15 @@ def run_arm(arm: Arm, model: Path, log: Path, on_line: Callable[[str], None] = l
 
     if arm.mapped:
         _forget(model)
-    environment = clean_environment(extra={**_QUIET_ABORT, **arm.environment})
+    environment = engine_environment(arm.environment)
     status = stream(arm.command, log=log, on_line=take, timeout_s=RUN_TIMEOUT_S, env=environment)
     results = read_results("\n".join(lines)) if status == 0 else None
     if results is None or sorted(result.test for result in results) != sorted(arm.tests):
-        why = f"killed by signal {-status}" if status < 0 else f"exit status {status}" if status else "no such answer"
         msg = f"{TOOL} failed with {arm.choice}"
         raise BuildError(
             msg,
             where=str(log),
-            why=f"{why}: {last_words(lines)}",
+            why=f"{ended(status)}: {last_words(lines)}",
             next_step="leave it out with --modes, or run the command in the log by itself",
         )
     return results

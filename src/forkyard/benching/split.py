@@ -12,7 +12,7 @@ from forkyard.benching.dialect import Device, cause, read_devices
 from forkyard.benching.engine import Engine
 from forkyard.benching.loopback import lent_devices
 from forkyard.benching.nodes import MemoryNode, describe_machine
-from forkyard.benching.running import measure, run_arm
+from forkyard.benching.running import chosen_environment, measure, run_arm
 from forkyard.benching.scenario import Arm
 from forkyard.benching.split_table import Answer, Row, answer
 from forkyard.benching.subject import Subject, Timing, labelled, told
@@ -26,15 +26,6 @@ DEPTHS = (0, 8192, 32768)
 _ALL_LAYERS = "999"
 _TRIAL = Timing(prompt=8, generate=1, depths=(0,))
 """Tokens of the prompt and of the generation that show whether an arm works at all."""
-_CHOOSING = frozenset(
-    {
-        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
-        *("ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK", "VK_DRIVER_FILES", "VK_ICD_FILENAMES"),
-    }
-)
-"""Variables of drivers that choose devices."""
-_TUNING = ("GGML_", "NCCL_")
-"""Beginnings of variables by which the engines and NCCL choose devices, and how those talk to each other."""
 _CHANGED = "changing split mode to 'layer'"
 """What ik_llama.cpp says when it does something else than it was asked."""
 
@@ -79,11 +70,6 @@ def check(wishes: Wishes) -> None:
     if len(wishes.devices) == 1:
         msg = f"{wishes.devices[0]} alone cannot share a model"
         raise UsageError(msg, next_step="name two or more devices, separated by commas")
-
-
-def chosen_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that choose devices: the engines get them as they are, and the answer names them."""
-    return {name: value for name, value in sorted(environment.items()) if name in _CHOOSING or name.startswith(_TUNING)}
 
 
 def bench_split(

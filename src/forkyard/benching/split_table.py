@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forkyard.benching.running import Measured
-from forkyard.benching.statistics import Gain, Summary, compare, summarize
+from forkyard.benching.statistics import Gain, Summary
 from forkyard.benching.subject import Subject
-from forkyard.benching.table import SCHEMA, markdown, speed_text
+from forkyard.benching.table import SCHEMA, figures, markdown, speed_text
 
 BASELINE = ("layer", "f16")
 """The row, of the first engine, that ratios are relative to."""
@@ -123,16 +123,8 @@ def answer(
     lines = []
     for row in rows:
         speeds = measured.speeds.get(row.name, {}) if row not in refused else {}
-        lines.append(
-            Line(
-                row,
-                {test: summarize(samples) for test, samples in speeds.items()},
-                {test: compare(samples, against[test]) for test, samples in speeds.items() if test in against}
-                if row is not base
-                else {},
-                refused.get(row),
-            )
-        )
+        measures, gains = figures(speeds, {} if row is base else against)
+        lines.append(Line(row, measures, gains, refused.get(row)))
     return Answer(
         subjects,
         tuple(lines),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,6 +157,14 @@ def gain_text(gain: Gain) -> str:
     """A gain as a cell: ``1.42x (1.39 to 1.44)``, or ``tie``."""
     low, high = gain.interval
     return f"{'tie, ' if gain.verdict == 'tie' else ''}{gain.ratio:.2f}x ({low:.2f} to {high:.2f})"
+
+
+def figures(
+    speeds: Mapping[str, Sequence[float]], against: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, Summary], dict[str, Gain]]:
+    """Of samples by test: what they say, and what they gain where the baseline has the test as well."""
+    summaries = {test: summarize(samples) for test, samples in speeds.items()}
+    return summaries, {test: compare(samples, against[test]) for test, samples in speeds.items() if test in against}
 
 
 def speed_text(one: Summary, gain: Gain | None, *, base: bool) -> str:

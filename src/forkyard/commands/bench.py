@@ -63,6 +63,17 @@ def _measuring(function: _F) -> _F:
     return function
 
 
+def _several(function: _F) -> _F:
+    """The options of scenarios that measure several engines at once."""
+    wheel = click.option(
+        "--wheel", "wheels", multiple=True, type=_FILE, help="Measure this payload wheel, too; build nothing."
+    )
+    engine = click.option(
+        "--engine", "engines", multiple=True, type=click.Choice(FAMILIES), help="Default: all with the variant."
+    )
+    return engine(wheel(function))
+
+
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_measuring
@@ -128,8 +139,7 @@ def numa(
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_measuring
-@click.option("--engine", "engines", multiple=True, type=click.Choice(FAMILIES), help="Default: all with the variant.")
-@click.option("--wheel", "wheels", multiple=True, type=_FILE, help="Measure this payload wheel, too; build nothing.")
+@_several
 @click.option("--modes", help="Comma-separated, of layer, row, tensor, graph (default: all that each engine has).")
 @click.option(
     "--cache-types",
@@ -206,8 +216,7 @@ def split(
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_measuring
-@click.option("--engine", "engines", multiple=True, type=click.Choice(FAMILIES), help="Default: all with the variant.")
-@click.option("--wheel", "wheels", multiple=True, type=_FILE, help="Measure this payload wheel, too; build nothing.")
+@_several
 @click.option(
     "--caches",
     help="Comma-separated, each K, K/V, K+TAIL or K/V+TAIL with types of K and V, :centers or :hadamard behind "

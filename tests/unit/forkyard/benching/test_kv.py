@@ -47,7 +47,7 @@ if {{"--kv-center", "-khad"}} & set(words):
     cache += " way"
 record = Path(facts["record"])
 known = json.loads(record.read_text()) if record.exists() else []
-known.append({{"tool": tool, "cache": cache, "words": words}})
+known.append({{"tool": tool, "cache": cache, "words": words, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")}})
 record.write_text(json.dumps(known))
 if (tool, cache) in map(tuple, facts["broken"]):
     print("  what():  Invalid cache type of " + value["-m"], file=sys.stderr)
@@ -278,6 +278,25 @@ def test_a_cache_that_is_only_too_slow_or_large_later(make: Make, run: Any, wish
     found = run(wishes, make(broken=[("llama-bench", "q4_0 q4_0 0")]))
     assert found.lines[1].quality.mean == 0.05
     assert "killed by signal 6" in (found.lines[1].refused or "")
+
+
+def test_quality_stays_where_no_cache_can_be_timed(make: Make, run: Any, wishes: Wishes) -> None:
+    found = run(wishes, make(broken=[("llama-bench", "f16 f16 0"), ("llama-bench", "q4_0 q4_0 0")]))
+    assert [line.quality.mib for line in found.lines] == [16.0, 4.0]
+    assert all("killed by signal 6" in (line.refused or "") for line in found.lines)
+    assert found.baseline is None
+
+
+def test_both_programs_see_the_devices_that_were_chosen(
+    make: Make, run: Any, wishes: Wishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    payload = make()
+    run(wishes, payload)
+    assert {(call["tool"], call["devices"]) for call in payload.calls} == {
+        ("llama-bench", "1"),
+        ("llama-perplexity", "1"),
+    }
 
 
 def test_an_engine_that_says_no_divergence(make: Make, run: Any, wishes: Wishes) -> None:
