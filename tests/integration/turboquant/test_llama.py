@@ -98,3 +98,16 @@ def test_layers_that_are_not_there_are_an_error(smollm2: Path) -> None:
 def test_centers_that_cannot_be_are_an_error(smollm2: Path) -> None:
     with pytest.raises(EngineError, match="does not do what kv_center=True asks for"):
         Llama(smollm2, n_threads=1, n_ctx=256, kv_center=True)
+
+
+@pytest.mark.parametrize("patched", [IK], indirect=True)
+@pytest.mark.patch("cache-type-options")
+@pytest.mark.parametrize("transforms", [(), ("k",), ("k", "v")])
+def test_values_that_are_not_transformed_are_warned_of(
+    patched: Engine, smollm2: Path, capfd: pytest.CaptureFixture[str], transforms: tuple[str, ...]
+) -> None:
+    done = {f"{one}_cache_hadamard": True for one in transforms}
+    with Llama(smollm2, engine=IK, n_threads=1, n_ctx=256, type_k="ftq4", type_v="ftq3", verbose=True, **done):
+        said = capfd.readouterr().err
+    for one in ("k", "v"):
+        assert (f"{one.upper()} of ftq4, ftq3 and ftq2 lose less with -{one}had" in said) is (one not in transforms)
