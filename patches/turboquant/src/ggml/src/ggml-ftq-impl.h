@@ -604,6 +604,17 @@ GGML_FTQ_INLINE void ftq_dequantize_row(int k, const uint8_t * x, float * y, int
     }
 }
 
+// as whole numbers, and two scales for each block
+GGML_FTQ_INLINE void ftq_row_to_i8(int k, const uint8_t * x, int8_t * q, float * d, int64_t d_stride, int64_t n) {
+    assert(n % QK_FTQ == 0);
+    for (int64_t i = 0; i < n / QK_FTQ; ++i) {
+        int code0, code1;
+        ftq_unpack(k, x + i * (2 + 8 * k), q + i * QK_FTQ, &code0, &code1);
+        d[2 * i * d_stride]       = ftq_scale(code0) * (1.0f / 32);
+        d[(2 * i + 1) * d_stride] = ftq_scale(code1) * (1.0f / 32);
+    }
+}
+
 // as blocks of q8_0, which hold the values exactly: a half and 32 bytes
 GGML_FTQ_INLINE void ftq_row_to_q8_0(int k, const uint8_t * x, uint8_t * y, int64_t n) {
     assert(n % QK_FTQ == 0);

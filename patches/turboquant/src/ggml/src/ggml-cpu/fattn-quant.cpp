@@ -2,6 +2,7 @@
 #define GGML_COMMON_DECL_CPP
 #include "fattn-quant.h"
 
+#include "fattn-i8.h"
 #include "ggml-common.h"
 #include "ggml-cpu.h"
 #include "ops.h"
@@ -30,29 +31,6 @@ static void fattn_f32_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTR
     memcpy(y, vx, n * sizeof(float));
 }
 
-static void fattn_q8_0_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
-    const block_q8_0 * GGML_RESTRICT x = (const block_q8_0 *) vx;
-
-    for (int64_t i = 0; i < n / QK8_0; i++, y += QK8_0) {
-        const float d = GGML_CPU_FP16_TO_FP32(x[i].d);
-        for (int j = 0; j < QK8_0; ++j) {
-            y[j] = x[i].qs[j] * d;
-        }
-    }
-}
-
-static void fattn_q4_0_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
-    const block_q4_0 * GGML_RESTRICT x = (const block_q4_0 *) vx;
-
-    for (int64_t i = 0; i < n / QK4_0; i++, y += QK4_0) {
-        const float d = GGML_CPU_FP16_TO_FP32(x[i].d);
-        for (int j = 0; j < QK4_0 / 2; ++j) {
-            y[j]             = ((int) (x[i].qs[j] & 0x0F) - 8) * d;
-            y[j + QK4_0 / 2] = ((int) (x[i].qs[j] >> 4) - 8) * d;
-        }
-    }
-}
-
 static void fattn_q4_1_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
     const block_q4_1 * GGML_RESTRICT x = (const block_q4_1 *) vx;
 
@@ -62,22 +40,6 @@ static void fattn_q4_1_to_float(const void * GGML_RESTRICT vx, float * GGML_REST
         for (int j = 0; j < QK4_1 / 2; ++j) {
             y[j]             = (x[i].qs[j] & 0x0F) * d + m;
             y[j + QK4_1 / 2] = (x[i].qs[j] >> 4) * d + m;
-        }
-    }
-}
-
-static void fattn_q5_0_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
-    const block_q5_0 * GGML_RESTRICT x = (const block_q5_0 *) vx;
-
-    for (int64_t i = 0; i < n / QK5_0; i++, y += QK5_0) {
-        const float d = GGML_CPU_FP16_TO_FP32(x[i].d);
-        uint32_t    qh;
-        memcpy(&qh, x[i].qh, sizeof(qh));
-        for (uint32_t j = 0; j < QK5_0 / 2; ++j) {
-            const uint32_t h0 = ((qh >> j) & 1) << 4;
-            const uint32_t h1 = ((qh >> (j + 16)) & 1) << 4;
-            y[j]              = ((int32_t) ((x[i].qs[j] & 0x0F) | h0) - 16) * d;
-            y[j + QK5_0 / 2]  = ((int32_t) ((x[i].qs[j] >> 4) | h1) - 16) * d;
         }
     }
 }
@@ -122,15 +84,60 @@ static inline void fattn_lookup_nibbles(const int8_t * GGML_RESTRICT  table,
 #endif
 }
 
-static void fattn_iq4_nl_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
-    const block_iq4_nl * GGML_RESTRICT x = (const block_iq4_nl *) vx;
+// the 32 whole numbers of a block; its scale is all that is missing
 
-    for (int64_t i = 0; i < n / QK4_NL; i++, y += QK4_NL) {
-        const float d = GGML_CPU_FP16_TO_FP32(x[i].d);
-        int8_t      q[QK4_NL];
-        fattn_lookup_nibbles(kvalues_iq4nl, x[i].qs, q);
-        for (int j = 0; j < QK4_NL; ++j) {
+static inline void fattn_unpack(const block_q8_0 & x, int8_t * GGML_RESTRICT q) {
+    memcpy(q, x.qs, QK8_0);
+}
+
+static inline void fattn_unpack(const block_q4_0 & x, int8_t * GGML_RESTRICT q) {
+    static const int8_t values[16] = { -8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7 };
+    fattn_lookup_nibbles(values, x.qs, q);
+}
+
+static inline void fattn_unpack(const block_q5_0 & x, int8_t * GGML_RESTRICT q) {
+    uint32_t qh;
+    memcpy(&qh, x.qh, sizeof(qh));
+    for (uint32_t j = 0; j < QK5_0 / 2; ++j) {
+        const uint32_t h0 = ((qh >> j) & 1) << 4;
+        const uint32_t h1 = ((qh >> (j + 16)) & 1) << 4;
+        q[j]              = (int8_t) ((x.qs[j] & 0x0F) | h0) - 16;
+        q[j + QK5_0 / 2]  = (int8_t) ((x.qs[j] >> 4) | h1) - 16;
+    }
+}
+
+static inline void fattn_unpack(const block_iq4_nl & x, int8_t * GGML_RESTRICT q) {
+    fattn_lookup_nibbles(kvalues_iq4nl, x.qs, q);
+}
+
+template <typename block>
+static void fattn_i8_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
+    const block * GGML_RESTRICT x = (const block *) vx;
+
+    for (int64_t i = 0; i < n / FATTN_I8_BLOCK; i++, y += FATTN_I8_BLOCK) {
+        const float d = GGML_CPU_COMPUTE_FP16_TO_FP32(x[i].d);
+        int8_t      q[FATTN_I8_BLOCK];
+        fattn_unpack(x[i], q);
+        for (int j = 0; j < FATTN_I8_BLOCK; ++j) {
             y[j] = q[j] * d;
+        }
+    }
+}
+
+template <typename block>
+static void fattn_to_i8(const char *    base,
+                        size_t          stride,
+                        const int64_t * at,
+                        int64_t         n,
+                        int8_t *        q,
+                        float *         d,
+                        int64_t         d_stride,
+                        int64_t         D) {
+    for (int64_t u = 0; u < n; ++u, q += D) {
+        const block * x = (const block *) (base + at[u] * stride);
+        for (int64_t i = 0; i < D / FATTN_I8_BLOCK; ++i) {
+            d[i * d_stride + u] = GGML_CPU_COMPUTE_FP16_TO_FP32(x[i].d);
+            fattn_unpack(x[i], q + i * FATTN_I8_BLOCK);
         }
     }
 }
@@ -144,19 +151,35 @@ ggml_to_float_t ggml_fattn_to_float(ggml_type type) {
         case GGML_TYPE_BF16:
             return fattn_bf16_to_float;
         case GGML_TYPE_Q8_0:
-            return fattn_q8_0_to_float;
+            return fattn_i8_to_float<block_q8_0>;
         case GGML_TYPE_Q5_1:
             return fattn_q5_1_to_float;
         case GGML_TYPE_Q5_0:
-            return fattn_q5_0_to_float;
+            return fattn_i8_to_float<block_q5_0>;
         case GGML_TYPE_Q4_1:
             return fattn_q4_1_to_float;
         case GGML_TYPE_Q4_0:
-            return fattn_q4_0_to_float;
+            return fattn_i8_to_float<block_q4_0>;
         case GGML_TYPE_IQ4_NL:
-            return fattn_iq4_nl_to_float;
+            return fattn_i8_to_float<block_iq4_nl>;
         default:
             return ggml_get_type_traits(type)->to_float;
+    }
+}
+
+// The function that unpacks a row of a type that is whole numbers and scales; NULL for other types.
+static fattn_to_i8_t fattn_get_to_i8(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_Q8_0:
+            return fattn_to_i8<block_q8_0>;
+        case GGML_TYPE_Q5_0:
+            return fattn_to_i8<block_q5_0>;
+        case GGML_TYPE_Q4_0:
+            return fattn_to_i8<block_q4_0>;
+        case GGML_TYPE_IQ4_NL:
+            return fattn_to_i8<block_iq4_nl>;
+        default:
+            return nullptr;
     }
 }
 
@@ -216,8 +239,9 @@ static fattn_quant_call fattn_quant_get_call(const ggml_tensor * dst, int64_t nt
     c.n_blocks    = (c.n_rows + c.n_per_block - 1) / c.n_per_block;
     c.n_groups    = c.n_blocks * c.n_head_kv * q->ne[3];
     c.n_chunks    = 1;
-    c.scratch     = c.n_per_block * (c.DK + KV + c.DV) + KV * c.DV + (c.tiles ? KV * c.DK : 0) + CACHE_LINE_SIZE_F32;
-    c.partial     = 2 + c.DV;
+    c.scratch     = c.n_per_block * (c.DK + KV + c.DV) + KV * c.DV + CACHE_LINE_SIZE_F32;
+    c.scratch += c.tiles ? KV * c.DK : fattn_i8_tile_size(c.DK) / sizeof(float);
+    c.partial = 2 + c.DV;
 
     // with many groups every thread has whole ones to do; with few positions the second pass costs more than it gains
     const bool    split    = c.n_groups < 4 * nth && c.n_kv >= KV * nth;
@@ -250,6 +274,8 @@ struct fattn_quant_rows {
 
     const float *       q[GGML_FA_TILE_Q];
     const ggml_fp16_t * mask[GGML_FA_TILE_Q];
+    const ggml_fp16_t * masks[GGML_FA_TILE_Q];  // those of mask that differ from the one before
+    int64_t             n_masks;
     float               slope[GGML_FA_TILE_Q];
 
     float M[GGML_FA_TILE_Q];  // maximum of the scores
@@ -257,6 +283,36 @@ struct fattn_quant_rows {
 
     float * VKQ;              // sum of V*exp(score - M), DV values for each row
 };
+
+static void fattn_quant_get_bias(const ggml_fp16_t * mask, const int64_t * used, int64_t n, float * bias) {
+    if (used[n - 1] - used[0] == n - 1) {
+        ggml_cpu_fp16_to_fp32(mask + used[0], bias, n);
+        return;
+    }
+    for (int64_t u = 0; u < n; ++u) {
+        bias[u] = GGML_CPU_FP16_TO_FP32(mask[used[u]]);
+    }
+}
+
+// ggml_vec_max_f32() in lanes
+static float fattn_quant_max(int64_t n, const float * x) {
+    constexpr int64_t N = 16;
+
+    float lanes[N];
+    for (int64_t i = 0; i < N; ++i) {
+        lanes[i] = -INFINITY;
+    }
+    int64_t u = 0;
+    for (; u + N <= n; u += N) {
+        for (int64_t i = 0; i < N; ++i) {
+            lanes[i] = x[u + i] > lanes[i] ? x[u + i] : lanes[i];
+        }
+    }
+    for (; u < n; ++u) {
+        lanes[0] = x[u] > lanes[0] ? x[u] : lanes[0];
+    }
+    return *std::max_element(lanes, lanes + N);
+}
 
 // Takes positions [ic0, ic1), counted within the pair, into the results of the rows.
 static void fattn_quant_add(const ggml_tensor *      dst,
@@ -280,20 +336,27 @@ static void fattn_quant_add(const ggml_tensor *      dst,
         scale /= logit_softcap;
     }
 
-    const ggml_type         vec_dot_type = ggml_get_type_traits_cpu(k->type)->vec_dot_type;
+    const fattn_to_i8_t k_to_i8 = call.tiles ? nullptr : fattn_get_to_i8(k->type);
+#ifdef FATTN_I8_AVX2
+    const fattn_to_i8_t v_to_i8 = fattn_get_to_i8(v->type);
+#endif
+    const ggml_type         vec_dot_type = k_to_i8 ? GGML_TYPE_Q8_0 : ggml_get_type_traits_cpu(k->type)->vec_dot_type;
     const ggml_vec_dot_t    vec_dot      = ggml_get_type_traits_cpu(k->type)->vec_dot;
     const ggml_from_float_t q_convert    = ggml_get_type_traits_cpu(vec_dot_type)->from_float;
     const ggml_to_float_t   k_to_float   = ggml_fattn_to_float(k->type);
     const ggml_to_float_t   v_to_float   = ggml_fattn_to_float(v->type);
 
-    float * Q   = scratch;  // DK floats for each row, or what the dot product takes instead
+    float * Q   = scratch;                     // DK floats for each row, or what the dot product takes instead
     float * KQ  = Q + call.n_per_block * DK;
-    float * V32 = KQ + call.n_per_block * KV;
-    float * K32 = V32 + KV * DV;
+    float * V32 = KQ + call.n_per_block * KV;  // or whole numbers
+    float * K32 = V32 + KV * DV;               // or whole numbers
 
     for (int64_t r = 0; r < rows.n; ++r) {
         if (call.tiles || q_convert == nullptr) {
             memcpy(Q + r * DK, rows.q[r], DK * sizeof(float));
+        } else if (k_to_i8) {
+            q_convert(rows.q[r], K32, DK);  // not in use yet
+            fattn_i8_set_row((const block_q8_0 *) K32, Q + r * DK, DK);
         } else {
             q_convert(rows.q[r], Q + r * DK, DK);
         }
@@ -308,13 +371,12 @@ static void fattn_quant_add(const ggml_tensor *      dst,
         int64_t used[KV];
         int64_t n_used = 0;
         for (; ic < ic1 && n_used < KV; ++ic) {
-            bool seen = rows.mask[0] == nullptr;
-            for (int64_t r = 0; r < rows.n && !seen; ++r) {
-                seen = rows.mask[r][pair.first + ic] != 0xFC00;  // -INFINITY
+            bool seen = rows.n_masks == 0;
+            for (int64_t i = 0; i < rows.n_masks && !seen; ++i) {
+                seen = rows.masks[i][pair.first + ic] != 0xFC00;  // -INFINITY
             }
-            if (seen) {
-                used[n_used++] = ic;
-            }
+            used[n_used] = ic;
+            n_used += seen;
         }
         if (n_used == 0) {
             break;
@@ -330,6 +392,11 @@ static void fattn_quant_add(const ggml_tensor *      dst,
             }
             memset(KQ, 0, rows.n * n_used * sizeof(float));
             simd_gemm(KQ, Q, K32, rows.n, DK, n_used);
+        } else if (k_to_i8) {
+            fattn_i8_set_k(k_to_i8, k_base, k->nb[1], used, n_used, K32, DK);
+            for (int64_t r = 0; r < rows.n; ++r) {
+                fattn_i8_dots(Q + r * DK, K32, n_used, DK, KQ + r * n_used);
+            }
         } else {
             for (int64_t u = 0; u < n_used; ++u) {
                 for (int64_t r = 0; r < rows.n; ++r) {
@@ -344,15 +411,18 @@ static void fattn_quant_add(const ggml_tensor *      dst,
             ggml_vec_scale_f32(rows.n * n_used, KQ, logit_softcap);
         }
 
+        float bias[KV];
         for (int64_t r = 0; r < rows.n; ++r) {
             float * s = KQ + r * n_used;
             if (rows.mask[r]) {
+                if (r == 0 || rows.mask[r] != rows.mask[r - 1]) {
+                    fattn_quant_get_bias(rows.mask[r] + pair.first, used, n_used, bias);
+                }
                 for (int64_t u = 0; u < n_used; ++u) {
-                    s[u] += rows.slope[r] * GGML_CPU_FP16_TO_FP32(rows.mask[r][pair.first + used[u]]);
+                    s[u] += rows.slope[r] * bias[u];
                 }
             }
-            float max;
-            ggml_vec_max_f32(n_used, &max, s);
+            const float max = fattn_quant_max(n_used, s);
             if (max == -INFINITY) {
                 memset(s, 0, n_used * sizeof(float));
                 continue;
@@ -366,6 +436,13 @@ static void fattn_quant_add(const ggml_tensor *      dst,
             rows.S[r] += ggml_vec_soft_max_f32(n_used, s, s, rows.M[r]);
         }
 
+#ifdef FATTN_I8_AVX2
+        if (v_to_i8) {
+            v_to_i8(v_base, v->nb[1], used, n_used, fattn_i8_tile_values(V32, DV), V32, KV, DV);
+            fattn_i8_add_v(KQ, rows.n, V32, n_used, DV, rows.VKQ);
+            continue;
+        }
+#endif
         for (int64_t u = 0; u < n_used; ++u) {
             v_to_float(v_base + used[u] * v->nb[1], V32 + u * DV, DV);
         }
@@ -388,7 +465,8 @@ static void fattn_quant_begin(const ggml_tensor *      dst,
     const float m0 = powf(2.0f, -(max_bias) / n_head_log2);
     const float m1 = powf(2.0f, -(max_bias / 2.0f) / n_head_log2);
 
-    rows.n = r1 - r0;
+    rows.n       = r1 - r0;
+    rows.n_masks = 0;
     for (int64_t r = 0; r < rows.n; ++r) {
         const int64_t  iq1 = (r0 + r) / call.n_gqa;
         const int64_t  iq2 = (r0 + r) % call.n_gqa + rows.head_kv * call.n_gqa;
@@ -405,6 +483,9 @@ static void fattn_quant_begin(const ggml_tensor *      dst,
             rows.mask[r] =
                 (const ggml_fp16_t *) ((const char *) mask->data + iq1 * mask->nb[1] +
                                        (iq2 % mask->ne[2]) * mask->nb[2] + (rows.seq % mask->ne[3]) * mask->nb[3]);
+            if (r == 0 || rows.mask[r] != rows.mask[r - 1]) {
+                rows.masks[rows.n_masks++] = rows.mask[r];
+            }
         }
     }
     memset(rows.VKQ, 0, rows.n * call.DV * sizeof(float));

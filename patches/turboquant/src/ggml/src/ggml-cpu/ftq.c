@@ -1,5 +1,6 @@
 #define GGML_COMMON_DECL_C
 #include "ftq.h"
+
 #include "ggml-common.h"
 #include "ggml-ftq-impl.h"
 
@@ -43,43 +44,33 @@ GGML_FTQ_INLINE void ftq_vec_dot_q8_0(int                        k,
     *s = sum;
 }
 
-#define GGML_FTQ_FUNCTIONS(k)                                                                                 \
-    void quantize_row_ftq##k(const float * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n) {              \
-        ftq_quantize_row(k, x, (uint8_t *) y, n);                                                             \
-    }                                                                                                         \
-    void ggml_ftq##k##_to_float(const void * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t n) {           \
-        ftq_dequantize_row(k, (const uint8_t *) x, y, n);                                                     \
-    }                                                                                                         \
-    static void ftq##k##_to_q8_0(const void * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n) {           \
-        ftq_row_to_q8_0(k, (const uint8_t *) x, (uint8_t *) y, n);                                            \
-    }                                                                                                         \
-    void ggml_vec_dot_ftq##k##_q8_0(int n, float * GGML_RESTRICT s, size_t bs, const void * GGML_RESTRICT vx, \
-                                    size_t bx, const void * GGML_RESTRICT vy, size_t by, int nrc) {           \
-        assert(n % QK_FTQ == 0);                                                                              \
-        assert(nrc == 1);                                                                                     \
-        GGML_UNUSED(bs);                                                                                      \
-        GGML_UNUSED(bx);                                                                                      \
-        GGML_UNUSED(by);                                                                                      \
-        GGML_UNUSED(nrc);                                                                                     \
-        ftq_vec_dot_q8_0(k, n, s, vx, vy);                                                                    \
+#define GGML_FTQ_FUNCTIONS(k)                                                                                        \
+    void quantize_row_ftq##k(const float * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n) {                     \
+        ftq_quantize_row(k, x, (uint8_t *) y, n);                                                                    \
+    }                                                                                                                \
+    void ggml_ftq##k##_to_float(const void * GGML_RESTRICT x, float * GGML_RESTRICT y, int64_t n) {                  \
+        ftq_dequantize_row(k, (const uint8_t *) x, y, n);                                                            \
+    }                                                                                                                \
+    void ggml_ftq##k##_to_i8(const char * base, size_t stride, const int64_t * at, int64_t n, int8_t * q, float * d, \
+                             int64_t d_stride, int64_t D) {                                                          \
+        for (int64_t i = 0; i < n; ++i) {                                                                            \
+            ftq_row_to_i8(k, (const uint8_t *) base + at[i] * stride, q + i * D, d + i, d_stride, D);                \
+        }                                                                                                            \
+    }                                                                                                                \
+    void ggml_vec_dot_ftq##k##_q8_0(int n, float * GGML_RESTRICT s, size_t bs, const void * GGML_RESTRICT vx,        \
+                                    size_t bx, const void * GGML_RESTRICT vy, size_t by, int nrc) {                  \
+        assert(n % QK_FTQ == 0);                                                                                     \
+        assert(nrc == 1);                                                                                            \
+        GGML_UNUSED(bs);                                                                                             \
+        GGML_UNUSED(bx);                                                                                             \
+        GGML_UNUSED(by);                                                                                             \
+        GGML_UNUSED(nrc);                                                                                            \
+        ftq_vec_dot_q8_0(k, n, s, vx, vy);                                                                           \
     }
 
 GGML_FTQ_FUNCTIONS(4)
 GGML_FTQ_FUNCTIONS(3)
 GGML_FTQ_FUNCTIONS(2)
-
-ggml_to_q8_0_t ggml_ftq_to_q8_0(enum ggml_type type) {
-    switch (type) {
-        case GGML_TYPE_FTQ4:
-            return ftq4_to_q8_0;
-        case GGML_TYPE_FTQ3:
-            return ftq3_to_q8_0;
-        case GGML_TYPE_FTQ2:
-            return ftq2_to_q8_0;
-        default:
-            return NULL;
-    }
-}
 
 // In a loop of its own for each type, in which the vectors of the table stay where they are.
 #define GGML_FTQ_ROWS(k)                                                                       \

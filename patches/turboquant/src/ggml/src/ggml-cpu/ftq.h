@@ -51,11 +51,34 @@ void ggml_vec_dot_ftq2_q8_0(int                        n,
                             size_t                     by,
                             int                        nrc);
 
-// writes the values of a row as blocks of q8_0, which hold them exactly; NULL for other types
-typedef void (*ggml_to_q8_0_t)(const void * GGML_RESTRICT x, void * GGML_RESTRICT y, int64_t n);
-ggml_to_q8_0_t ggml_ftq_to_q8_0(enum ggml_type type);
+// unpacks n rows of D values, at base + at[i]*stride: whole numbers to q + i*D, the scale of each 32 values b to
+// d[b*d_stride + i]
+void ggml_ftq4_to_i8(const char *    base,
+                     size_t          stride,
+                     const int64_t * at,
+                     int64_t         n,
+                     int8_t *        q,
+                     float *         d,
+                     int64_t         d_stride,
+                     int64_t         D);
+void ggml_ftq3_to_i8(const char *    base,
+                     size_t          stride,
+                     const int64_t * at,
+                     int64_t         n,
+                     int8_t *        q,
+                     float *         d,
+                     int64_t         d_stride,
+                     int64_t         D);
+void ggml_ftq2_to_i8(const char *    base,
+                     size_t          stride,
+                     const int64_t * at,
+                     int64_t         n,
+                     int8_t *        q,
+                     float *         d,
+                     int64_t         d_stride,
+                     int64_t         D);
 
-// the same for rows of one of these types that are stride bytes apart; those of y have no gaps
+// writes the values of rows of one of these types that are stride bytes apart as blocks of q8_0, without gaps
 void ggml_ftq_rows_to_q8_0(enum ggml_type             type,
                            const void * GGML_RESTRICT x,
                            size_t                     stride,
