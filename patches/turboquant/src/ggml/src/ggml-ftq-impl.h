@@ -103,8 +103,8 @@ GGML_FTQ_INLINE int ftq_scale_code(float scale) {
 
 // reading
 
-// the 64 table values of a block; code0 and code1 are those of its scales
-GGML_FTQ_INLINE void ftq_unpack(int k, const uint8_t * b, int8_t * out, int * code0, int * code1) {
+// the 64 table values of a block, with a gap before the last 32; code0 and code1 are those of its scales
+GGML_FTQ_INLINE void ftq_unpack(int k, const uint8_t * b, int8_t * out, int gap, int * code0, int * code1) {
     const int8_t *  table = ftq_table[k - 2];
     const uint8_t * p     = b + 1;
 
@@ -126,7 +126,9 @@ GGML_FTQ_INLINE void ftq_unpack(int k, const uint8_t * b, int8_t * out, int * co
     const __mmask64 back  = _mm512_test_epi8_mask(index, _mm512_set1_epi8(64));
     const __m512i   i     = _mm512_xor_si512(index, _mm512_maskz_set1_epi8(back, 127));
     const __m512i   value = _mm512_permutexvar_epi8(i, _mm512_loadu_si512(table));
-    _mm512_storeu_si512(out, _mm512_mask_sub_epi8(value, back, _mm512_setzero_si512(), value));
+    const __m512i   sign  = _mm512_mask_sub_epi8(value, back, _mm512_setzero_si512(), value);
+    _mm256_storeu_si256((__m256i *) out, _mm512_castsi512_si256(sign));
+    _mm256_storeu_si256((__m256i *) (out + FTQ_HALF + gap), _mm512_extracti64x4_epi64(sign, 1));
 #elif defined(GGML_FTQ_AVX2)
     for (int h = 0; h < QK_FTQ; h += 32) {
         __m256i index;
@@ -165,7 +167,7 @@ GGML_FTQ_INLINE void ftq_unpack(int k, const uint8_t * b, int8_t * out, int * co
         value[2] = _mm256_blendv_epi8(value[2], value[3], bit4);
         value[0] = _mm256_blendv_epi8(value[0], value[2], bit5);
         value[0] = _mm256_sub_epi8(_mm256_xor_si256(value[0], back), back);
-        _mm256_storeu_si256((__m256i *) (out + h), value[0]);
+        _mm256_storeu_si256((__m256i *) (out + h + h / FTQ_HALF * gap), value[0]);
     }
 #elif defined(GGML_FTQ_NEON)
     const int8x16x4_t values = vld1q_s8_x4(table);
@@ -199,14 +201,15 @@ GGML_FTQ_INLINE void ftq_unpack(int k, const uint8_t * b, int8_t * out, int * co
             const uint8x16_t back  = vcgtq_u8(index[j], vdupq_n_u8(63));
             const uint8x16_t i     = veorq_u8(index[j], vandq_u8(back, vdupq_n_u8(127)));
             const int8x16_t  value = vqtbl4q_s8(values, i);
-            vst1q_s8(out + h + 16 * j, vsubq_s8(veorq_s8(value, vreinterpretq_s8_u8(back)), vreinterpretq_s8_u8(back)));
+            vst1q_s8(out + h + h / FTQ_HALF * gap + 16 * j,
+                     vsubq_s8(veorq_s8(value, vreinterpretq_s8_u8(back)), vreinterpretq_s8_u8(back)));
         }
     }
 #else
     for (int t = 0; t < QK_FTQ; ++t) {
-        const int at = k * t + k + 1;
-        const int i  = ((p[at / 8] | p[at / 8 + (at % 8 > 1)] << 8) >> (at % 8)) & 127;
-        out[t]       = i < 64 ? table[i] : (int8_t) -table[127 - i];
+        const int at                = k * t + k + 1;
+        const int i                 = ((p[at / 8] | p[at / 8 + (at % 8 > 1)] << 8) >> (at % 8)) & 127;
+        out[t + t / FTQ_HALF * gap] = i < 64 ? table[i] : (int8_t) -table[127 - i];
     }
 #endif
 }
@@ -592,7 +595,7 @@ GGML_FTQ_INLINE void ftq_dequantize_row(int k, const uint8_t * x, float * y, int
     for (int64_t i = 0; i < n / QK_FTQ; ++i) {
         int8_t q[QK_FTQ];
         int    code0, code1;
-        ftq_unpack(k, x + i * (2 + 8 * k), q, &code0, &code1);
+        ftq_unpack(k, x + i * (2 + 8 * k), q, 0, &code0, &code1);
         const float d0 = ftq_scale(code0) * (1.0f / 32);
         const float d1 = ftq_scale(code1) * (1.0f / 32);
         for (int j = 0; j < FTQ_HALF; ++j) {
@@ -609,7 +612,7 @@ GGML_FTQ_INLINE void ftq_row_to_i8(int k, const uint8_t * x, int8_t * q, float *
     assert(n % QK_FTQ == 0);
     for (int64_t i = 0; i < n / QK_FTQ; ++i) {
         int code0, code1;
-        ftq_unpack(k, x + i * (2 + 8 * k), q + i * QK_FTQ, &code0, &code1);
+        ftq_unpack(k, x + i * (2 + 8 * k), q + i * QK_FTQ, 0, &code0, &code1);
         d[2 * i * d_stride]       = ftq_scale(code0) * (1.0f / 32);
         d[(2 * i + 1) * d_stride] = ftq_scale(code1) * (1.0f / 32);
     }
@@ -619,14 +622,11 @@ GGML_FTQ_INLINE void ftq_row_to_i8(int k, const uint8_t * x, int8_t * q, float *
 GGML_FTQ_INLINE void ftq_row_to_q8_0(int k, const uint8_t * x, uint8_t * y, int64_t n) {
     assert(n % QK_FTQ == 0);
     for (int64_t i = 0; i < n / QK_FTQ; ++i, y += 2 * (2 + FTQ_HALF)) {
-        int8_t q[QK_FTQ];
-        int    code0, code1;
-        ftq_unpack(k, x + i * (2 + 8 * k), q, &code0, &code1);
+        int code0, code1;
+        ftq_unpack(k, x + i * (2 + 8 * k), (int8_t *) y + 2, 2, &code0, &code1);
         const uint16_t d0 = ftq_scale_half(code0);
         const uint16_t d1 = ftq_scale_half(code1);
         memcpy(y, &d0, 2);
-        memcpy(y + 2, q, FTQ_HALF);
         memcpy(y + 2 + FTQ_HALF, &d1, 2);
-        memcpy(y + 4 + FTQ_HALF, q + FTQ_HALF, FTQ_HALF);
     }
 }

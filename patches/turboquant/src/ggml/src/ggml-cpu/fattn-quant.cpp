@@ -110,12 +110,20 @@ static inline void fattn_unpack(const block_iq4_nl & x, int8_t * GGML_RESTRICT q
     fattn_lookup_nibbles(kvalues_iq4nl, x.qs, q);
 }
 
+static inline float fattn_scale(ggml_half d) {
+#ifdef __F16C__
+    return GGML_CPU_COMPUTE_FP16_TO_FP32(d);  // the table of the other macro does not stay in a cache
+#else
+    return GGML_CPU_FP16_TO_FP32(d);
+#endif
+}
+
 template <typename block>
 static void fattn_i8_to_float(const void * GGML_RESTRICT vx, float * GGML_RESTRICT y, int64_t n) {
     const block * GGML_RESTRICT x = (const block *) vx;
 
     for (int64_t i = 0; i < n / FATTN_I8_BLOCK; i++, y += FATTN_I8_BLOCK) {
-        const float d = GGML_CPU_COMPUTE_FP16_TO_FP32(x[i].d);
+        const float d = fattn_scale(x[i].d);
         int8_t      q[FATTN_I8_BLOCK];
         fattn_unpack(x[i], q);
         for (int j = 0; j < FATTN_I8_BLOCK; ++j) {
@@ -136,7 +144,7 @@ static void fattn_to_i8(const char *    base,
     for (int64_t u = 0; u < n; ++u, q += D) {
         const block * x = (const block *) (base + at[u] * stride);
         for (int64_t i = 0; i < D / FATTN_I8_BLOCK; ++i) {
-            d[i * d_stride + u] = GGML_CPU_COMPUTE_FP16_TO_FP32(x[i].d);
+            d[i * d_stride + u] = fattn_scale(x[i].d);
             fattn_unpack(x[i], q + i * FATTN_I8_BLOCK);
         }
     }
