@@ -411,16 +411,24 @@ def get_model(name: str, offline: bool, as_json: bool) -> None:
 
 @cli.command(epilog=EXIT_CODES)
 @click.option("--cached", is_flag=True, help="Believe remembered verdicts instead of probing every payload anew.")
+@click.option(
+    "-m", "--model", metavar="NAME_OR_PATH", help="Say which types of the KV cache suit this model on each payload."
+)
+@offline_option
 @json_option
-def doctor(cached: bool, as_json: bool) -> int:
+def doctor(cached: bool, model: str | None, offline: bool, as_json: bool) -> int:
     """Say which payloads are here, which one is used, and why the others are not.
 
     Exits with 0 when something is usable, with 3 when nothing is.
     """
     from .doctor import examine, show
 
+    path = None
+    if model is not None:
+        with shown_progress(_error_console) as progress:
+            path = resolve(model, offline=offline, progress=progress)
     with _waiting("examining payloads"):
-        report = examine(refresh=not cached)
+        report = examine(refresh=not cached, model=path)
     if as_json:
         print_json(report.facts)
     else:

@@ -13,11 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from . import __version__, cpu, selection
+from . import __version__, cpu, gguf_check, selection
 from .cache import CACHE_ENV, cache_dir
+from .cache_advice import advise
 from .errors import ForkyardLlmError, PayloadNotFound
+from .gguf_reader import GgufSummary
 from .models import OFFLINE_ENV, known_models, local_path
-from .payloads import PAYLOAD_PATH_ENV, discover_all
+from .payloads import PAYLOAD_PATH_ENV, Payload, discover_all
 from .selection import Verdict
 
 __all__ = ["Report", "examine", "show"]
@@ -39,8 +41,13 @@ class Report:
     facts: Mapping[str, Any]
 
 
-def examine(*, refresh: bool = True) -> Report:
-    """Look at everything. `refresh` probes every payload anew instead of believing remembered verdicts."""
+def examine(*, refresh: bool = True, model: Path | None = None) -> Report:
+    """Look at everything. `refresh` probes every payload anew instead of believing remembered verdicts.
+
+    With `model`, a GGUF file, the facts say which types of the KV cache suit it on each usable payload. Raises
+    ModelError if the file is not sound.
+    """
+    summary = None if model is None else gguf_check.check(model, purposes={gguf_check.TEXT})
     judged = selection.survey(refresh=refresh)
     chosen, problem = _choice({candidate.payload.key: candidate.verdict for candidate in judged})
     payloads: list[dict[str, Any]] = []
@@ -65,6 +72,7 @@ def examine(*, refresh: bool = True) -> Report:
                 "cpu_features": list(payload.cpu_features),
                 "pin": payload.manifest.get("pin"),
                 "build_key": payload.build_key,
+                "kv_cache": None if summary is None or not verdict.usable else _advice(summary, payload),
                 **{key: value for key, value in verdict.facts.items() if key != "missing_cpu_features"},
             }
         )
@@ -91,6 +99,7 @@ def examine(*, refresh: bool = True) -> Report:
             "problem": problem,
             "payloads": payloads,
             "broken": [{"distribution": item.distribution, "reason": item.reason} for item in discover_all().broken],
+            "model": None if model is None else str(model),
             "models": [_model(name) for name in sorted(known_models())],
         },
     )
@@ -157,11 +166,37 @@ def _show_payload(entry: Mapping[str, Any], console: Console) -> None:
             *map(_device, entry.get("devices", ())),
             entry["root"],
         ]
+    if entry["kv_cache"] and len(details) > 1:
+        details += _cache_lines(entry["kv_cache"])
     if entry["capabilities"] and len(details) > 1:
         details.append("capabilities: " + ", ".join(entry["capabilities"]))
     for detail in details:
         if detail:
             console.print(f"         {escape(str(detail))}", soft_wrap=True, highlight=False)
+
+
+def _advice(summary: GgufSummary, payload: Payload) -> dict[str, Any]:
+    advice = advise(summary, payload)
+    return {
+        "options": dict(advice.options),
+        "flags": advice.flags,
+        "why": advice.why,
+        "bytes_per_token": advice.bytes_per_token,
+        "f16_bytes_per_token": advice.f16_bytes_per_token,
+    }
+
+
+def _cache_lines(advice: Mapping[str, Any]) -> list[str]:
+    """What to give this payload for the model that was asked about."""
+    if not advice["options"]:
+        return [f"KV cache of this model: {advice['why']}"]
+    words = ", ".join(f"{name}={value!r}" for name, value in advice["options"].items())
+    small, f16 = advice["bytes_per_token"] / 1024, advice["f16_bytes_per_token"] / 1024
+    return [
+        f"KV cache of this model: {words}",
+        f"  {advice['flags']}",
+        f"  {small:.1f} KiB a token, {f16:.1f} with f16: {advice['why']}",
+    ]
 
 
 def _device(device: Mapping[str, Any]) -> str:

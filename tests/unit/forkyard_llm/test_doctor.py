@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from forkyard_llm import selection
 from forkyard_llm.doctor import Report, examine, show
+from forkyard_llm.gguf_reader import GgufSummary, Value
 from forkyard_llm.payloads import Payload
 from forkyard_llm.selection import Verdict
 from rich.console import Console
@@ -35,6 +36,13 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(selection, "_probe", answer)
     return probed
+
+
+def llama_of(path: Path) -> GgufSummary:
+    """A model of one layer with one head of 64 values."""
+    numbers = {"block_count": 1, "embedding_length": 64, "attention.head_count": 1}
+    values = {f"llama.{name}": Value(4, None, number, 0) for name, number in numbers.items()}
+    return GgufSummary(path, 3, "llama", 32, 0, 0, values, {})
 
 
 def shown(report: Report) -> str:
@@ -156,3 +164,19 @@ def test_the_machine_is_described() -> None:
 def test_markup_in_a_name_is_only_text(make_payload: MakePayload, probe: list[str]) -> None:
     make_payload("forkyard-llama-cpp-[red]x")
     assert "[red]x" in shown(examine())
+
+
+def test_types_of_the_cache_for_a_model(
+    make_payload: MakePayload, probe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_payload("forkyard-llama-cpp-avx512", rank=40, capabilities=["kv-tail"])
+    make_payload("forkyard-llama-cpp-avx2", rank=30, capabilities=["kv-tail"])
+    monkeypatch.setattr("forkyard_llm.doctor.gguf_check.check", lambda path, **_: llama_of(Path(path)))
+    report = examine(model=Path("m.gguf"))
+    usable, rejected = report.facts["payloads"]
+    assert usable["kv_cache"]["options"]["type_k"] == "ftq4"
+    assert rejected["kv_cache"] is None
+    assert "KV cache of this model: type_k='ftq4', type_v='ftq4'" in shown(report)
+    assert "0.1 KiB a token, 0.2 with f16" in shown(report)
+    assert json.loads(json.dumps(report.facts)) == report.facts
+    assert examine().facts["payloads"][0]["kv_cache"] is None
