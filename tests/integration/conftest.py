@@ -24,6 +24,12 @@ import pytest
 from forkyard_llm import cpu, models
 from forkyard_llm.payloads import Payload, read_payload
 
+from forkyard.cache import Cache
+from forkyard.console import Console
+from forkyard.recipes import load_variants, resolve
+from forkyard.toolchain import detect
+from forkyard.toolkits import choose
+
 ROOT = Path(__file__).resolve().parents[2]
 # As long as forkyard itself lets a build take; how fast the machine is must not decide a test.
 BUILD_TIMEOUT_S = 6 * 60 * 60
@@ -227,6 +233,20 @@ def vulkan_payload(carrying: Callable[[str, str], Payload]) -> Payload:
     if not SOFTWARE_ICD.is_file():
         pytest.skip("there is no software device for Vulkan: on Debian, apt-get install mesa-vulkan-drivers")
     return carrying("vulkan", "llama.cpp")
+
+
+@pytest.fixture(scope="session")
+def toolkit(lift_limit: Callable[[], None]) -> Path:
+    """The CUDA toolkit, fetched into the usual cache if it is not there."""
+    lift_limit()
+    cache = Cache.default()
+    cache.prepare()
+    resolved = resolve(load_variants(ROOT), "cuda13", "llama.cpp")
+    assert resolved.backend is not None
+    assert resolved.toolkit is not None
+    folder = choose("cuda13", resolved.toolkit, resolved.backend, detect(cache), cache).folder(cache, Console())
+    assert folder is not None
+    return folder
 
 
 def whole_rpc_payload_under_test(engine: str) -> bool:

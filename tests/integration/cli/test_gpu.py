@@ -17,10 +17,6 @@ from typing import Any
 import pytest
 
 from forkyard.cache import Cache
-from forkyard.console import Console
-from forkyard.recipes import load_variants, resolve
-from forkyard.toolchain import detect
-from forkyard.toolkits import choose
 
 from ..conftest import BUILD_TIMEOUT_S, ROOT
 from ..toy import Toy
@@ -54,20 +50,6 @@ gpus = ctypes.CDLL(sys.argv[1]).ggml_toy_gpus()
 places = {line.split()[-1] for line in pathlib.Path("/proc/self/maps").read_text().splitlines() if "libcudart" in line}
 print(json.dumps({"gpus": gpus, "runtime": " ".join(places)}))
 """
-
-
-@pytest.fixture(scope="session")
-def toolkit(lift_limit: Callable[[], None]) -> Path:
-    """The CUDA toolkit, fetched into the usual cache if it is not there."""
-    lift_limit()
-    cache = Cache.default()
-    cache.prepare()
-    resolved = resolve(load_variants(ROOT), "cuda13", "llama.cpp")
-    assert resolved.backend is not None
-    assert resolved.toolkit is not None
-    folder = choose("cuda13", resolved.toolkit, resolved.backend, detect(cache), cache).folder(cache, Console())
-    assert folder is not None
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,4 @@
+#include "fattn-vec.cuh"
+#include "fattn-vec-ftq.cuh"
+
+FATTN_VEC_PAIR_FTQ(, Q4_0, FTQ4);
