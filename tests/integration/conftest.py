@@ -197,6 +197,13 @@ def unpack(wheel: Path, folder: Path) -> None:
             path.chmod((info.external_attr >> 16) & 0o777)
 
 
+def mean_divergence(said: str) -> tuple[float, float]:
+    """What llama-perplexity printed of --kl-divergence: its mean over all tokens, and the standard error, in nats."""
+    found = re.search(r"^Mean +KLD: +(-?[0-9.]+) \S+ +([0-9.]+)$", said, re.MULTILINE)
+    assert found, said[-3000:]
+    return float(found[1]), float(found[2])
+
+
 @pytest.fixture(scope="session")
 def payloads(engine_payload: Callable[[str], Path]) -> dict[str, Path]:
     """Package folder of each engine's payload."""

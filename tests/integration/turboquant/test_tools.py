@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 from pydoc_data import topics
@@ -12,6 +11,7 @@ from pydoc_data import topics
 import pytest
 from forkyard_llm.payloads import read_payload
 
+from ..conftest import mean_divergence
 from .conftest import IK, TIMEOUT_S, Engine, on_each_engine
 
 pytestmark = pytest.mark.patch("kv-tail-options")
@@ -83,9 +83,7 @@ def divergence(engine: Engine, words: tuple[str, ...], *cache: str) -> float:
     """Mean KL divergence of what is predicted with a cache from what was saved."""
     done = run(engine, "llama-perplexity", *words, "--kl-divergence", *cache)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = re.search(r"Mean +KLD: +([0-9.]+)", done.stdout)
-    assert found, done.stdout
-    return float(found[1])
+    return mean_divergence(done.stdout)[0]
 
 
 @on_each_engine
