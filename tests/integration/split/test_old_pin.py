@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,16 +19,15 @@ from forkyard_llm import models
 from ..conftest import (
     ROOT,
     forkyard,
-    mean_divergence,
     only_named_payloads,
     payload_under_test,
     unpack,
     whole_rpc_payload_under_test,
 )
+from .conftest import Judge, predict, split_over
 
 RECIPE, NEWER = "llama.cpp-2026-05", "0c1e57098bba"
 RUN_TIMEOUT_S = 900
-TEXT = ROOT / "CONTRIBUTING.md"
 # No GPU is needed to have several devices by RPC. The variant rpc has all instruction sets, which takes longer to build.
 VARIANTS = """
 schema = 1
@@ -69,7 +65,7 @@ MIXED_HEADS = """
 const char * ggml_get_name(const void * tensor);
 void ggml_backend_tensor_set(void * tensor, const void * data, size_t offset, size_t size) {
     void (*engines)(void *, const void *, size_t, size_t) = dlsym(RTLD_NEXT, "ggml_backend_tensor_set");
-    if (offset == 0 && size % 3 == 0 && strcmp(ggml_get_name(tensor), "blk.15.attn_k.weight") == 0) {
+    if (strcmp(ggml_get_name(tensor), "blk.15.attn_k.weight") == 0) {
         char * mixed = malloc(size);
         memcpy(mixed, (const char *) data + size / 3 * 2, size / 3);
         memcpy(mixed + size / 3, (const char *) data + size / 3, size / 3);
@@ -81,10 +77,6 @@ void ggml_backend_tensor_set(void * tensor, const void * data, size_t offset, si
     }
 }
 """
-# Split sums are added in another order, and a rounded cache rounds other values: a split and a whole model differ by
-# chance. Each divergence is a mean over 254 tokens, whose standard error the engine prints. The difference of two such
-# means has the square root of two times that; it exceeds four times as much once in 30,000 comparisons.
-CHANCE = 4.0 * math.sqrt(2.0)
 
 
 # -- what upstream has since -----------------------------------------------------------------------------
@@ -220,76 +212,35 @@ def servers(tools: Path, count: int) -> Iterator[list[str]]:
                     break
                 assert time.monotonic() < end, "a server does not answer"
                 time.sleep(0.1)
-        # `--rpc` makes the devices that `-dev` names.
-        addresses, names = (f"127.0.0.1:{port}" for port in ports), (f"RPC{number}" for number in range(count))
-        yield ["--rpc", ",".join(addresses), "-dev", ",".join(names), "-sm", "tensor", "-ngl", "99"]
-
-
-def predict(
-    tools: Path, model: Path, k: str, v: str, *more: str | Path, devices: int = 1, preload: Path | None = None
-) -> tuple[bool, str]:
-    """Whether the engine predicted each token of the text, and what it said; one device is the CPU alone."""
-    env = {**os.environ, "LD_PRELOAD": str(preload)} if preload else None
-    with contextlib.ExitStack() as held:
-        split = held.enter_context(servers(tools, devices)) if devices > 1 else []
-        words = ["-c", "256", "-b", "256", "--chunks", "2", "-t", "1", "-fa", "on", "-fit", "off", "-ctk", k, "-ctv", v]
-        command = [tools / "llama-perplexity", *split, "-m", model, "-f", TEXT, *words, *more]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False, env=env)
-    return done.returncode == 0, done.stdout + done.stderr
-
-
-class Judge:
-    """Compares what a model predicts with what it predicts on one device with an f16 cache."""
-
-    def __init__(self, tools: Path, folder: Path) -> None:
-        self._tools, self._folder = tools, folder
-        self._whole = functools.cache(self.divergence)
-
-    def divergence(
-        self, name: str, k: str, v: str, devices: int = 1, preload: Path | None = None
-    ) -> tuple[float, float]:
-        """Mean KL divergence from one device with an f16 cache, and its standard error, in nats."""
-        saved, model = self._folder / name, models.get(name)
-        if not saved.exists():
-            good, said = predict(self._tools, model, "f16", "f16", "--save-all-logits", saved)
-            assert good, said[-3000:]
-        words = ("--kl-divergence-base", saved, "--kl-divergence")
-        good, said = predict(self._tools, model, k, v, *words, devices=devices, preload=preload)
-        assert good, said[-3000:]
-        return mean_divergence(said)
-
-    def limit(self, name: str, k: str, v: str) -> float:
-        """What a split with this cache may diverge: as much as one device with it, but for chance.
-
-        One device with an f16 cache does not diverge from itself. There it is what a q8_0 cache does on one device,
-        which rounds more coarsely than sums in another order.
-        """
-        mean, error = self._whole(name, *(("q8_0", "q8_0") if k == v == "f16" else (k, v)))
-        return mean + CHANCE * error
+        yield split_over([f"127.0.0.1:{port}" for port in ports])
 
 
 @pytest.fixture(scope="module")
-def judge(build: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
-    folder = tmp_path_factory.mktemp("logits")
-    yield Judge(build("quantized-kv-tensor-split"), folder)
-    # Those of a model with many words are 127 MiB.
-    shutil.rmtree(folder)
+def judge(build: Callable[[str], Path], judging: Callable[[Path], Judge]) -> Judge:
+    return judging(build("quantized-kv-tensor-split"))
+
+
+def divergence(judge: Judge, name: str, k: str, v: str, devices: int, preload: Path | None = None) -> float:
+    with servers(judge.tools, devices) as split:
+        return judge.divergence(name, k, v, *split, preload=preload)
 
 
 @pytest.mark.deep
 @pytest.mark.patch
 def test_a_cache_of_f16_is_as_good_as_on_one_device(judge: Judge) -> None:
     """As on the pin, whichever of the patches are there."""
-    assert judge.divergence("smollm2-135m", "f16", "f16", 3)[0] <= judge.limit("smollm2-135m", "f16", "f16")
+    assert divergence(judge, "smollm2-135m", "f16", "f16", 3) <= judge.limit("smollm2-135m", "f16", "f16")
 
 
 @pytest.mark.deep
 def test_upstream_refuses_it(build: Callable[[str], Path]) -> None:
-    model = models.get("smollm2-135m")
-    good, said = predict(build("none"), model, "q8_0", "q8_0", devices=3)
-    assert not good
-    assert "simultaneous use of SPLIT_MODE_TENSOR and KV cache quantization not implemented" in said
-    assert predict(build("none"), model, "f16", "f16", devices=3)[0]
+    tools, model = build("none"), models.get("smollm2-135m")
+    with servers(tools, 3) as split:
+        done = predict(tools, model, "q8_0", "q8_0", *split)
+        assert done.returncode != 0
+        said = done.stdout + done.stderr
+        assert "simultaneous use of SPLIT_MODE_TENSOR and KV cache quantization not implemented" in said
+        assert predict(tools, model, "f16", "f16", *split).returncode == 0
 
 
 @pytest.mark.deep
@@ -301,7 +252,7 @@ def test_upstream_refuses_it(build: Callable[[str], Path]) -> None:
 @pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
 def test_a_quantized_cache_is_as_good_as_on_one_device(judge: Judge, name: str, k: str, v: str, devices: int) -> None:
     """Three KV heads; and one, with layers of two kinds, so that a device may have no part of a cache at all."""
-    assert judge.divergence(name, k, v, devices)[0] <= judge.limit(name, k, v)
+    assert divergence(judge, name, k, v, devices) <= judge.limit(name, k, v)
 
 
 @pytest.mark.deep
@@ -309,7 +260,7 @@ def test_a_quantized_cache_is_as_good_as_on_one_device(judge: Judge, name: str, 
 def test_heads_that_are_mixed_up_in_one_layer_are_seen(judge: Judge, kind: str, tmp_path: Path) -> None:
     """What the tests above go by is not too lenient for the fault that is hardest to see."""
     mixed = library(MIXED_HEADS, tmp_path)
-    assert judge.divergence("smollm2-135m", kind, kind, 3, mixed)[0] > judge.limit("smollm2-135m", kind, kind)
+    assert divergence(judge, "smollm2-135m", kind, kind, 3, mixed) > judge.limit("smollm2-135m", kind, kind)
 
 
 @pytest.mark.deep
@@ -317,16 +268,19 @@ def test_heads_that_are_mixed_up_in_one_layer_are_seen(judge: Judge, kind: str, 
 @pytest.mark.parametrize("devices", [3, 4])
 def test_devices_without_a_slice(build: Callable[[str], Path], judge: Judge, devices: int) -> None:
     """More devices than KV heads: at this pin that aborts with every cache type, not a quantized one alone."""
-    assert not predict(build("none"), models.get("gemma3-270m"), "f16", "f16", devices=devices)[0]
-    assert judge.divergence("gemma3-270m", "f16", "f16", devices)[0] <= judge.limit("gemma3-270m", "f16", "f16")
+    with servers(build("none"), devices) as split:
+        assert predict(build("none"), models.get("gemma3-270m"), "f16", "f16", *split).returncode != 0
+    assert divergence(judge, "gemma3-270m", "f16", "f16", devices) <= judge.limit("gemma3-270m", "f16", "f16")
 
 
 @pytest.mark.deep
 def test_a_type_that_the_devices_lack_is_refused_by_name(build: Callable[[str], Path], tmp_path: Path) -> None:
     tools, model = build("quantized-kv-tensor-split"), models.get("smollm2-135m")
     shim = library(SHIM, tmp_path)
-    good, said = predict(tools, model, "f16", "q5_1", devices=3, preload=shim)
-    assert not good
-    assert "not every device has SET_ROWS for a K cache of f16 and a V cache of q5_1, in heads of 64 and 64" in said
-    assert "GGML_ASSERT" not in said
-    assert predict(tools, model, "f16", "q8_0", devices=3, preload=shim)[0]
+    with servers(tools, 3) as split:
+        done = predict(tools, model, "f16", "q5_1", *split, preload=shim)
+        assert done.returncode != 0
+        said = done.stdout + done.stderr
+        assert "not every device has SET_ROWS for a K cache of f16 and a V cache of q5_1, in heads of 64 and 64" in said
+        assert "GGML_ASSERT" not in said
+        assert predict(tools, model, "f16", "q8_0", *split, preload=shim).returncode == 0
