@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -287,8 +287,9 @@ hold zeros. 32 MiB is the largest limit it takes: below that it maps nothing for
 class RpcServers:
     """Starts RPC servers of an engine on this machine, each on its CPU, and gives their addresses."""
 
-    def __init__(self, payload: Callable[[str], Payload]) -> None:
+    def __init__(self, payload: Callable[[str], Payload], environment: Mapping[str, str] = REUSE_MEMORY) -> None:
         self._payload = payload
+        self._environment = environment
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         """The servers by address."""
 
@@ -305,12 +306,18 @@ class RpcServers:
                 address = f"127.0.0.1:{free.getsockname()[1]}"
             words = [str(program), "-H", "127.0.0.1", "-p", address.partition(":")[2], "-t", "1"]
             process = subprocess.Popen(
-                words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **REUSE_MEMORY}
+                words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **self._environment}
             )
             self.processes[address] = process
             if self._listens(address, process):
                 return address
         pytest.fail("the server does not listen")
+
+    def stop(self) -> None:
+        """End all that were started."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
 
     @staticmethod
     def _listens(address: str, process: subprocess.Popen[bytes]) -> bool:
@@ -333,9 +340,7 @@ def rpc_servers(rpc_payload: Callable[[str], Payload]) -> Iterator[RpcServers]:
     try:
         yield servers
     finally:
-        for process in servers.processes.values():
-            process.kill()
-            process.wait()
+        servers.stop()
 
 
 @pytest.fixture(scope="session")

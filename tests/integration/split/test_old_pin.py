@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forkyard_llm import models
+from forkyard_llm.payloads import read_payload
 
 from ..conftest import (
     ROOT,
+    RpcServers,
     forkyard,
     only_named_payloads,
     payload_under_test,
@@ -193,26 +193,12 @@ def library(source: str, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def servers(tools: Path, count: int) -> Iterator[list[str]]:
-    """RPC servers with one CPU device each, on free ports of this machine; gives the words that name them."""
-    with contextlib.ExitStack() as started:
-        ports = []
-        for _ in range(count):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                ports.append(free.getsockname()[1])
-        for port in ports:
-            command = [tools / "rpc-server", "-d", "CPU", "-t", "1", "-H", "127.0.0.1", "-p", str(port)]
-            server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            started.callback(server.wait)
-            started.callback(server.kill)
-        end = time.monotonic() + RUN_TIMEOUT_S
-        for port in ports:
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-                    break
-                assert time.monotonic() < end, "a server does not answer"
-                time.sleep(0.1)
-        yield split_over([f"127.0.0.1:{port}" for port in ports])
+    """The words that split a model over new servers; at this pin what a device adds must not be in used memory."""
+    started = RpcServers(lambda _: read_payload(tools.parent), environment={})
+    try:
+        yield split_over(started(RECIPE, count))
+    finally:
+        started.stop()
 
 
 @pytest.fixture(scope="module")
