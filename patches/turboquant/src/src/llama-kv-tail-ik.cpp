@@ -1,9 +1,13 @@
 #include "llama-kv-tail.h"
 
-#include "ggml-numa-mirror.h"
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-model.h"
+
+#if __has_include("ggml-numa-mirror.h")
+#    include "ggml-numa-mirror.h"
+#    define LLAMA_KV_TAIL_NUMA
+#endif
 
 #include <cmath>
 #include <stdexcept>
@@ -127,10 +131,14 @@ bool llama_kv_tail::init(llama_context & lctx, uint32_t n_tail, uint32_t n_sink)
             ggml_backend_buffer_name(buf), ggml_backend_buffer_get_size(buf)/1024.0/1024.0, n_tail, n_sink, size);
 
     ggml_backend_buffer_clear(buf, 0);
+#ifdef LLAMA_KV_TAIL_NUMA
     if (!ggml_numa_mirror_buffer(buf, GGML_NUMA_MIRROR_KV, ctx)) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, ggml_numa_mirror_error());
         return false;
     }
+#else
+    GGML_UNUSED(ctx);
+#endif
 
     cache.tail = std::move(tail);
     return true;

@@ -1,9 +1,13 @@
 #include "llama-kv-tail.h"
 
 #include "ggml-backend.h"
-#include "ggml-numa-mirror.h"
 #include "llama-hparams.h"
 #include "llama-impl.h"
+
+#if __has_include("ggml-numa-mirror.h")
+#    include "ggml-numa-mirror.h"
+#    define LLAMA_KV_TAIL_NUMA
+#endif
 
 #include <algorithm>
 #include <cassert>
@@ -89,9 +93,11 @@ void llama_kv_tail::alloc(bool no_alloc) {
                        n_tail, n_sink, size, n_stream);
 
         ggml_backend_buffer_clear(buf, 0);
+#ifdef LLAMA_KV_TAIL_NUMA
         if (!ggml_numa_mirror_buffer(buf, GGML_NUMA_MIRROR_KV, nullptr)) {
             throw std::runtime_error(ggml_numa_mirror_error());
         }
+#endif
     }
 
     ctxs.clear();
