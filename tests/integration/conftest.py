@@ -40,9 +40,14 @@ STOCK = {("ik_llama.cpp", None): "fixes", ("llama.cpp", "vulkan"): "backends"}
 # The stack turboquant computes attention over quantized caches in sums of another order. Where bits are compared with
 # the stock engine's, it is switched off.
 SAME_BITS = {"GGML_CPU_FATTN_QUANT_DISABLE": "1"}
-# Mesa's software device for Vulkan, alone and once.
 SOFTWARE_ICD = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
-SOFTWARE_VULKAN = {"VK_DRIVER_FILES": str(SOFTWARE_ICD), "GGML_VK_VISIBLE_DEVICES": "0"}
+
+
+def on_software_vulkan(*devices: int) -> dict[str, str]:
+    """The environment in which Vulkan has Mesa's software device alone: once, or for each number, which is 0."""
+    return {"VK_DRIVER_FILES": str(SOFTWARE_ICD), "GGML_VK_VISIBLE_DEVICES": ",".join(map(str, devices or (0,)))}
+
+
 # An engine that aborts starts a debugger for its trace where there is one: seconds, and no test reads it.
 os.environ["GGML_NO_BACKTRACE"] = "1"
 # Variants of some instruction sets, of which everyday tests build what the whole ones share. ``few-rpc`` is otherwise
@@ -235,10 +240,15 @@ def carrying(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="session")
-def vulkan_payload(carrying: Callable[[str, str], Payload]) -> Payload:
-    """llama.cpp for Vulkan, where there is a software device for it."""
+def software_vulkan() -> None:
+    """A test that needs a software device for Vulkan is skipped where there is none."""
     if not SOFTWARE_ICD.is_file():
         pytest.skip("there is no software device for Vulkan: on Debian, apt-get install mesa-vulkan-drivers")
+
+
+@pytest.fixture(scope="session")
+def vulkan_payload(software_vulkan: None, carrying: Callable[[str, str], Payload]) -> Payload:
+    """llama.cpp for Vulkan, where there is a software device for it."""
     return carrying("vulkan", "llama.cpp")
 
 

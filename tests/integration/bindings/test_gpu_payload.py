@@ -23,13 +23,12 @@ from forkyard.recipes import load_variants
 from forkyard.toolchain import detect
 from forkyard.toolkits import ChosenToolkit, choose, remedy
 
-from ..conftest import ROOT
+from ..conftest import ROOT, on_software_vulkan
 from .conftest import EXPECTED, PROMPT
 
 pytestmark = pytest.mark.deep
 
 EVERY = [("cuda13", "llama.cpp"), ("cuda13", "ik_llama.cpp"), ("vulkan", "llama.cpp")]
-SOFTWARE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 ASK = """
 import json, logging, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -146,16 +145,12 @@ def _system_folders() -> list[str]:
 
 
 @pytest.fixture
-def software(payload_for: Callable[[str, str], Payload], alone: Callable[[Payload], None]) -> Payload:
-    if not SOFTWARE.is_file():
-        pytest.skip("there is no software device for Vulkan: on Debian, apt-get install mesa-vulkan-drivers")
+def software(
+    software_vulkan: None, payload_for: Callable[[str, str], Payload], alone: Callable[[Payload], None]
+) -> Payload:
     payload = payload_for("vulkan", "llama.cpp")
     alone(payload)
     return payload
-
-
-def on(*devices: int) -> dict[str, str]:
-    return {"VK_DRIVER_FILES": str(SOFTWARE), "GGML_VK_VISIBLE_DEVICES": ",".join(map(str, devices))}
 
 
 def test_a_gpu_says_what_the_cpu_says(software: Payload, smollm2: Path, tmp_path: Path) -> None:
@@ -163,8 +158,8 @@ def test_a_gpu_says_what_the_cpu_says(software: Payload, smollm2: Path, tmp_path
     model = tmp_path / "f32.gguf"
     command = [str(software.tool("llama-quantize")), "--allow-requantize", str(smollm2), str(model), "f32"]
     subprocess.run(command, check=True, capture_output=True, timeout=3600)
-    cpu, _ = ask(model, 16, on(0))
-    gpu, said = ask(model, 16, on(0), n_gpu_layers=-1)
+    cpu, _ = ask(model, 16, on_software_vulkan(0))
+    gpu, said = ask(model, 16, on_software_vulkan(0), n_gpu_layers=-1)
     assert cpu["devices"] == gpu["devices"]
     assert "Vulkan0" in dict(gpu["devices"])
     assert gpu["text"] == cpu["text"]
@@ -173,10 +168,10 @@ def test_a_gpu_says_what_the_cpu_says(software: Payload, smollm2: Path, tmp_path
 
 
 def test_three_devices_at_once(software: Payload, smollm2: Path) -> None:
-    answer, _ = ask(smollm2, 2, on(0, 0, 0), n_gpu_layers=-1)
+    answer, _ = ask(smollm2, 2, on_software_vulkan(0, 0, 0), n_gpu_layers=-1)
     assert [name for name, kind in answer["devices"] if kind != "cpu"] == ["Vulkan0", "Vulkan1", "Vulkan2"]
     assert answer["text"] == EXPECTED
-    some, _ = ask(smollm2, 2, on(0, 0, 0), n_gpu_layers=-1, devices=["Vulkan2", "Vulkan0"])
+    some, _ = ask(smollm2, 2, on_software_vulkan(0, 0, 0), n_gpu_layers=-1, devices=["Vulkan2", "Vulkan0"])
     assert some["text"] == EXPECTED
 
 
@@ -196,7 +191,12 @@ def test_operations_compute_what_the_cpu_does(software: Payload, tmp_path: Path)
     for operation, only in OPERATIONS.items():
         words = [str(program), "test", "-b", "Vulkan0", "-o", operation, "-p", only]
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=3600, cwd=tmp_path, env={**os.environ, **on(0)}
+            words,
+            capture_output=True,
+            text=True,
+            timeout=3600,
+            cwd=tmp_path,
+            env={**os.environ, **on_software_vulkan()},
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
         assert "Backend Vulkan0: OK" in done.stdout.replace("\x1b[1;32m", "").replace("\x1b[0m", "")

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from forkyard_llm.payloads import Payload
 
-SOFTWARE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+from ..conftest import on_software_vulkan
+
 TIMEOUT_S = 600.0
 """For loading a model and being refused: seconds."""
 
 
 @pytest.mark.deep
 @pytest.mark.patch("split-kv-types")
-def test_a_missing_kernel_is_said_before_anything_is_computed(
-    carrying: Callable[[str, str], Payload], smollm2: Path
-) -> None:
+def test_a_missing_kernel_is_said_before_anything_is_computed(vulkan_payload: Payload, smollm2: Path) -> None:
     """Vulkan has no flash attention for K and V of which one is bf16; the pin aborts at the first token."""
-    if not SOFTWARE.exists():
-        pytest.skip("there is no software device for Vulkan: on Debian, apt-get install mesa-vulkan-drivers")
-    program = carrying("vulkan", "llama.cpp").tool("llama-bench")
+    program = vulkan_payload.tool("llama-bench")
     types = ["-ctk", "bf16", "-ctv", "f16"]
     split = ["-sm", "tensor", "-ngl", "99", "-fa", "1"]
     # Once listed twice it is two devices.
-    environment = os.environ | {"VK_DRIVER_FILES": str(SOFTWARE), "GGML_VK_VISIBLE_DEVICES": "0,0"}
+    environment = os.environ | on_software_vulkan(0, 0)
 
     done = subprocess.run(
         [str(program), "-m", str(smollm2), *split, *types, "-p", "4", "-n", "0", "-r", "1", "-v"],

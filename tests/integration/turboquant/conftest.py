@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ..conftest import (
     ROOT,
     SAME_BITS,
-    SOFTWARE_VULKAN,
     RpcServers,
     libraries_of,
+    on_software_vulkan,
     only_named_payloads,
     whole_rpc_payload_under_test,
 )
@@ -126,7 +126,7 @@ class Engine:
         }
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_", "GGML_"))}
         environment["GGML_NO_BACKTRACE"] = "1"
-        environment |= SOFTWARE_VULKAN if self._device else {}
+        environment |= on_software_vulkan() if self._device else {}
         # The tail's own attention cannot be switched off.
         environment |= SAME_BITS
         try:

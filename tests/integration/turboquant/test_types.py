@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..conftest import ROOT, SOFTWARE_VULKAN, libraries_of
+from ..conftest import ROOT, libraries_of, on_software_vulkan
 from ..numa.attention_models import HEAD_DIM, N_HEAD_KV
 from ..split.split_probe import REFUSED
 from .conftest import ENGINE, IK, Case, Engine, Failure
@@ -96,7 +96,7 @@ def found_on(
         done = subprocess.run(
             [*command, json.dumps(libraries_of(package)), str(folder / "in.npz"), str(out), device],
             cwd=ROOT,
-            env=os.environ | SOFTWARE_VULKAN,
+            env=os.environ | on_software_vulkan(),
             capture_output=True,
             text=True,
             timeout=600,
