@@ -10,20 +10,31 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forkyard_llm import cpu
+from forkyard_llm.payloads import Payload
 
-from ..conftest import ROOT, libraries_of
+from ..conftest import ROOT, libraries_of, only_named_payloads
 from .attention_cases import Case, Inputs, exact, values_of
 from .conftest import ENGINE, IK
 
-TYPES = ("bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "ftq4", "ftq3", "ftq2")
-PAIRS = (("q8_0", "q4_0"), ("f16", "q8_0"), ("q4_1", "f16"), ("bf16", "iq4_nl"), ("f32", "q5_0"))
-PAIRS += (("ftq4", "ftq2"), ("q8_0", "ftq3"), ("ftq3", "f16"))
+Kinds = tuple[tuple[str, str], ...]
+UPSTREAM: Kinds = tuple((kind, kind) for kind in ("bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"))
+UPSTREAM += (("q8_0", "q4_0"), ("f16", "q8_0"), ("q4_1", "f16"), ("bf16", "iq4_nl"), ("f32", "q5_0"))
+OURS: Kinds = tuple((kind, kind) for kind in ("ftq4", "ftq3", "ftq2"))
+OURS += (("ftq4", "ftq2"), ("q8_0", "ftq3"), ("ftq3", "f16"))
+of_each_patch = pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param(UPSTREAM, id="upstream", marks=pytest.mark.patch("quantized-attention")),
+        pytest.param(OURS, id="ours", marks=pytest.mark.patch("cache-types")),
+    ],
+)
 LIMIT = 6e-4
 """Relative error of a result. Ours is at most 2.2e-4, where the sums that K's type keeps of Q are rounded to F16; a position
 that is missed or counted twice gives some 5e-2, the stock engine's F16 accumulators over 1,100 positions 3.3e-3."""
@@ -76,9 +87,8 @@ ON_IK = (
 )
 
 
-def few() -> list[Case]:
-    """Every type with every way a call can differ, in turns, and pairs of types."""
-    kinds = [(kind, kind) for kind in TYPES] + list(PAIRS)
+def few(kinds: Kinds) -> list[Case]:
+    """Each of these types of K and V with every way a call can differ, in turns."""
     cases = [replace(shape, k=k, v=v) for k, v in kinds for shape in SHAPES[:3]]
     for number, shape in enumerate(SHAPES[3:] * 3):
         k, v = kinds[number % len(kinds)]
@@ -86,17 +96,18 @@ def few() -> list[Case]:
     return cases
 
 
-def prompts() -> list[Case]:
-    """Every type and pair with every prompt."""
-    kinds = [(kind, kind) for kind in TYPES] + list(PAIRS)
+def prompts(kinds: Kinds) -> list[Case]:
+    """Each of these types of K and V with every prompt."""
     return [replace(shape, k=k, v=v) for k, v in kinds for shape in PROMPTS]
 
 
-def errors(package: Path, cases: list[Case], out: Path, engine: str = ENGINE) -> dict[str, float]:
-    """Relative L2 error of each case's whole result."""
+def errors(
+    package: Path, cases: list[Case], out: Path, engine: str = ENGINE, libraries: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Relative L2 error of each case's whole result; with these libraries, or the best of the package."""
     command = [sys.executable, "-m", "tests.integration.turboquant.attention_probe"]
     done = subprocess.run(
-        [*command, engine, str(package), json.dumps(libraries_of(package)), str(out)],
+        [*command, engine, str(package), json.dumps(libraries or libraries_of(package)), str(out)],
         input=json.dumps([vars(case) for case in cases]),
         cwd=ROOT,
         capture_output=True,
@@ -118,25 +129,40 @@ def errors(package: Path, cases: list[Case], out: Path, engine: str = ENGINE) ->
     return found
 
 
-@pytest.mark.patch("quantized-attention")
-def test_a_few_tokens(engine_payload: Callable[[str], Path], tmp_path: Path) -> None:
-    found = errors(engine_payload("llama.cpp"), few(), tmp_path / "out.npz")
+@of_each_patch
+def test_a_few_tokens(engine_payload: Callable[[str], Path], tmp_path: Path, kinds: Kinds) -> None:
+    found = errors(engine_payload("llama.cpp"), few(kinds), tmp_path / "out.npz")
     assert {case: error for case, error in found.items() if not error <= LIMIT} == {}
 
 
-@pytest.mark.patch("quantized-attention")
-def test_prompts_do_not_round_the_query(engine_payload: Callable[[str], Path], tmp_path: Path) -> None:
-    found = errors(engine_payload("llama.cpp"), prompts(), tmp_path / "out.npz")
+@of_each_patch
+def test_prompts_do_not_round_the_query(engine_payload: Callable[[str], Path], tmp_path: Path, kinds: Kinds) -> None:
+    found = errors(engine_payload("llama.cpp"), prompts(kinds), tmp_path / "out.npz")
     assert {case: error for case, error in found.items() if not error <= PROMPT_LIMIT} == {}
 
 
-@pytest.mark.patch("quantized-attention")
+@of_each_patch
+@pytest.mark.skipif(only_named_payloads(), reason="the payload of several instruction sets is not under test")
+def test_every_instruction_set_computes_it(
+    carrying: Callable[[str, str], Payload], tmp_path: Path, kinds: Kinds
+) -> None:
+    """A dot product of whole numbers is written for AVX2, for VNNI and for neither."""
+    members = [one for one in carrying("few", "llama.cpp").members() if not cpu.missing(one.cpu_features)]
+    assert members
+    for one in members:
+        libraries = {name: str(one.library(name)) for name in one.manifest["libraries"]}
+        for cases, limit in ((few(kinds), LIMIT), (prompts(kinds), PROMPT_LIMIT)):
+            found = errors(one.root, cases, tmp_path / "out.npz", libraries=libraries)
+            assert {case: error for case, error in found.items() if not error <= limit} == {}, one.member
+
+
+@of_each_patch
 def test_it_can_be_switched_off(
-    engine_payload: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine_payload: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: Kinds
 ) -> None:
     """Upstream's own code rounds the query, of which this test sees that it runs."""
     monkeypatch.setenv("GGML_CPU_FATTN_QUANT_DISABLE", "1")
-    cases = [case for case in prompts() if case.k in TYPES and case.k != "bf16"]
+    cases = [case for case in prompts(kinds) if case.k == case.v != "bf16"]
     found = errors(engine_payload("llama.cpp"), cases, tmp_path / "out.npz")
     assert {case: error for case, error in found.items() if error <= 100 * PROMPT_LIMIT} == {}
 
