@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +177,7 @@ def _show_payload(entry: Mapping[str, Any], console: Console) -> None:
 
 def _advice(summary: GgufSummary, payload: Payload) -> dict[str, Any]:
     advice = advise(summary, payload)
-    return {
-        "options": dict(advice.options),
-        "flags": advice.flags,
-        "why": advice.why,
-        "bytes_per_token": advice.bytes_per_token,
-        "f16_bytes_per_token": advice.f16_bytes_per_token,
-    }
+    return {**asdict(advice), "flags": advice.flags}
 
 
 def _cache_lines(advice: Mapping[str, Any]) -> list[str]:

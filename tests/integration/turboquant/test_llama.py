@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forkyard_llm import Llama
+from forkyard_llm.cache_advice import advise
 from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
+from forkyard_llm.gguf_check import check
+from forkyard_llm.payloads import read_payload
 
 from ..fixes.tiny_models import Attention, write_dense
-from .conftest import IK, Engine, on_each_engine
+from .conftest import IK, TIMEOUT_S, Engine, on_each_engine
 
 pytestmark = pytest.mark.patch("kv-tail")
 COUNTING = "1, 2, 3, 4, 5, 6, 7,"
@@ -45,6 +49,25 @@ def test_a_cache_of_few_bits_and_the_model_counts_on(patched: Engine, smollm2: P
     transforms = {"k_cache_hadamard": True, "v_cache_hadamard": True} if patched.name == IK else {}
     with Llama(smollm2, n_threads=1, n_ctx=256, type_k="ftq4", type_v="ftq3", **transforms) as llm:
         assert llm(COUNTING, max_tokens=6, temperature=0)["choices"][0]["text"].startswith(" 8, 9")
+
+
+@on_each_engine
+@pytest.mark.patch("cache-type-options")
+def test_what_the_doctor_advises_is_taken(patched: Engine, smollm2: Path, tmp_path: Path) -> None:
+    """As arguments of the bindings, and as options of the engine's programs."""
+    payload = read_payload(patched.payload)
+    advice = advise(check(smollm2), payload)
+    assert advice.options["type_k"] == "ftq4"
+    with Llama(smollm2, n_threads=1, n_ctx=256, **advice.options) as llm:
+        assert llm(COUNTING, max_tokens=6, temperature=0)["choices"][0]["text"].startswith(" 8, 9")
+
+    text = tmp_path / "text"
+    text.write_text("One, two, three, four, five, six, seven, eight, nine, ten. " * 8)
+    words = ["-m", str(smollm2), "-t", "1", "-c", "32", "-b", "32", "-f", str(text), "--chunks", "1", "-v"]
+    command = [str(payload.tool("llama-perplexity")), *words, *advice.flags.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "(128 tokens, 4 sinks: " in done.stderr
 
 
 @pytest.mark.patch("cache-types")
