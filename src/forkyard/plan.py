@@ -73,6 +73,12 @@ class Plan:
         return build.tools + tuple(build.tool_names.get(name, name) for name in self.variant.tools)
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """CMake targets of the libraries that it always carries; the beginning of a series may not have its own yet."""
+        whole = (stack for stack in self.stacks if stack.limit is None)
+        return (*self.recipe.build.libraries, *(name for stack in whole for name in stack.about.libraries))
+
+    @property
     def patches(self) -> list[tuple[str, list[str]]]:
         """Each stack's name and the file names of its patches, in order."""
         return [(stack["name"], [name for name, _ in stack["patches"]]) for stack in self.inputs["stacks"]]
@@ -385,6 +391,7 @@ def _stack_digest(stack: Stack, engine: str) -> dict[str, Any]:
         "title": stack.about.title,
         "capability": stack.about.capability,
         "headers": list(stack.about.headers),
+        "libraries": list(stack.about.libraries),
         "patches": [[patch.name, patch.sha256] for patch in patches],
         "files": [
             [

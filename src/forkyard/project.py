@@ -108,7 +108,7 @@ def write_project(
         "abi_sha256": manifest["abi_sha256"],
         "suffix": f"{plan.slug}-{plan.variant.name}",
         "tools": plan.tools,
-        "libraries": plan.recipe.build.libraries,
+        "libraries": plan.libraries,
         "cpu_target": plan.recipe.build.cpu_target,
         "cpu_flags": plan.cpu_flags,
         "loadable": plan.loadable,

@@ -41,6 +41,9 @@ class StackFile(BaseModel):
     headers: RelativePaths = Field(
         default=(), description="Headers of the stack's own C API, by their path in the engines' trees."
     )
+    libraries: Lines = Field(
+        default=(), description="CMake library targets that its patches add, which the wheel carries as well."
+    )
     test: Lines = ()
     test_variants: Annotated[tuple[tuple[SeriesName, Line], ...], BeforeValidator(_to_pairs)] = Field(
         default=(),

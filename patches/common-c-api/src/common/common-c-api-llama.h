@@ -1,0 +1,145 @@
+// What the C API over common needs of this engine's common.
+
+#pragma once
+
+#include "chat.h"
+#include "common.h"
+#include "json-schema-to-grammar.h"
+#include "json.h"
+#include "log.h"
+#include "sampling.h"
+
+#include <climits>
+#include <cmath>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace engine {
+
+using json            = common_json;
+using parsing         = common_chat_parser_params;
+using sampling_params = common_params_sampling;
+
+static const char * const OWN_NUMBERS[] = { nullptr };
+
+// Whether the server reads an answer that a limit ended as it reads one of which more comes.
+static const bool CUT_IS_PARTIAL = false;
+
+inline std::string dump(const json & value) {
+    return value.dump_safe();
+}
+
+inline void prefill(common_chat_templates_inputs & inputs) {
+    const auto & messages = inputs.messages;
+    if (messages.size() >= 2 && messages[messages.size() - 2].role == "assistant") {
+        throw std::invalid_argument("two messages of the assistant stand at the end");
+    }
+    if (!messages.back().tool_calls.empty()) {
+        throw std::invalid_argument("a message with tool calls cannot be continued");
+    }
+    inputs.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
+    inputs.add_generation_prompt  = false;
+}
+
+// What an answer must begin with, that is no part of the template's prompt.
+inline std::string prefilled(const common_chat_templates_inputs &) {
+    return "";
+}
+
+inline void own_sampling(const common_chat_params & made, json & sampling) {
+    sampling["generation_prompt"] = made.generation_prompt;
+    if (!made.thinking_end_tags.empty()) {
+        sampling["thinking_start_tag"] = made.thinking_start_tag;
+        sampling["thinking_end_tags"]  = made.thinking_end_tags;
+    }
+}
+
+inline void own_parsing(const common_chat_params & made, const common_chat_templates_inputs & inputs, json & parsing) {
+    parsing["generation_prompt"] = made.generation_prompt;
+    parsing["is_continuation"]   = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
+}
+
+inline void read_own_parsing(const json & from, parsing & to) {
+    to.generation_prompt = from.at("generation_prompt").get<std::string>();
+    to.is_continuation   = from.at("is_continuation").get<bool>();
+}
+
+inline common_chat_msg begun(const parsing & how) {
+    return how.is_continuation ? common_chat_parse("", true, how) : common_chat_msg();
+}
+
+inline void set_tool_call_ids(common_chat_msg & msg, std::vector<std::string> & ids, const std::function<std::string()> & make) {
+    msg.set_tool_call_ids(ids, make);
+}
+
+inline void set_grammar(sampling_params & params, const std::string & grammar, bool of_a_format) {
+    params.grammar = { of_a_format ? COMMON_GRAMMAR_TYPE_TOOL_CALLS : COMMON_GRAMMAR_TYPE_USER, grammar };
+}
+
+inline void free_grammar(llama_sampler * grammar) {
+    llama_sampler_free(grammar);
+}
+
+inline void add_bias(sampling_params & params, llama_token token, float bias) {
+    params.logit_bias.push_back({ token, bias });
+}
+
+inline float * number(sampling_params & params, const std::string & name) {
+    return name == "typical_p" ? &params.typ_p : nullptr;
+}
+
+inline bool set_samplers(sampling_params & params, const std::vector<std::string> & names) {
+    params.samplers = common_sampler_types_from_names(names);
+    return params.samplers.size() == names.size();
+}
+
+inline std::vector<llama_token> tokenize(const llama_model * model, const std::string & text) {
+    return common_tokenize(llama_model_get_vocab(model), text, false, true);
+}
+
+inline void read_own_sampling(const json & from, const llama_model * model, sampling_params & params) {
+    if (from.contains("generation_prompt")) {
+        params.generation_prompt = from.at("generation_prompt").get<std::string>();
+    }
+    params.reasoning_budget_tokens = from.value("reasoning_budget", -1);
+    if (!from.contains("thinking_end_tags")) {
+        return;
+    }
+    params.reasoning_budget_start = tokenize(model, from.at("thinking_start_tag").get<std::string>());
+    for (const auto & tag : from.at("thinking_end_tags")) {
+        const auto tokens = tokenize(model, tag.get<std::string>());
+        if (!tokens.empty()) {
+            params.reasoning_budget_end.push_back(tokens);
+        }
+    }
+    if (!params.reasoning_budget_end.empty()) {
+        params.reasoning_budget_forced = tokenize(model, from.value("reasoning_budget_message", ""));
+        const auto & end = params.reasoning_budget_end.front();
+        params.reasoning_budget_forced.insert(params.reasoning_budget_forced.end(), end.begin(), end.end());
+    }
+}
+
+inline void settle(sampling_params & params, int32_t n_ctx) {
+    params.penalty_last_n     = params.penalty_last_n < 0 ? n_ctx : params.penalty_last_n;
+    params.dry_penalty_last_n = params.dry_penalty_last_n < 0 ? n_ctx : params.dry_penalty_last_n;
+}
+
+inline void before_sampling(common_sampler *, llama_context *) {
+}
+
+inline void accept(common_sampler * sampler, llama_context *, llama_token token, bool generated) {
+    common_sampler_accept(sampler, token, generated);
+}
+
+// The logit of the token that was just chosen, after all samplers: minus infinity if the grammar forbids it.
+inline float chosen_logit(common_sampler * sampler, llama_token) {
+    const auto * candidates = common_sampler_get_candidates(sampler, false);
+    return candidates->data[candidates->selected].logit;
+}
+
+inline common_control_vector_data load_control_vector(const char * path) {
+    return common_control_vector_load({ { 1.0f, path } });
+}
+
+} // namespace engine
