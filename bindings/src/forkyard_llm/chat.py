@@ -1,35 +1,90 @@
-"""Chat: messages to a prompt by the engine's own template function, and the OpenAI-shaped dictionaries back."""
+"""Chat: OpenAI-shaped requests to what the engine's own templates take, and its parsed answers back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .completion import Completion, Delta
-from .engines.session import ChatMessage, Session
+from .checks import flag, shown
+from .completion import Completion, Delta, Shown
+from .engines.common import AnswerParser
+from .engines.request import Token
 from .errors import UnsupportedOption, UsageError
 from .text import to_engine
 
-__all__ = ["chat_body", "chat_chunks", "chat_prompt", "read_messages"]
+__all__ = ["answer_body", "answer_chunks", "chat_logprobs", "chat_request", "schema_of"]
+
+REASONING_FORMATS = ("auto", "none", "deepseek", "deepseek-legacy")
+_ROLES_WITHOUT_CONTENT = ("assistant",)
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-    """OpenAI-shaped messages as the engines take them: role and text.
+def chat_request(
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: str | Mapping[str, Any] | None = None,
+    parallel_tool_calls: bool | None = None,
+    response_format: Mapping[str, Any] | None = None,
+    grammar: str = "",
+    reasoning_format: str = "auto",
+    enable_thinking: bool = True,
+    template_kwargs: Mapping[str, Any] | None = None,
+    prefill: bool | None = None,
+    stream: bool = False,
+) -> dict[str, Any]:
+    """A conversation as the engines' templates take it.
+
+    Args:
+        prefill: whether the last message is the beginning of the answer; None if it is the assistant's.
 
     Raises:
-        UsageError: a message without role or content, or no message at all.
-        UnsupportedOption: content other than text (images, audio, tool calls).
+        UsageError: something in it makes no sense.
+        UnsupportedOption: content other than text.
     """
+    read = _messages(messages)
+    given, choice = _tools(tools, tool_choice)
+    schema = schema_of(response_format)
+    if grammar and (schema is not None or (given and choice != "none")):
+        msg = "a grammar goes neither with tools nor with a response_format: both make one of their own"
+        raise UsageError(msg)
+    if reasoning_format not in REASONING_FORMATS:
+        msg = f"reasoning_format must be one of {', '.join(REASONING_FORMATS)}; got {shown(reasoning_format)}"
+        raise UsageError(msg)
+    last = read[-1].get("role") == "assistant" and not read[-1].get("tool_calls")
+    request: dict[str, Any] = {
+        "messages": read,
+        "tool_choice": choice,
+        "reasoning_format": reasoning_format,
+        "enable_thinking": flag("enable_thinking", enable_thinking),
+        "prefill": last if prefill is None else flag("prefill", prefill),
+        "stream": stream,
+        "now": int(time.time()),
+    }
+    if given:
+        request["tools"] = given
+        if parallel_tool_calls is not None:
+            request["parallel_tool_calls"] = flag("parallel_tool_calls", parallel_tool_calls)
+    if schema is not None:
+        request["json_schema"] = schema
+    if grammar:
+        request["grammar"] = grammar
+    if template_kwargs:
+        request["template_kwargs"] = dict(template_kwargs)
+    return request
+
+
+def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         msg = f"messages must be a list of messages, each with a role and a content; got {type(messages).__name__}"
         raise UsageError(msg)
     if not messages:
         msg = "create_chat_completion needs at least one message"
         raise UsageError(msg)
-    return [_read_message(index, message) for index, message in enumerate(messages)]
+    return [_message(index, message) for index, message in enumerate(messages)]
 
 
-def _read_message(index: int, message: Mapping[str, Any]) -> ChatMessage:
+def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         msg = f"message {index} must have a role and a content; got {type(message).__name__}"
         raise UsageError(msg)
@@ -37,71 +92,159 @@ def _read_message(index: int, message: Mapping[str, Any]) -> ChatMessage:
     if not isinstance(role, str) or not role:
         msg = f"message {index} has no role"
         raise UsageError(msg)
-    if message.get("tool_calls") or role == "tool":
-        msg = f"message {index} is about tool calls, which the C API's templates cannot express; use forkyard-llm serve"
-        raise UnsupportedOption(msg)
+    to_engine(role, f"the role of message {index}", nul=False)
+    read = dict(message)
     if isinstance(content, str):
-        text = content
+        to_engine(content, f"message {index}", nul=False)
     elif isinstance(content, Sequence):
-        text = "".join(_read_part(index, part) for part in content)
+        read["content"] = [_part(index, part) for part in content]
+    elif content is None and role in _ROLES_WITHOUT_CONTENT and message.get("tool_calls"):
+        read["content"] = None
     else:
         msg = f"message {index} has no content (a text, or a list of text parts)"
         raise UsageError(msg)
-    to_engine(role + text, f"message {index}", nul=False)
-    return ChatMessage(role, text)
+    return read
 
 
-def _read_part(index: int, part: object) -> str:
+def _part(index: int, part: object) -> dict[str, str]:
     if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         msg = f"message {index} has a part of type {kind!r}; only text parts are supported here"
         raise UnsupportedOption(msg)
-    return str(part["text"])
+    to_engine(part["text"], f"message {index}", nul=False)
+    return {"type": "text", "text": str(part["text"])}
 
 
-def chat_prompt(session: Session, messages: Sequence[ChatMessage], model: str) -> str:
-    """The prompt that the model's own template makes of ``messages``; ``model`` is its name for the error.
+def _tools(
+    tools: Sequence[Mapping[str, Any]] | None, choice: str | Mapping[str, Any] | None
+) -> tuple[list[dict[str, Any]], str]:
+    """The tools that may be called, and one of ``auto``, ``required`` and ``none``."""
+    given = [_tool(index, tool) for index, tool in enumerate(tools or ())]
+    if choice is None or (isinstance(choice, str) and choice in ("auto", "required", "none")):
+        return given, str(choice or "auto")
+    name = None
+    if isinstance(choice, Mapping) and isinstance(choice.get("function"), Mapping):
+        name = choice["function"].get("name")
+    chosen = [tool for tool in given if tool["function"]["name"] == name]
+    if not chosen:
+        msg = (
+            "tool_choice must be 'auto', 'required', 'none' or {'type': 'function', 'function': {'name': one of the"
+            f" tools}}}}; got {shown(choice)}"
+        )
+        raise UsageError(msg)
+    return chosen, "required"
+
+
+def _tool(index: int, tool: object) -> dict[str, Any]:
+    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+        form = "{'type': 'function', 'function': {'name': ..., 'parameters': ...}}"
+        msg = f"tool {index} must be {form}; got {shown(tool)}"
+        raise UsageError(msg)
+    return {"type": "function", "function": {"parameters": {"type": "object", "properties": {}}, **function}}
+
+
+def schema_of(response_format: Mapping[str, Any] | None) -> Any:
+    """The JSON schema that OpenAI's ``response_format`` asks for; None for text.
 
     Raises:
-        UnsupportedOption: it has no template the engine's C API knows.
+        UsageError: it is none of OpenAI's forms.
     """
-    template = session.chat_template()
-    prompt = None if template is None else session.apply_chat_template(template, messages)
-    if prompt is None:
-        what = "has no chat template" if template is None else "has a chat template the engine's C API does not know"
-        msg = f"{model} {what}; write the prompt yourself and use create_completion, or forkyard-llm serve"
-        raise UnsupportedOption(msg)
-    return prompt
+    if response_format is None:
+        return None
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    schema: Any = None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        schema = response_format.get("schema") or {"type": "object"}
+    elif kind == "json_schema":
+        wrapper = response_format.get("json_schema")
+        schema = wrapper.get("schema") if isinstance(wrapper, Mapping) else None
+    if not isinstance(schema, (Mapping, bool)):
+        msg = (
+            "response_format must be {'type': 'text'}, {'type': 'json_object'} or {'type': 'json_schema',"
+            f" 'json_schema': {{'schema': ...}}}}; got {shown(response_format)}"
+        )
+        raise UsageError(msg)
+    return schema
 
 
-def chat_body(request: Completion, text: str, finish_reason: str, usage: Mapping[str, int]) -> dict[str, Any]:
+def chat_logprobs(spell: Shown, tokens: Sequence[Token]) -> dict[str, Any] | None:
+    """OpenAI's ``logprobs`` of a chat completion; None if no token has any."""
+
+    def one(token: int, value: float) -> dict[str, Any]:
+        raw = spell(token)
+        return {"token": raw.decode("utf-8", "replace"), "bytes": list(raw), "logprob": value}
+
+    known = [token.logprobs for token in tokens if token.logprobs]
+    if not known:
+        return None
+    content = [{**one(*values[0]), "top_logprobs": [one(*other) for other in values[1:]]} for values in known]
+    return {"content": content, "refusal": None}
+
+
+def answer_body(
+    request: Completion,
+    message: Mapping[str, Any],
+    finish_reason: str,
+    usage: Mapping[str, int],
+    logprobs: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The dictionary of a whole chat completion."""
-    message = {"role": "assistant", "content": text}
+    calls = message.get("tool_calls")
+    told = dict(message)
+    if calls and not told.get("content"):
+        told["content"] = None
     return {
         "id": request.id,
         "object": "chat.completion",
         "created": request.created,
         "model": request.model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
+        "choices": [
+            {
+                "index": 0,
+                "message": told,
+                "logprobs": logprobs,
+                "finish_reason": "tool_calls" if calls and finish_reason == "stop" else finish_reason,
+            }
+        ],
         "usage": dict(usage),
     }
 
 
-def chat_chunks(request: Completion, deltas: Iterator[Delta]) -> Iterator[dict[str, Any]]:
-    """A streamed chat completion: the role first, then the text, then an empty delta with the finish reason."""
+def answer_chunks(
+    request: Completion, deltas: Iterator[Delta], read: Callable[[], AnswerParser], spell: Shown
+) -> Iterator[dict[str, Any]]:
+    """A streamed chat completion: the role first, then what each text adds, then the finish reason.
 
-    def chunk(delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+    ``read`` makes the parser of the answer.
+    """
+
+    def chunk(delta: Mapping[str, Any], finish_reason: str | None, logprobs: Any = None) -> dict[str, Any]:
         return {
             "id": request.id,
             "object": "chat.completion.chunk",
             "created": request.created,
             "model": request.model,
-            "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+            "choices": [{"index": 0, "delta": dict(delta), "logprobs": logprobs, "finish_reason": finish_reason}],
         }
 
-    yield chunk({"role": "assistant"}, None)
-    for delta in deltas:
-        if delta.text:
-            yield chunk({"content": delta.text}, None)
-        if delta.finish_reason:
-            yield chunk({}, delta.finish_reason)
+    calls = False
+    parser = read()
+    try:
+        yield chunk({"role": "assistant"}, None)
+        for delta in deltas:
+            parsed = parser.add(delta.text, delta.finish_reason)
+            logprobs = chat_logprobs(spell, delta.tokens)
+            for added in parsed["deltas"]:
+                calls = calls or "tool_calls" in added
+                yield chunk(added, None, logprobs)
+                logprobs = None
+            if logprobs is not None:
+                yield chunk({}, None, logprobs)
+            if delta.finish_reason:
+                reason = "tool_calls" if calls and delta.finish_reason == "stop" else delta.finish_reason
+                yield chunk({}, reason)
+    finally:
+        parser.close()

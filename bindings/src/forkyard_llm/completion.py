@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .completion_text import TextAssembler
+from .engines.request import Token
 
 __all__ = [
     "Completion",
     "CompletionSource",
     "Delta",
+    "Shown",
     "collect",
     "completion_body",
     "completion_chunks",
+    "completion_logprobs",
     "run",
     "usage",
 ]
@@ -25,20 +28,25 @@ __all__ = [
 class CompletionSource(Protocol):
     """What a completion needs of the model: a token's bytes, and whether it ends the text."""
 
-    def piece(self, token: int) -> bytes:
-        """The bytes the token adds to the text."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes the token adds to the text; a control token adds none unless ``special``."""
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends the text."""
 
 
+Shown = Callable[[int], bytes]
+"""How tokens look in answers: the bytes of each, special tokens spelled out."""
+
+
 @dataclass(frozen=True)
 class Delta:
-    """Text that became sure, and, on the last one only, why there is no more."""
+    """Text that became sure, the tokens since the one before, and, on the last one only, why there is no more."""
 
     text: str
     finish_reason: str | None = None
     completion_tokens: int = 0
+    tokens: tuple[Token, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,62 +64,112 @@ class Completion:
 
 
 def run(
-    source: CompletionSource, tokens: Iterator[int], max_tokens: int | None, stops: Sequence[str]
+    source: CompletionSource,
+    tokens: Iterator[Token],
+    max_tokens: int | None,
+    stops: Sequence[str],
+    *,
+    spelled: Collection[int] = (),
+    criterion: Callable[[Token], bool] | None = None,
 ) -> Iterator[Delta]:
     """Deltas of one completion; the last one has a finish reason: ``stop`` (end token, stop string) or ``length``.
 
     Args:
         tokens: the generated tokens; its end means that the context is full.
         max_tokens: how many to take at most; None for as many as there are.
+        spelled: control tokens that are part of the text.
+        criterion: whether the text ends after a token, beside what ends it anyway.
     """
     assembler = TextAssembler(stops)
     count = 0
     reason = "length"
+    since: list[Token] = []
     while max_tokens is None or count < max_tokens:
         token = next(tokens, None)
         if token is None:
             break
-        if source.is_end(token):
+        if source.is_end(token.id):
             reason = "stop"
             break
         count += 1
-        text = assembler.add(source.piece(token))
+        since.append(token)
+        text = assembler.add(source.piece(token.id, special=token.id in spelled))
         if assembler.stopped:
-            yield Delta(text, "stop", count)
+            yield Delta(text, "stop", count, tuple(since))
             return
         if text:
-            yield Delta(text)
+            yield Delta(text, tokens=tuple(since))
+            since = []
+        if criterion is not None and criterion(token):
+            reason = "stop"
+            break
     rest = assembler.finish()
-    yield Delta(rest, "stop" if assembler.stopped else reason, count)
+    yield Delta(rest, "stop" if assembler.stopped else reason, count, tuple(since))
 
 
-def completion_body(request: Completion, text: str, finish_reason: str | None) -> dict[str, Any]:
+def completion_body(
+    request: Completion, text: str, finish_reason: str | None, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The dictionary of a completion or of one chunk of it, without usage."""
     return {
         "id": request.id,
         "object": "text_completion",
         "created": request.created,
         "model": request.model,
-        "choices": [{"text": text, "index": 0, "logprobs": None, "finish_reason": finish_reason}],
+        "choices": [{"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish_reason}],
     }
 
 
-def completion_chunks(request: Completion, deltas: Iterator[Delta], echo: str) -> Iterator[dict[str, Any]]:
+def completion_logprobs(shown: Shown, tokens: Sequence[Token], offset: int) -> dict[str, Any] | None:
+    """OpenAI's ``logprobs`` of a text completion; None if no token has any.
+
+    Args:
+        offset: characters of text before the first token.
+    """
+    if not any(token.logprobs for token in tokens):
+        return None
+    texts = [shown(token.id).decode("utf-8", "replace") for token in tokens]
+    offsets, place = [], offset
+    for text in texts:
+        offsets.append(place)
+        place += len(text)
+    return {
+        "tokens": texts,
+        "text_offset": offsets,
+        "token_logprobs": [token.logprobs[0][1] if token.logprobs else None for token in tokens],
+        "top_logprobs": [
+            {shown(other).decode("utf-8", "replace"): value for other, value in token.logprobs[1:]}
+            if token.logprobs
+            else None
+            for token in tokens
+        ],
+    }
+
+
+def completion_chunks(
+    request: Completion, deltas: Iterator[Delta], echo: str, shown: Shown, before: Sequence[Token] = ()
+) -> Iterator[dict[str, Any]]:
     """A streamed completion: one chunk per delta, the prompt first if ``echo`` is not empty."""
-    if echo:
-        yield completion_body(request, echo, None)
+    offset = 0
+    if echo or before:
+        yield completion_body(request, echo, None, completion_logprobs(shown, before, 0))
+        offset = len(echo)
     for delta in deltas:
         if delta.text or delta.finish_reason:
-            yield completion_body(request, delta.text, delta.finish_reason)
+            logprobs = completion_logprobs(shown, delta.tokens, offset)
+            offset += len(delta.text)
+            yield completion_body(request, delta.text, delta.finish_reason, logprobs)
 
 
 def collect(deltas: Iterator[Delta]) -> tuple[str, Delta]:
-    """The whole text of a completion, and its last delta."""
+    """The whole text of a completion, and its last delta, with the tokens of all."""
     parts: list[str] = []
+    tokens: list[Token] = []
     last = Delta("")
     for last in deltas:
         parts.append(last.text)
-    return "".join(parts), last
+        tokens += last.tokens
+    return "".join(parts), Delta(last.text, last.finish_reason, last.completion_tokens, tuple(tokens))
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

@@ -18,6 +18,7 @@ __all__ = [
     "ModelError",
     "PayloadNotFound",
     "PayloadRejected",
+    "QueueFull",
     "Rejection",
     "UnsupportedOption",
     "UsageError",
@@ -110,6 +111,10 @@ class EngineError(ForkyardLlmError):
     def details(self) -> Mapping[str, Any]:
         """What the engine said as data, where it did."""
         return self._facts
+
+
+class QueueFull(EngineError):
+    """More requests wait for a model than may; try again later."""
 
 
 class UnsupportedOption(ForkyardLlmError):

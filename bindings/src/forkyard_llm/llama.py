@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import weakref
@@ -9,29 +11,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import gguf_check
-from .chat import chat_body, chat_chunks, chat_prompt, read_messages
-from .checks import INT_MAX, flag, integer, token_ids
-from .completion import Completion, Delta, collect, completion_body, completion_chunks, run, usage
+from .asynchronous import awaited
+from .chat import answer_body, answer_chunks, chat_logprobs, chat_request
+from .checks import INT_MAX, flag, integer, number, token_ids
+from .completion import (
+    Completion,
+    collect,
+    completion_body,
+    completion_chunks,
+    completion_logprobs,
+    run,
+    usage,
+)
 from .completion_text import stop_strings
+from .engines.adapters import ControlVector, Lora, Scaled
+from .engines.common import ChatPlan
 from .engines.cores import default_threads
 from .engines.devices import Device, fitting_layers
-from .engines.generation import Generation, check_prompt
+from .engines.drafts import Draft, DraftModel, PromptLookup
+from .engines.generation import Generation
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
 from .engines.options import ModelOptions, check_engine_options
+from .engines.request import LogitsProcessor, Progress, Request, Token, check_prompt, common_length
 from .engines.rpc import addresses
+from .engines.scheduler import Scheduler
 from .engines.session import NO_TOKEN, Perf, Session
-from .errors import AbiMismatch, EngineError, UsageError
+from .errors import AbiMismatch, EngineError, ModelError, UnsupportedOption, UsageError
 from .loading import load
+from .optional import hub_file, openai_types
 from .payloads import Payload
-from .sampling import RANDOM_SEED, SamplingParams
+from .sampling import RANDOM_SEED, SamplingOptions, SamplingParams
 from .selection import leave_out, select
+from .state import LlamaState, PromptCache
 from .text import to_engine
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["Llama", "devices"]
+
+_MOST_LOGPROBS = 1000
+MOST_GUESSES = 256
+NGRAM = "ngram"
 
 
 def devices(
@@ -55,8 +80,9 @@ class Llama:
     """A model loaded into this process.
 
     One ``Llama`` does one generation at a time: starting another one while a stream is open, from this thread or any
-    other, raises :class:`EngineError` at once. Exhaust or close the stream first, or use one ``Llama`` per thread.
-    Everything else may be called from any thread and waits for the token being computed, ``close`` included.
+    other, raises :class:`EngineError` at once. With ``n_parallel=8`` it does eight, and more wait: any number of
+    threads may ask. Everything else may be called from any thread and waits for the token being computed, ``close``
+    included.
 
     Args:
         model_path: the GGUF file, of a split model the first; all are checked before the engine sees them.
@@ -64,6 +90,9 @@ class Llama:
         variant: a variant of that engine (``avx512-vnni``); None takes the best this CPU can run.
         n_ctx: context size in tokens; 0 takes the model's own.
         n_batch, n_ubatch: prompt tokens handed over, and computed, at once; n_ubatch None for the engine's default.
+        n_parallel: how many requests are computed at a time, each with a context of its own of ``n_ctx`` tokens. More
+            than 1 needs the stack common-c-api.
+        max_waiting: how many more may wait for their turn, with ``n_parallel``; another one raises ``QueueFull``.
         n_threads: threads that generate, at most 512; None for the physical cores this process may use, less where a
             CPU quota of its control group allows less.
         n_threads_batch: threads that read the prompt; None for ``n_threads``.
@@ -88,6 +117,10 @@ class Llama:
         numa: ``distribute``, ``isolate``, ``numactl``, ``mirror``, ``split``, False for none, None for what is set: all
             models of a payload in a process share one.
         numa_mirror: what ``mirror`` copies: ``weights``, ``kv``, ``all``, ``none``, ``best-effort``; None for all.
+        lora_path, lora_scale: a LoRA adapter that all requests use which name no other, and its factor.
+        draft_model: guess tokens and have the model check several at a time, which changes no text: a path of a smaller
+            model of the same vocabulary, or ``"ngram"`` for what followed the last few tokens before.
+        draft_tokens: how many are guessed at a time.
         prompt_reuse: keep the part of the KV cache that a new prompt shares with the last one. Faster for chats; a
             result may then differ in the last digits from the same request on a fresh ``Llama``.
         verbose: pass the engine's log on to stderr; one setting for all models of a payload.
@@ -109,6 +142,8 @@ class Llama:
         n_ctx: int = 512,
         n_batch: int = 512,
         n_ubatch: int | None = None,
+        n_parallel: int = 1,
+        max_waiting: int = 1024,
         n_threads: int | None = None,
         n_threads_batch: int | None = None,
         n_gpu_layers: int | Literal["auto"] = 0,
@@ -131,15 +166,22 @@ class Llama:
         rope_freq_scale: float = 0.0,
         numa: str | bool | None = None,
         numa_mirror: str | Sequence[str] | None = None,
+        lora_path: str | os.PathLike[str] | None = None,
+        lora_scale: float = 1.0,
+        draft_model: str | os.PathLike[str] | None = None,
+        draft_tokens: int = 8,
         prompt_reuse: bool = False,
         verbose: bool = False,
         **engine_options: bool | int | float,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "engine_options", "__class__")}
+        self._arguments = {**given, **engine_options}
         threads = default_threads() if n_threads is None else n_threads
         options = ModelOptions(
             n_ctx=n_ctx,
             n_batch=n_batch,
             n_ubatch=n_ubatch,
+            n_parallel=n_parallel,
             n_threads=threads,
             n_threads_batch=threads if n_threads_batch is None else n_threads_batch,
             n_gpu_layers=0 if n_gpu_layers == "auto" else n_gpu_layers,
@@ -180,12 +222,70 @@ class Llama:
             layers = fitting_layers(there, summary.model_bytes, summary.layers)
             options = replace(options, n_gpu_layers=layers)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)
-        self._generation = Generation(session, reuse=prompt_reuse, name=self.model_path)
+        self._generation: Generation | Scheduler
+        guesses = integer("draft_tokens", draft_tokens, 1, MOST_GUESSES)
+        if options.n_parallel > 1:
+            limit = integer("max_waiting", max_waiting, 0)
+            if draft_model is not None:
+                session.close()
+                msg = "draft_model and n_parallel do not go together: leave one of them out"
+                raise UnsupportedOption(msg)
+            self._generation = Scheduler(session, parallel=options.n_parallel, limit=limit, name=self.model_path)
+        else:
+            try:
+                draft = self._draft(session, draft_model, options)
+            except BaseException:
+                session.close()
+                raise
+            self._generation = Generation(
+                session, reuse=prompt_reuse, name=self.model_path, draft=draft, guesses=guesses
+            )
         self._options = options
+        self._cache: PromptCache | None = None
+        self._adapters: Scaled = ()
         # Repeatable on purpose; nothing secret depends on it.
         self._seeds = random.Random(seed)  # noqa: S311
         # Also when nobody calls close: at the latest before the interpreter ends.
         self._finalizer = weakref.finalize(self, self._generation.close)
+        if lora_path is not None:
+            try:
+                self._adapters = ((self.load_lora(lora_path), number("lora_scale", lora_scale)),)
+            except BaseException:
+                self.close()
+                raise
+
+    def _draft(self, session: Session, wish: str | os.PathLike[str] | None, options: ModelOptions) -> Draft | None:
+        """What guesses tokens for the session."""
+        if wish is None:
+            return None
+        if wish == NGRAM:
+            return PromptLookup()
+        path = os.fspath(wish)
+        gguf_check.check(path, engine=self._payload.engine, purposes={gguf_check.TEXT})
+        drafting = self._engine.open(Path(path), replace(options, engine_options={}, n_ctx=session.n_ctx))
+        if drafting.n_vocab != session.n_vocab:
+            drafting.close()
+            msg = f"{path} has {drafting.n_vocab} tokens, {self.model_path} {session.n_vocab}: they must be the same"
+            raise ModelError(msg)
+        return DraftModel(drafting)
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str, filename: str, *, revision: str | None = None, **arguments: Any) -> Llama:
+        """A model of the Hugging Face hub, by the package ``huggingface_hub``, which has to be installed.
+
+        Args:
+            filename: the name of the GGUF file, of a split model its first.
+            **arguments: those of the constructor.
+
+        Raises:
+            UsageError: the package is missing.
+            DownloadError: the hub does not give the file.
+        """
+        return cls(hub_file(repo_id, filename, revision), **arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled model is loaded anew where it is unpickled: by path, with the same options."""
+        return _unpickled, (type(self), self._arguments)
 
     # -- what it is
 
@@ -248,11 +348,98 @@ class Llama:
 
         Empty while mirror and split are off. Raises UnsupportedOption without the capability `numa-mirror`.
         """
-        return self._generation.call(lambda session: session.engine.numa.counters(reset=reset))
+        return self._generation.call(lambda _: self._engine.numa.counters(reset=reset))
 
     def numa_report(self) -> NumaReport:
         """Where the kernel says all pages are, and whether copies agree; reads all of them. Raises as above."""
-        return self._generation.call(lambda session: session.engine.numa.report())
+        return self._generation.call(lambda _: self._engine.numa.report())
+
+    # -- adapters
+
+    def load_lora(self, path: str | os.PathLike[str]) -> Lora:
+        """A LoRA adapter for this model, to be named in ``adapters`` of a request. It lives as long as this object.
+
+        Raises:
+            ModelError: the file is none, or one for another model.
+        """
+        gguf_check.check(path, engine=self.engine, purposes={"adapter"})
+        self._context()
+        return self._generation.call(lambda session: session.load_lora(os.fspath(path)))
+
+    def load_control_vector(self, path: str | os.PathLike[str], layers: tuple[int, int] | None = None) -> ControlVector:
+        """A control vector for this model, to be named in ``adapters`` of a request.
+
+        Args:
+            layers: the first and the last layer that it is added to; None for all.
+        """
+        gguf_check.check(path, engine=self.engine, purposes={"control-vector"})
+        if layers is not None:
+            first, last = (integer("a layer", layer, 1) for layer in layers)
+            layers = (first, last)
+        self._context()
+        return self._generation.call(lambda session: session.load_control_vector(os.fspath(path), layers))
+
+    # -- step by step
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens are evaluated."""
+        return len(self._single("n_tokens").evaluated)
+
+    def eval(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
+        """Compute ``tokens`` behind the evaluated ones.
+
+        Raises:
+            UsageError: they do not fit, or are outside the vocabulary.
+            UnsupportedOption: with ``n_parallel``, where there is no one sequence.
+        """
+        plain = token_ids("tokens", tokens)
+        self._single("eval").extend(plain, progress)
+
+    def sample(self, **sampling: Unpack[SamplingOptions]) -> int:
+        """A token that may follow the evaluated ones; :meth:`eval` it to go on. Raises as that does."""
+        request = Request((), self._params(sampling, None))
+        return self._single("sample").sample(request).id
+
+    def save_state(self) -> LlamaState:
+        """What the context holds of the evaluated tokens. Raises as :meth:`eval` does."""
+        tokens, data = self._single("save_state").state()
+        return LlamaState.of(tokens, data, self._origin())
+
+    def load_state(self, state: LlamaState) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            UsageError: it was saved by another build, or of another model or cache, or is damaged.
+            EngineError: the engine refuses it; nothing is evaluated then.
+        """
+        generation = self._single("load_state")
+        if state.origin != self._origin():
+            msg = f"this state is of {state.origin}, and this Llama is {self._origin()}: the engine would misread it"
+            raise UsageError(msg)
+        if not state.whole:
+            msg = "this state is not as it was saved: its digest is not that of its bytes"
+            raise UsageError(msg)
+        generation.open_session().check_tokens(state.tokens)
+        generation.restore(state.tokens, state.data)
+
+    def set_cache(self, cache: PromptCache | None) -> None:
+        """Look prompts up in ``cache`` and keep their states there; None for no cache. Raises as :meth:`eval` does."""
+        self._single("set_cache").reuse = cache is not None or bool(self._arguments["prompt_reuse"])
+        self._cache = cache
+
+    def _single(self, what: str) -> Generation:
+        self._context()
+        if isinstance(self._generation, Scheduler):
+            msg = f"{what} is about one sequence, and with n_parallel there are several: make a Llama without it"
+            raise UnsupportedOption(msg)
+        return self._generation
+
+    def _origin(self) -> str:
+        options = self._options
+        size = os.stat(self.model_path).st_size
+        kinds = "/".join(str(kind or "default") for kind in (options.type_k, options.type_v))
+        return f"{self.engine} {self._payload.build_key[:16]}, {self.description()} of {size} bytes, cache {kinds}"
 
     # -- tokens
 
@@ -286,25 +473,24 @@ class Llama:
             EngineError: another generation is going on, the engine failed, or this ``Llama`` was closed meanwhile.
         """
         self._context()
-        return self._stream(token_ids("tokens", tokens), self._with_seed(params or SamplingParams()))
+        request = Request(token_ids("tokens", tokens), self._with_seed(params or SamplingParams()), past_end=True)
+        return (token.id for token in self._stream(request))
 
     def create_completion(
         self,
         prompt: str | bytes | Sequence[int],
         *,
         max_tokens: int | None = 16,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        logit_bias: Mapping[int, float] | None = None,
-        seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         stream: bool = False,
         echo: bool = False,
+        suffix: str | None = None,
+        logprobs: int | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
+        progress: Progress | None = None,
+        adapters: Mapping[Lora | ControlVector, float] | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Continue ``prompt`` (text, or tokens): an OpenAI text completion, or an iterator of its chunks.
 
@@ -313,23 +499,41 @@ class Llama:
             stop: texts that end the completion and are not part of it, wherever token borders fall.
             stream: give chunks out as soon as their text is sure, instead of one dictionary.
             echo: put the prompt in front of the text.
+            suffix: what comes after the text, for models that are trained to fill in.
+            logprobs: how many of the most likely tokens are told for each token, with their probabilities; with
+                ``echo`` also for those of the prompt.
+            json_schema: the text is JSON that this schema describes.
+            logits_processor: functions that change the logits before a token is chosen.
+            progress: told how many tokens of the prompt are computed; what it raises ends the request.
+            adapters: LoRA adapters and control vectors for this request, each with its factor; None for the
+                constructor's, an empty dictionary for none.
 
-        The sampling arguments are those of :class:`SamplingParams`. Raises what :meth:`generate` raises.
+        The other arguments are those of :class:`SamplingParams`. Raises what :meth:`generate` raises.
         """
-        params = SamplingParams(
-            temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
-            seed=seed, logit_bias={} if logit_bias is None else logit_bias,
-        )  # fmt: skip
         flag("stream", stream)
         flag("echo", echo)
-        tokens = self._prompt_tokens(prompt)
+        params = self._params(sampling, json_schema)
+        if suffix is None:
+            tokens = self._prompt_tokens(prompt)
+        else:
+            tokens = self._infill_tokens(prompt, to_engine(suffix, "the suffix"))
         shown = self._prompt_text(prompt) if echo else ""
-        deltas = self._deltas(tokens, params, max_tokens, stop)
-        request = Completion.new("cmpl", self.model_path)
+        top = None if logprobs is None else integer("logprobs", logprobs, 0, _MOST_LOGPROBS)
+        request = Request(
+            tokens, params, top_logprobs=top, scored=echo and top is not None, processors=_processors(logits_processor),
+            progress=progress, limit=_limit(max_tokens), adapters=self._scaled(adapters),
+        )  # fmt: skip
+        stops = stop_strings(stop)
+        check_prompt(self._context(), tokens)
+        made = self._stream(request)
+        completion = Completion.new("cmpl", self.model_path)
         if stream:
-            return completion_chunks(request, deltas, shown)
-        text, last = collect(deltas)
-        body = completion_body(request, shown + text, last.finish_reason)
+            return self._completion_chunks(completion, request, made, stops, shown)
+        before = self._scored(request, made)
+        text, last = collect(run(self._generation, made, request.limit, stops))
+        spelled = self._spell
+        told = completion_logprobs(spelled, (*before, *last.tokens), 0 if before else len(shown))
+        body = completion_body(completion, shown + text, last.finish_reason, told)
         body["usage"] = usage(len(tokens), last.completion_tokens)
         return body
 
@@ -340,39 +544,91 @@ class Llama:
         messages: Sequence[Mapping[str, Any]],
         *,
         max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        logit_bias: Mapping[int, float] | None = None,
-        seed: int | None = None,
         stop: str | Sequence[str] | None = None,
         stream: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
+        reasoning_format: str = "auto",
+        enable_thinking: bool = True,
+        chat_template: str = "",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        prefill: bool | None = None,
+        logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
+        progress: Progress | None = None,
+        adapters: Mapping[Lora | ControlVector, float] | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> dict[str, Any] | Iterator[dict[str, Any]]:
         """Answer ``messages``: an OpenAI chat completion, or an iterator of its chunks.
 
-        The prompt is made by the engine's template function from the model's own template. That function knows the
-        common templates and runs no Jinja; for others there is the server (``forkyard-llm serve``).
+        The model's own Jinja template makes the prompt, and the engine's own parser reads the answer.
+
+        Args:
+            tools, tool_choice, parallel_tool_calls: OpenAI's: functions that the model may call.
+            response_format: OpenAI's: ``json_object``, or ``json_schema`` with a schema.
+            logprobs, top_logprobs: tell probabilities of tokens, and of so many of the most likely ones.
+            reasoning_format: ``auto`` or ``deepseek`` put reasoning into ``reasoning_content``, ``none`` leaves it in
+                the content, ``deepseek-legacy`` does both in streams.
+            enable_thinking: let models think that can be told not to.
+            chat_template, chat_template_kwargs: a Jinja template instead of the model's, and values for it.
+            prefill: the last message is the beginning of the answer; None for yes if it is the assistant's.
+
+        The other arguments are those of :meth:`create_completion`.
 
         Raises:
-            UnsupportedOption: the model has no template the engine's C API knows, or a message is more than text.
+            UnsupportedOption: the payload lacks the stack common-c-api, or a message is more than text.
+            UsageError: a conversation that the template refuses.
         """
-        params = SamplingParams(
-            temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty,
-            seed=seed, logit_bias={} if logit_bias is None else logit_bias,
-        )  # fmt: skip
         flag("stream", stream)
-        tokens = self._chat_tokens(messages)
-        deltas = self._deltas(tokens, params, max_tokens, stop)
-        request = Completion.new("chatcmpl", self.model_path)
+        params = self._params(sampling, None)
+        asked = chat_request(
+            messages, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format, grammar=params.grammar, reasoning_format=reasoning_format,
+            enable_thinking=enable_thinking, template_kwargs=chat_template_kwargs, prefill=prefill, stream=stream,
+        )  # fmt: skip
+        self._context()
+        plan, spelled = self._generation.call(lambda session: _plan(session, chat_template, asked))
+        tokens = self._chat_tokens(plan.prompt)
+        flag("logprobs", logprobs)
+        if top_logprobs is not None and not logprobs:
+            msg = "top_logprobs needs logprobs=True"
+            raise UsageError(msg)
+        request = Request(
+            tokens, params, answer=plan.sampling,
+            top_logprobs=integer("top_logprobs", top_logprobs or 0, 0, _MOST_LOGPROBS) if logprobs else None,
+            processors=_processors(logits_processor), progress=progress, limit=_limit(max_tokens),
+        )  # fmt: skip
+        stops = tuple(dict.fromkeys((*stop_strings(stop), *plan.stops)))
+        check_prompt(self._context(), tokens)
+        deltas = run(self._generation, self._stream(request), request.limit, stops, spelled=spelled)
+        completion = Completion.new("chatcmpl", self.model_path)
+        session = self._context()
         if stream:
-            return chat_chunks(request, deltas)
-        text, last = collect(deltas)
+            return answer_chunks(completion, deltas, lambda: session.answer_parser(plan), self._spell)
+        parser = session.answer_parser(plan)
+        try:
+            text, last = collect(deltas)
+            message = parser.add(text, last.finish_reason)["message"]
+        finally:
+            parser.close()
         counts = usage(len(tokens), last.completion_tokens)
-        return chat_body(request, text, last.finish_reason or "stop", counts)
+        told = chat_logprobs(self._spell, last.tokens)
+        return answer_body(completion, message, last.finish_reason or "stop", counts, told)
+
+    def create_chat_completion_openai_v1(self, *arguments: Any, **named: Any) -> Any:
+        """:meth:`create_chat_completion` with the types of the package ``openai``, which has to be installed."""
+        return openai_types(self.create_chat_completion(*arguments, **named))
+
+    async def acreate_completion(self, *arguments: Any, **named: Any) -> Any:
+        """:meth:`create_completion` in a thread; a stream is an asynchronous iterator. Cancelling the task ends it."""
+        return await awaited(self.create_completion, *arguments, **named)
+
+    async def acreate_chat_completion(self, *arguments: Any, **named: Any) -> Any:
+        """:meth:`create_chat_completion`, as :meth:`acreate_completion` does it."""
+        return await awaited(self.create_chat_completion, *arguments, **named)
 
     # -- life
 
@@ -406,30 +662,69 @@ class Llama:
             raise UsageError(msg)
         return session
 
-    def _stream(self, prompt: list[int], params: SamplingParams) -> Iterator[int]:
+    def _stream(self, request: Request) -> Iterator[Token]:
         # A method of this object, so that a stream keeps it, and with it the session, alive.
-        yield from self._generation.tokens(prompt, params)
+        cache = self._cache if not request.adapters and not request.scored else None
+        if cache is None:
+            yield from self._generation.tokens(request)
+            return
+        known = cache.find(request.prompt, self._origin())
+        if known is not None and _longer(known.tokens, self._single("the cache").evaluated, request.prompt):
+            self.load_state(known)
+        tokens = self._generation.tokens(request)
+        try:
+            yield from tokens
+        finally:
+            # Before its state can be taken the generation has to be over.
+            tokens.close()
+            if not self.closed:
+                cache.add(self.save_state())
+
+    def _scaled(self, adapters: Mapping[Lora | ControlVector, float] | None) -> Scaled:
+        if adapters is None:
+            return self._adapters
+        if not all(isinstance(one, (Lora, ControlVector)) for one in adapters):
+            msg = "adapters must map what load_lora and load_control_vector give to numbers"
+            raise UsageError(msg)
+        return tuple((one, number("the factor of an adapter", scale)) for one, scale in adapters.items())
+
+    def _completion_chunks(
+        self, completion: Completion, request: Request, made: Iterator[Token], stops: Sequence[str], shown: str
+    ) -> Iterator[dict[str, Any]]:
+        before = self._scored(request, made)
+        deltas = run(self._generation, made, request.limit, stops)
+        yield from completion_chunks(completion, deltas, shown, self._spell, before)
+
+    @staticmethod
+    def _scored(request: Request, made: Iterator[Token]) -> list[Token]:
+        """The prompt's own tokens, which come first if they are wanted."""
+        return list(itertools.islice(made, len(request.prompt))) if request.scored else []
+
+    def _spell(self, token: int) -> bytes:
+        return self._generation.open_session().piece(token, special=True)
+
+    def _params(self, sampling: SamplingOptions, schema: Mapping[str, Any] | str | None) -> SamplingParams:
+        given: dict[str, Any] = {**sampling}
+        if given.get("logit_bias", 0) is None:
+            del given["logit_bias"]
+        try:
+            params = SamplingParams(**given)
+        except TypeError as error:
+            # An argument that there is not is the only one it takes for an error of types.
+            raise TypeError(str(error).replace("SamplingParams.__init__()", "Llama")) from None
+        if schema is not None:
+            if params.grammar:
+                msg = "json_schema makes a grammar of its own: give either it or grammar"
+                raise UsageError(msg)
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+            params = replace(params, grammar=self._context().schema_to_grammar(text))
+        return self._with_seed(params)
 
     def _with_seed(self, params: SamplingParams) -> SamplingParams:
         """``params`` with a seed of its own: the next of this object's sequence where the request has none."""
         if params.seed not in (None, -1, RANDOM_SEED):
             return params
         return replace(params, seed=self._seeds.randrange(RANDOM_SEED))
-
-    def _deltas(
-        self,
-        tokens: list[int],
-        params: SamplingParams,
-        max_tokens: int | None,
-        stop: str | Sequence[str] | None,
-    ) -> Iterator[Delta]:
-        # As many as there is room for is also what less than 1 means.
-        wanted = 0 if max_tokens is None else integer("max_tokens", max_tokens, -INT_MAX - 1)
-        limit = wanted if wanted > 0 else None
-        stops = stop_strings(stop)
-        session = self._context()
-        check_prompt(session, tokens)
-        return run(self._generation, self.generate(tokens, params), limit, stops)
 
     def _prompt_tokens(self, prompt: str | bytes | Sequence[int]) -> list[int]:
         if not isinstance(prompt, (str, bytes)):
@@ -444,12 +739,61 @@ class Llama:
         raw = prompt if isinstance(prompt, bytes) else self.detokenize(prompt)
         return raw.decode("utf-8", "replace")
 
-    def _chat_tokens(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        conversation = read_messages(messages)
+    def _infill_tokens(self, prompt: str | bytes | Sequence[int], suffix: bytes) -> list[int]:
+        """The tokens of a text with a hole: what is before it, what is after it, and the token that asks for it."""
         session = self._context()
-        prompt = self._generation.call(lambda session: chat_prompt(session, conversation, self.model_path))
+        marks = self._generation.call(lambda session: session.infill_tokens())
+        if marks is None:
+            msg = (
+                f"{self.model_path} is not trained to fill in: its vocabulary has no tokens for that; leave suffix out"
+            )
+            raise ModelError(msg)
+        before = prompt if isinstance(prompt, (str, bytes)) else self.detokenize(prompt)
+        first, second = (self.tokenize(text, add_bos=False) for text in (before, suffix))
+        begin = [session.bos] if session.adds_bos and session.bos != NO_TOKEN else []
+        return [*begin, marks[0], *first, marks[1], *second, marks[2]]
+
+    def _chat_tokens(self, prompt: str) -> list[int]:
         tokens = self.tokenize(prompt, special=True)
+        session = self._context()
         if session.adds_bos and tokens[:2] == [session.bos, session.bos]:
             # Some templates write the BOS the tokenizer adds as well.
             del tokens[0]
         return tokens
+
+
+def _plan(session: Session, template: str, asked: Mapping[str, Any]) -> tuple[ChatPlan, frozenset[int]]:
+    """The plan of a conversation, and the control tokens that its answer's text has."""
+    plan = session.templates(template).apply(asked)
+    spelled = set()
+    for text in plan.preserved_tokens:
+        tokens = session.tokenize(text.encode(), add_special=False, parse_special=True)
+        if len(tokens) == 1:
+            spelled.add(tokens[0])
+    return plan, frozenset(spelled)
+
+
+def _longer(known: Sequence[int], evaluated: Sequence[int], prompt: Sequence[int]) -> bool:
+    """Whether a state has more of the prompt than what is evaluated."""
+    return common_length(known, prompt) > common_length(evaluated, prompt)
+
+
+def _unpickled(kind: type[Llama], arguments: Mapping[str, Any]) -> Llama:
+    return kind(**arguments)
+
+
+def _limit(max_tokens: int | None) -> int | None:
+    # As many as there is room for is also what less than 1 means.
+    wanted = 0 if max_tokens is None else integer("max_tokens", max_tokens, -INT_MAX - 1)
+    return wanted if wanted > 0 else None
+
+
+def _processors(given: LogitsProcessor | Sequence[LogitsProcessor] | None) -> tuple[LogitsProcessor, ...]:
+    if given is None:
+        return ()
+    listed = (given,) if callable(given) else tuple(given)
+    for one in listed:
+        if not callable(one):
+            msg = f"logits_processor must be a function or a sequence of functions; got {one!r}"
+            raise UsageError(msg)
+    return listed

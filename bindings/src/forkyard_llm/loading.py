@@ -27,11 +27,11 @@ ABI_JSON = "abi.json"
 # What the generated module must define.
 _ABI_NAMES = ("ABI_SHA256", "ENUMS", "PROBE_LAYOUT", "bind", "ctypes_layout")
 # A library before those that need it.
-_LIBRARY_ORDER = ("ggml-base", "ggml-cpu", "ggml", "ggml-rpc", "llama", "mtmd")
+_LIBRARY_ORDER = ("ggml-base", "ggml-cpu", "ggml", "ggml-rpc", "llama", "mtmd", "llama-common", "common-c")
 # The probe, checked before any of the others is loaded.
 _PROBE = "probe"
 # Where functions are looked up: the first library that exports one wins.
-_LOOKUP_ORDER = ("llama", "mtmd", "ggml", "ggml-cpu", "ggml-base", "ggml-rpc")
+_LOOKUP_ORDER = ("llama", "mtmd", "common-c", "ggml", "ggml-cpu", "ggml-base", "ggml-rpc")
 
 _ENGINES: dict[str, type[Engine]] = {engine.family: engine for engine in (LlamaCppEngine, IkLlamaEngine)}
 

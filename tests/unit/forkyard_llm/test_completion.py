@@ -1,6 +1,14 @@
 from __future__ import annotations
 
-from forkyard_llm.completion import Completion, Delta, completion_body, completion_chunks, run
+from forkyard_llm.completion import (
+    Completion,
+    Delta,
+    completion_body,
+    completion_chunks,
+    completion_logprobs,
+    run,
+)
+from forkyard_llm.engines.request import Token
 
 END = 99
 
@@ -8,15 +16,16 @@ END = 99
 class Letters:
     """A model whose token n is the letter a + n, and whose token 99 ends the text."""
 
-    def piece(self, token: int) -> bytes:
-        return bytes([ord("a") + token])
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        letter = bytes([ord("a") + token])
+        return letter.upper() if special else letter
 
     def is_end(self, token: int) -> bool:
         return token == END
 
 
 def collect(tokens: list[int], max_tokens: int | None = None, stops: tuple[str, ...] = ()) -> tuple[str, Delta]:
-    deltas = list(run(Letters(), iter(tokens), max_tokens, stops))
+    deltas = list(run(Letters(), map(Token, tokens), max_tokens, stops))
     assert all(delta.finish_reason is None for delta in deltas[:-1])
     return "".join(delta.text for delta in deltas), deltas[-1]
 
@@ -27,10 +36,10 @@ def test_an_end_token_stops_and_is_not_counted():
 
 
 def test_max_tokens_gives_length_and_takes_no_token_too_many():
-    tokens = iter([0, 1, 2])
+    tokens = map(Token, [0, 1, 2])
     deltas = list(run(Letters(), tokens, 2, ()))
     assert deltas[-1] == Delta("", "length", 2)
-    assert next(tokens) == 2
+    assert next(tokens).id == 2
 
 
 def test_a_full_context_gives_length():
@@ -53,7 +62,9 @@ def test_half_a_stop_string_before_the_end_is_text():
 
 def test_chunks_have_the_shape_clients_know():
     request = Completion("cmpl-1", 5, "m.gguf")
-    chunks = list(completion_chunks(request, iter([Delta("a"), Delta(""), Delta("", "length", 1)]), "prompt "))
+    chunks = list(
+        completion_chunks(request, iter([Delta("a"), Delta(""), Delta("", "length", 1)]), "prompt ", Letters().piece)
+    )
     assert [chunk["choices"][0]["text"] for chunk in chunks] == ["prompt ", "a", ""]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, "length"]
     assert chunks[1] == completion_body(request, "a", None)
@@ -69,3 +80,35 @@ def test_requests_have_ids_of_their_own():
     first, second = Completion.new("cmpl", "m"), Completion.new("cmpl", "m")
     assert first.id.startswith("cmpl-")
     assert first.id != second.id
+
+
+def test_tokens_go_with_the_text_they_made_sure():
+    tokens = [Token(0), Token(1), Token(2), Token(END)]
+    deltas = list(run(Letters(), iter(tokens), None, ("bx",)))
+    assert [(delta.text, [token.id for token in delta.tokens]) for delta in deltas] == [
+        ("a", [0]),
+        ("bc", [1, 2]),
+        ("", []),
+    ]
+
+
+def test_control_tokens_of_the_text_are_spelled_out():
+    deltas = list(run(Letters(), map(Token, [0, 1, 2]), None, (), spelled={1}))
+    assert "".join(delta.text for delta in deltas) == "aBc"
+
+
+def test_a_criterion_ends_the_text_after_its_token():
+    deltas = list(run(Letters(), map(Token, [0, 1, 2]), None, (), criterion=lambda token: token.id == 1))
+    assert "".join(delta.text for delta in deltas) == "ab"
+    assert deltas[-1].finish_reason == "stop"
+
+
+def test_logprobs_have_openai_s_shape():
+    tokens = [Token(0), Token(1, [(1, -0.5), (2, -0.25), (1, -0.5)])]
+    assert completion_logprobs(Letters().piece, tokens[:1], 0) is None
+    assert completion_logprobs(Letters().piece, tokens, 3) == {
+        "tokens": ["a", "b"],
+        "text_offset": [3, 4],
+        "token_logprobs": [None, -0.5],
+        "top_logprobs": [None, {"c": -0.25, "b": -0.5}],
+    }

@@ -11,9 +11,10 @@ import pytest
 from forkyard_llm import generate, llama
 from forkyard_llm.engines.base import Engine
 from forkyard_llm.engines.devices import Device
+from forkyard_llm.engines.loaded import Handle, Loaded, Params
 from forkyard_llm.engines.numa_mirror import NumaFailure, NumaMirror, NumaNode, NumaReport
 from forkyard_llm.engines.options import ModelOptions
-from forkyard_llm.engines.session import Handle, Params, Session
+from forkyard_llm.engines.session import Session
 from forkyard_llm.errors import EngineError, ModelError, UnsupportedOption, UsageError
 from forkyard_llm.llama import Llama
 from forkyard_llm.payloads import read_payload
@@ -105,8 +106,11 @@ class FakeApi:
 class FakeSession(Session):
     """No more of a session than closing one takes."""
 
-    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
-        self.engine, self._api, self._model, self._context = engine, engine.api, model, context
+    def __init__(
+        self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> None:
+        self.loaded, self._api, self._model, self._context = loaded, loaded.api, model, context
+        self._templates, self._release_model = {}, release
         self.n_ctx = options.n_ctx
 
     def _release(self) -> None:
@@ -131,8 +135,10 @@ class FakeEngine(Engine):
     def _free_model(self, _model: Handle) -> None:
         self.api.calls.append("free model")
 
-    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
-        return FakeSession(self, model, context, options)
+    def _session(
+        self, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> Session:
+        return FakeSession(self.loaded, model, context, options, release)
 
 
 def make_engine(make_payload: MakePayload, monkeypatch: pytest.MonkeyPatch, *, patched: bool) -> FakeEngine:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from forkyard_llm.chat import read_messages
+from forkyard_llm.chat import chat_request
 from forkyard_llm.completion_text import stop_strings
 from forkyard_llm.errors import UsageError
 from forkyard_llm.text import to_engine
@@ -59,7 +59,7 @@ def test_what_is_no_text_is_named(text: str, why: str) -> None:
         stop_strings(["fine", text])
     for message in ({"role": "user", "content": text}, {"role": text, "content": "hello"}):
         with pytest.raises(UsageError, match="message 0 is not text"):
-            read_messages([message])
+            chat_request([message])
 
 
 def test_a_c_string_ends_at_nul() -> None:

@@ -7,24 +7,24 @@ import logging
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
-from ..text import to_engine
 from .context_memory import least_bytes
 from .cuda import gpus_without_code
 from .devices import GPU_KINDS, Device
+from .loaded import Api, Handle, Loaded, Params
 from .log import EngineLog
 from .numa import Numa
 from .numa_mirror import CAPABILITY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
 from .quota import available_bytes
 from .rpc import Servers
-from .session import Api, Handle, Params, Session
+from .session import Session
 from .threads import check_threads
 
 __all__ = ["Engine"]
@@ -60,8 +60,8 @@ class Engine(ABC):
         self.payload = payload
         self.abi = abi
         self.api = api
-        self.probe = probe
         self.log = EngineLog(abi, api)
+        self.loaded = Loaded(payload, abi, api, probe, self.log)
         self.numa = Numa(payload, mirror, self._set_numa_strategy)
         self.rpc = Servers.of(abi, self.rpc_greeting)
         self._started = False
@@ -169,6 +169,10 @@ class Engine(ABC):
                 self._free_model(model)
                 msg = f"{path}: {self.family} says that this model does not continue a text; take a decoder-only model"
                 raise ModelError(msg)
+            if options.n_parallel > 1:
+                # Each request has a context of its own.
+                each = options.n_ctx or int(self.api.llama_n_ctx_train(model))
+                context_params.n_ctx = each * options.n_parallel
             self.log.forget()
             try:
                 self._check_context(path, model, options, context_params)
@@ -184,7 +188,15 @@ class Engine(ABC):
                 msg = f"{what}: {self.log.complaints() or 'it gives no reason'}; try a smaller n_ctx or n_batch"
                 raise EngineError(msg)
             self.numa.warn_unplaced(complaints)
-        return self._session(model, context, options)
+        servers = tuple(options.rpc_servers)
+        self.rpc.use(servers)
+
+        def release(model: Handle) -> None:
+            self._free_model(model)
+            self.rpc.leave(servers)
+            self.numa.leave()
+
+        return self._session(model, context, options, release)
 
     def _writes_text(self, model: Handle) -> bool:
         """What the engine says of its architectures, for those made after the file check's table."""
@@ -200,7 +212,9 @@ class Engine(ABC):
         key_bytes, value_bytes = (
             self.api.ggml_type_size(kind) / self.api.ggml_blck_size(kind) for kind in (params.type_k, params.type_v)
         )
-        needed = least_bytes(lambda key: self.metadata(model, key), options.n_ctx, key_bytes, value_bytes)
+        needed = least_bytes(
+            lambda key: self.loaded.metadata(model, key), options.n_ctx * options.n_parallel, key_bytes, value_bytes
+        )
         there = available_bytes()
         if there is not None and needed > there:
             size = f"of {options.n_ctx} tokens" if options.n_ctx else "of the model's own size"
@@ -209,16 +223,6 @@ class Engine(ABC):
                 f" {there / 2**30:.1f} GiB left; give a smaller n_ctx, or smaller cache types (type_k, type_v)"
             )
             raise EngineError(msg)
-
-    def metadata(self, model: Handle, key: str) -> str | None:
-        """A scalar value of a model file's metadata as text, or None."""
-        name = to_engine(key, "a metadata key", nul=False)
-        size = int(self.api.llama_model_meta_val_str(model, name, ctypes.create_string_buffer(1), 1))
-        if size < 0:
-            return None
-        buffer = ctypes.create_string_buffer(size + 1)
-        self.api.llama_model_meta_val_str(model, name, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
 
     def _set_numa_strategy(self, name: str) -> None:
         if name == "split":
@@ -372,6 +376,7 @@ class Engine(ABC):
         params.rope_freq_base = options.rope_freq_base
         params.rope_freq_scale = options.rope_freq_scale
         params.offload_kqv = options.offload_kqv
+        params.n_seq_max = options.n_parallel
         for name, value in (("type_k", options.type_k), ("type_v", options.type_v)):
             if value is not None:
                 setattr(params, name, self.cache_type(name, value))
@@ -416,4 +421,7 @@ class Engine(ABC):
     def _free_model(self, model: Handle) -> None: ...
 
     @abstractmethod
-    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session: ...
+    def _session(
+        self, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> Session:
+        """The session of a loaded model; closing it calls ``release``."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
-from ..errors import EngineError, UsageError
-from ..sampling import SamplingParams
-from .session import Sampler, Session
+from ..errors import EngineError, UnsupportedOption
+from .drafts import Draft
+from .request import Progress, Request, Token, check_prompt, choose, common_length, scores
+from .session import Row, Sampler, Session
 from .threads import check_model
 
-__all__ = ["Generation", "common_length"]
+__all__ = ["Generation"]
 
 Result = TypeVar("Result")
 
@@ -36,12 +37,15 @@ class Generation:
 
     Args:
         reuse: keep what a new prompt shares with the evaluated tokens instead of starting from nothing.
+        draft: what guesses tokens, of which the session then checks ``guesses`` at a time.
         name: how messages call the model.
     """
 
-    def __init__(self, session: Session, *, reuse: bool, name: str) -> None:
+    def __init__(
+        self, session: Session, *, reuse: bool, name: str, draft: Draft | None = None, guesses: int = 0
+    ) -> None:
         self._session: Session | None = session
-        self._reuse = reuse
+        self.reuse = reuse
         self._name = name
         self._process = os.getpid()
         self._turn = threading.Lock()
@@ -50,6 +54,10 @@ class Generation:
         self._inside = False
         self._evaluated: list[int] = []
         self._stale = False
+        # Whether the session still has the logits of the last of them.
+        self._fresh = False
+        self._draft = draft
+        self._guesses = guesses
 
     @property
     def closed(self) -> bool:
@@ -84,8 +92,10 @@ class Generation:
             finally:
                 self._inside = False
 
-    def tokens(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
-        """Tokens that follow ``prompt`` until the context is full; the turn is taken at the first ``next``.
+    def tokens(self, request: Request) -> Generator[Token, None, None]:
+        """Tokens that follow a prompt, until the context is full; the turn is taken at the first ``next``.
+
+        Of ``request`` its end and its limit are left to the caller.
 
         Raises:
             EngineError: another generation is going on, the engine failed, the session was closed meanwhile, or another
@@ -95,11 +105,17 @@ class Generation:
         self._take_turn()
         sampler = None
         try:
-            sampler = self.call(lambda session: self._begin(session, prompt, params))
+            sampler = self.call(lambda session: self._begin(session, request))
+            if request.scored:
+                yield from self._scores(request)
+            choose_next = functools.partial(self._choose, sampler, request)
             while True:
-                token = self.call(lambda _: sampler.sample())
+                token = self.call(choose_next)
                 yield token
-                if not self.call(functools.partial(self._advance, token)):
+                if self._draft is not None:
+                    yield from self._drafted(sampler, request, token.id)
+                    return
+                if not self.call(functools.partial(self._advance, token.id)):
                     return
         except GeneratorExit:
             raise
@@ -112,9 +128,104 @@ class Generation:
                 sampler.close()
             self._turn.release()
 
-    def piece(self, token: int) -> bytes:
+    def _drafted(self, sampler: Sampler, request: Request, token: int) -> Iterator[Token]:
+        """The tokens after ``token``, guessed and checked until the context is full."""
+        while True:
+            chosen = self.call(functools.partial(self._check_guesses, sampler, request, token))
+            if not chosen:
+                return
+            yield from chosen
+            token = chosen[-1].id
+
+    def _check_guesses(self, sampler: Sampler, request: Request, token: int, session: Session) -> list[Token]:
+        """What follows ``token``: the guesses that are right, and one more."""
+        assert self._draft is not None
+        position = len(self._evaluated)
+        room = session.n_ctx - position
+        if room <= 0:
+            return []
+        text = [*self._evaluated, token]
+        count = min(self._guesses, room - 1, session.n_batch - 1)
+        guesses = list(self._draft.propose(text, count))[:count] if count > 0 else []
+        rows = [Row(one, position + index, 0, wanted=True) for index, one in enumerate([token, *guesses])]
+        session.decode_rows(rows)
+        chosen: list[Token] = []
+        for index in range(len(rows)):
+            chosen.append(choose(session, sampler, request, index, [*text, *(one.id for one in chosen)]))
+            if index == len(guesses) or chosen[-1].id != guesses[index]:
+                break
+        self._evaluated += [token, *guesses[: len(chosen) - 1]]
+        self._fresh = False
+        if len(chosen) <= len(guesses) and not session.truncate(len(self._evaluated)):
+            msg = f"guesses that were wrong cannot be taken back: this model's cache only grows ({self._name})"
+            raise UnsupportedOption(msg)
+        return chosen
+
+    # -- step by step
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The tokens that the cache holds."""
+        return () if self._stale else tuple(self._evaluated)
+
+    def extend(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
+        """Compute more tokens behind the evaluated ones. Raises as :meth:`tokens` does."""
+
+        def more(session: Session) -> None:
+            whole = [*self.evaluated, *tokens]
+            check_prompt(session, whole)
+            self._evaluate(session, whole, progress, reuse=True)
+
+        self._at_once(more)
+
+    def sample(self, request: Request) -> Token:
+        """A token that may follow the evaluated ones; the cache stays as it is. Raises as :meth:`tokens` does."""
+
+        def one(session: Session) -> Token:
+            known = self.evaluated
+            check_prompt(session, known)
+            if not self._fresh:
+                self._evaluate(session, known, reuse=True)
+            sampler = session.sampler(request.params, known)
+            try:
+                return self._choose(sampler, request, session)
+            finally:
+                sampler.close()
+
+        return self._at_once(one)
+
+    def state(self) -> tuple[tuple[int, ...], bytes]:
+        """The evaluated tokens, and what the session holds of them."""
+        return self._at_once(lambda session: (self.evaluated, session.state() if self.evaluated else b""))
+
+    def restore(self, tokens: Sequence[int], data: bytes) -> None:
+        """Let the cache be what :meth:`state` gave.
+
+        Raises:
+            EngineError: the engine refuses it; the cache is empty then.
+        """
+
+        def back(session: Session) -> None:
+            self._forget(session)
+            if tokens:
+                session.restore(data)
+                self._evaluated = list(tokens)
+
+        self._at_once(back)
+
+    def _at_once(self, function: Callable[[Session], Result]) -> Result:
+        self._take_turn()
+        try:
+            return self.call(function)
+        except BaseException:
+            self._fresh = False
+            raise
+        finally:
+            self._turn.release()
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes ``token`` adds to a text; raises as :meth:`call` does."""
-        return self.call(lambda session: session.piece(token))
+        return self.call(lambda session: session.piece(token, special=special))
 
     def is_end(self, token: int) -> bool:
         """Whether ``token`` ends a generation; raises as :meth:`call` does."""
@@ -148,6 +259,8 @@ class Generation:
             session, self._session = self._session, None
             if session is not None:
                 session.close()
+            if self._draft is not None:
+                self._draft.close()
 
     def _take_turn(self) -> None:
         check_model(self._process, self._name)
@@ -162,11 +275,43 @@ class Generation:
         session.forget()
         session.reset_perf()
         self._evaluated = []
+        self._stale = self._fresh = False
+
+    def _begin(self, session: Session, request: Request) -> Sampler:
+        check_prompt(session, request.prompt)
+        if session.use(request.adapters):
+            self._stale = True
+        # Before the work: what cannot be sampled is refused at once.
+        sampler = session.sampler(request.params, request.prompt, request.answer)
+        try:
+            if request.scored:
+                self._stale, self._fresh = True, False
+                session.forget()
+            else:
+                self._evaluate(session, request.prompt, request.progress)
+        except BaseException:
+            sampler.close()
+            raise
+        return sampler
+
+    def _scores(self, request: Request) -> Iterator[Token]:
+        """Bring the context to the end of the prompt, and give out what it makes of each of its tokens."""
+        yield Token(request.prompt[0])
+        for start in range(0, len(request.prompt), self.open_session().n_batch):
+            yield from self.call(functools.partial(self._score, request, start))
+        self._evaluated = list(request.prompt)
         self._stale = False
 
-    def _begin(self, session: Session, prompt: Sequence[int], params: SamplingParams) -> Sampler:
-        self._evaluate(session, prompt)
-        return session.sampler(params, prompt)
+    @staticmethod
+    def _score(request: Request, start: int, session: Session) -> list[Token]:
+        part = request.prompt[start : start + session.n_batch]
+        session.decode_rows([Row(token, start + index, 0, wanted=True) for index, token in enumerate(part)])
+        return list(scores(session, request, start, len(part)))
+
+    def _choose(self, sampler: Sampler, request: Request, session: Session) -> Token:
+        # Choosing may change the logits.
+        self._fresh = False
+        return choose(session, sampler, request, -1, self._evaluated)
 
     def _advance(self, token: int, session: Session) -> bool:
         """Put ``token`` behind the evaluated ones; False if there is no room."""
@@ -175,41 +320,21 @@ class Generation:
             return False
         session.decode_one(token, position)
         self._evaluated.append(token)
+        self._fresh = True
         return True
 
-    def _evaluate(self, session: Session, prompt: Sequence[int]) -> None:
+    def _evaluate(
+        self, session: Session, prompt: Sequence[int], progress: Progress | None = None, *, reuse: bool = False
+    ) -> None:
         """Bring the context to the end of ``prompt``, with the logits of its last token."""
-        check_prompt(session, prompt)
-        kept = common_length(self._evaluated, prompt) if self._reuse and not self._stale else 0
+        wanted = self.reuse or reuse
+        kept = common_length(self._evaluated, prompt) if wanted and not self._stale else 0
         self._stale = True
+        self._fresh = False
         if kept == 0 or not session.truncate(kept):
             kept = 0
             session.forget()
-        session.decode(prompt[kept:], kept)
+        session.decode(prompt[kept:], kept, progress)
         self._evaluated = list(prompt)
         self._stale = False
-
-
-def check_prompt(session: Session, prompt: Sequence[int]) -> None:
-    """Refuse a prompt the context of ``session`` cannot hold.
-
-    Raises:
-        UsageError: it is empty, too long, or has tokens outside the vocabulary.
-    """
-    if not prompt:
-        msg = "there is nothing to continue: the prompt has no token"
-        raise UsageError(msg)
-    if len(prompt) > session.n_ctx:
-        msg = f"the prompt has {len(prompt)} tokens, the context {session.n_ctx}; raise n_ctx or shorten the prompt"
-        raise UsageError(msg)
-    session.check_tokens(prompt)
-
-
-def common_length(evaluated: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many tokens both begin with, leaving at least one of ``prompt`` to compute logits from."""
-    length = 0
-    for known, wanted in zip(evaluated, prompt[:-1], strict=False):
-        if known != wanted:
-            break
-        length += 1
-    return length
+        self._fresh = True

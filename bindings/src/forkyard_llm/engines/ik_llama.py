@@ -6,15 +6,16 @@ import ctypes
 import logging
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import UnsupportedOption
+from ..errors import EngineError, UnsupportedOption
 from ..sampling import SamplingParams
 from .base import Engine
 from .devices import CPU, Device
+from .loaded import Buffer, Handle, Loaded, Params
 from .options import FLASH_CACHE, ModelOptions
-from .session import Buffer, Handle, Params, Perf, Sampler, Session
+from .session import NO_TOKEN, Perf, Sampler, Session
 
 __all__ = ["IkLlamaEngine"]
 
@@ -87,10 +88,10 @@ class IkLlamaEngine(Engine):
 
     def _head_size(self, model: Handle, key: str) -> int:
         """Numbers in a key or value of one head; 0 where the metadata does not say."""
-        architecture = self.metadata(model, "general.architecture")
-        words = [self.metadata(model, f"{architecture}.{name}") for name in _HEADS]
+        architecture = self.loaded.metadata(model, "general.architecture")
+        words = [self.loaded.metadata(model, f"{architecture}.{name}") for name in _HEADS]
         width, heads = (int(word) if word and word.isdecimal() else 0 for word in words)
-        own = self.metadata(model, f"{architecture}.attention.{key}")
+        own = self.loaded.metadata(model, f"{architecture}.attention.{key}")
         if own is not None and own.isdecimal():
             return int(own)
         return width // heads if heads else 0
@@ -98,8 +99,10 @@ class IkLlamaEngine(Engine):
     def _free_model(self, model: Handle) -> None:
         self.api.llama_free_model(model)
 
-    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
-        session = IkLlamaSession(self, model, context, options)
+    def _session(
+        self, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> Session:
+        session = IkLlamaSession(self.loaded, model, context, options, release)
         # llama.cpp says so itself.
         trained = int(self.api.llama_n_ctx_train(model))
         if options.n_ctx > trained > 0:
@@ -114,8 +117,12 @@ class IkLlamaEngine(Engine):
 class IkLlamaSession(Session):
     """One ik_llama.cpp model and context."""
 
-    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
-        super().__init__(engine, model, context, options)
+    _state_flags = (0,)
+
+    def __init__(
+        self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> None:
+        super().__init__(loaded, model, context, options, release)
         self._one_token = (ctypes.c_int32 * 1)()
         self._one_batch = self._api.llama_batch_get_one(self._one_token, 1, 0, 0)
 
@@ -142,14 +149,38 @@ class IkLlamaSession(Session):
     def _release(self) -> None:
         """Nothing more to free."""
 
-    def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
+    def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         return _CandidateSampler(self, params, history)
 
     def forget(self) -> None:
         self._api.llama_kv_cache_clear(self._context)
 
-    def truncate(self, position: int) -> bool:
-        return bool(self._api.llama_kv_cache_seq_rm(self._context, 0, position, -1))
+    def truncate(self, position: int, sequence: int = 0) -> bool:
+        return bool(self._api.llama_kv_cache_seq_rm(self._context, sequence, position, -1))
+
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        api, model = self._api, self._model
+        marks = (api.llama_token_prefix(model), api.llama_token_suffix(model), api.llama_token_middle(model))
+        return None if NO_TOKEN in marks else marks
+
+    def _layers(self) -> int:
+        return int(self._api.llama_n_layer(self._model))
+
+    def _load_lora(self, path: bytes) -> Handle:
+        return self._api.llama_lora_adapter_init(self._model, path)
+
+    def _set_loras(self, loras: Sequence[tuple[Handle, float]]) -> None:
+        self._api.llama_lora_adapter_clear(self._context)
+        for handle, scale in loras:
+            if self._api.llama_lora_adapter_set(self._context, handle, scale):
+                msg = f"ik_llama.cpp refuses the adapters: {self.loaded.log.complaints()}"
+                raise EngineError(msg)
+
+    def _set_control_vector(self, values: Buffer, size: int, n_embd: int, first: int, last: int) -> int:
+        return int(self._api.llama_control_vector_apply(self._context, values, size, n_embd, first, last))
+
+    def copy_sequence(self, source: int, target: int) -> None:
+        self._api.llama_kv_cache_seq_cp(self._context, source, target, -1, -1)
 
     def perf(self) -> Perf:
         data = self._api.llama_get_timings(self._context)
@@ -172,9 +203,9 @@ class _CandidateSampler(Sampler):
         if not params.greedy:
             self._api.llama_set_rng_seed(self._context, params.resolved_seed())
 
-    def sample(self) -> int:
+    def sample(self, index: int = -1) -> int:
         api, context, params, candidates = self._api, self._context, self._params, self._candidates
-        candidates.fill(api.llama_get_logits_ith(context, -1), params)
+        candidates.fill(api.llama_get_logits_ith(context, index), params)
         array = candidates.reference
         if self._recent:
             self._penalize()

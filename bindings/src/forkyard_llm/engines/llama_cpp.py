@@ -5,15 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import EngineError, UnsupportedOption, UsageError
 from ..sampling import SamplingParams
 from .base import Engine
 from .devices import KINDS, REMOTE, Device
+from .loaded import Buffer, Handle, Loaded, Params
 from .options import ModelOptions
-from .session import Buffer, Handle, Params, Perf, Sampler, Session
+from .session import NO_TOKEN, Perf, Sampler, Session
 
 __all__ = ["LlamaCppEngine"]
 
@@ -136,15 +137,19 @@ class LlamaCppEngine(Engine):
     def _free_model(self, model: Handle) -> None:
         self.api.llama_model_free(model)
 
-    def _session(self, model: Handle, context: Handle, options: ModelOptions) -> Session:
-        return LlamaCppSession(self, model, context, options)
+    def _session(
+        self, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> Session:
+        return LlamaCppSession(self.loaded, model, context, options, release)
 
 
 class LlamaCppSession(Session):
     """One llama.cpp model and context."""
 
-    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
-        super().__init__(engine, model, context, options)
+    def __init__(
+        self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> None:
+        super().__init__(loaded, model, context, options, release)
         self._memory = self._api.llama_get_memory(context) if context else None
         self._one_token = (ctypes.c_int32 * 1)()
         self._one_batch = self._api.llama_batch_get_one(self._one_token, 1)
@@ -200,14 +205,39 @@ class LlamaCppSession(Session):
         if code:
             self._check_decoded(code, position)
 
-    def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
+    def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         return _ChainSampler(self, params, history)
 
     def forget(self) -> None:
         self._api.llama_memory_clear(self._memory, False)
 
-    def truncate(self, position: int) -> bool:
-        return bool(self._api.llama_memory_seq_rm(self._memory, 0, position, -1))
+    def truncate(self, position: int, sequence: int = 0) -> bool:
+        return bool(self._api.llama_memory_seq_rm(self._memory, sequence, position, -1))
+
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        api, vocab = self._api, self._vocab
+        marks = (api.llama_vocab_fim_pre(vocab), api.llama_vocab_fim_suf(vocab), api.llama_vocab_fim_mid(vocab))
+        return None if NO_TOKEN in marks else marks
+
+    def _layers(self) -> int:
+        return int(self._api.llama_model_n_layer(self._model))
+
+    def _load_lora(self, path: bytes) -> Handle:
+        return self._api.llama_adapter_lora_init(self._model, path)
+
+    def _set_loras(self, loras: Sequence[tuple[Handle, float]]) -> None:
+        kind = ctypes.POINTER(self.loaded.abi.llama_adapter_lora)
+        handles = (kind * len(loras))(*(handle for handle, _ in loras))
+        scales = (ctypes.c_float * len(loras))(*(scale for _, scale in loras))
+        if self._api.llama_set_adapters_lora(self._context, handles, len(loras), scales):
+            msg = f"llama.cpp refuses the adapters: {self.loaded.log.complaints()}"
+            raise EngineError(msg)
+
+    def _set_control_vector(self, values: Buffer, size: int, n_embd: int, first: int, last: int) -> int:
+        return int(self._api.llama_set_adapter_cvec(self._context, values, size, n_embd, first, last))
+
+    def copy_sequence(self, source: int, target: int) -> None:
+        self._api.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def perf(self) -> Perf:
         data = self._api.llama_perf_context(self._context)
@@ -268,9 +298,9 @@ class _ChainSampler(Sampler):
         # The chain owns it from here on and frees it with itself.
         self._api.llama_sampler_chain_add(self._chain, sampler)
 
-    def sample(self) -> int:
+    def sample(self, index: int = -1) -> int:
         candidates = self._candidates
-        candidates.fill(self._api.llama_get_logits_ith(self._context, -1), self._params)
+        candidates.fill(self._api.llama_get_logits_ith(self._context, index), self._params)
         if self._one_is_left:
             return candidates.first()
         self._api.llama_sampler_apply(self._chain, candidates.reference)

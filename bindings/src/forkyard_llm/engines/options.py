@@ -67,6 +67,7 @@ COMMON_OPTIONS: Mapping[str, Option] = {
     "n_ctx": Option(int, high=INT_MAX - 1023),
     "n_batch": Option(int, low=1),
     "n_ubatch": Option(int, low=1),
+    "n_parallel": Option(int, low=1, high=256),
     "n_threads": Option(int, low=1, high=MAX_THREADS),
     "n_threads_batch": Option(int, low=1, high=MAX_THREADS),
     "n_gpu_layers": Option(int, low=-1),
@@ -224,6 +225,7 @@ class ModelOptions:
     n_threads: int = 1
     n_threads_batch: int = 1
     n_ubatch: int | None = None
+    n_parallel: int = 1
     n_gpu_layers: int = 0
     split_mode: str | None = None
     main_gpu: int = 0

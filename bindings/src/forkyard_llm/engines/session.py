@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, ModelError, UsageError
 from ..sampling import SamplingParams
-from ..text import to_engine
+from .adapters import ControlVector, Lora, Scaled, combined
 from .candidates import Candidates
+from .common import (
+    CAPABILITY,
+    AnswerParser,
+    ChatPlan,
+    CommonSampler,
+    Templates,
+    control_vector_of,
+    logprobs_of,
+    schema_to_grammar,
+)
+from .loaded import Buffer, Handle, Loaded
 from .options import ModelOptions
 from .threads import note_threads
 
-if TYPE_CHECKING:
-    from .base import Engine
-
-__all__ = ["NO_TOKEN", "Api", "Buffer", "ChatMessage", "Handle", "Params", "Perf", "Sampler", "Session"]
-
-# What a payload's generated module defines is known only when it is loaded, so these say what is meant, not what is
-# checked; ctypes checks the types of every call.
-Api: TypeAlias = Any
-"""The functions bound from a payload's libraries."""
-Handle: TypeAlias = Any
-"""A pointer to something the engine owns."""
-Params: TypeAlias = Any
-"""A params struct, from one of the engine's default functions."""
-Buffer: TypeAlias = Any
-"""A ctypes array the engine reads or fills."""
+__all__ = ["NO_TOKEN", "Perf", "Row", "Sampler", "Session"]
 
 NO_TOKEN = -1
 """What the engines return for a special token the vocabulary does not have."""
 
 _MAX_TEXT_BYTES = 2**31 - 1
+_GREEDY = SamplingParams(temperature=0)
 
 
-@dataclass(frozen=True)
-class ChatMessage:
-    """One message of a conversation, as the engines' template function takes it."""
+class Row(NamedTuple):
+    """One token of a batch."""
 
-    role: str
-    content: str
+    token: int
+    position: int
+    sequence: int
+    wanted: bool
+    """Whether its logits are."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,12 @@ class Perf:
     generation_ms: float
 
 
-class Sampler(ABC):
+class Sampler(Protocol):
     """Chooses tokens for one generation; made by :meth:`Session.sampler`, to be closed afterwards."""
 
-    @abstractmethod
-    def sample(self) -> int:
-        """The next token, from the logits of the last decoded one."""
+    def sample(self, index: int = -1) -> int:
+        """The next token, from the ``index``-th row of the last batch, which wanted its logits; -1 is the last one."""
 
-    @abstractmethod
     def close(self) -> None:
         """Free what the engine holds; harmless the second time."""
 
@@ -72,28 +72,33 @@ class Session(ABC):
     """A model and its context. Not thread-safe, except for the vocabulary functions; its owner takes care of that."""
 
     _threads = 1
-    _servers: tuple[str, ...] = ()
+    _parallel = 1
+    _adapters: Scaled = ()
+    _state_flags: tuple[int, ...] = ()
+    """What its functions about a sequence's state take beside what both families' take."""
 
-    def __init__(self, engine: Engine, model: Handle, context: Handle, options: ModelOptions) -> None:
-        self.engine = engine
-        self._api = engine.api
+    def __init__(
+        self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
+    ) -> None:
+        self.loaded = loaded
+        self._api = loaded.api
         self._model = model
         self._context = context
-        self._vocab = engine.api.llama_model_get_vocab(model)
-        self.n_vocab = int(engine.api.llama_vocab_n_tokens(self._vocab))
-        self.n_ctx = int(engine.api.llama_n_ctx(context)) if context else 0
-        self.n_batch = int(engine.api.llama_n_batch(context)) if context else options.n_batch
-        self.bos = int(engine.api.llama_vocab_bos(self._vocab))
-        self.eos = int(engine.api.llama_vocab_eos(self._vocab))
-        kinds = engine.abi.ENUMS["llama_vocab_type"]
-        self._has_tokenizer = engine.api.llama_vocab_type(self._vocab) != kinds["LLAMA_VOCAB_TYPE_NONE"]
-        self.candidates = Candidates(engine.abi, engine.probe, self.n_vocab, engine.log.complaints)
-        self.adds_bos = bool(engine.api.llama_vocab_get_add_bos(self._vocab))
+        self._release_model = release
+        self._vocab = loaded.api.llama_model_get_vocab(model)
+        self.n_vocab = int(loaded.api.llama_vocab_n_tokens(self._vocab))
+        self.n_ctx = int(loaded.api.llama_n_ctx(context)) // options.n_parallel if context else 0
+        self.n_batch = int(loaded.api.llama_n_batch(context)) if context else options.n_batch
+        self.bos = int(loaded.api.llama_vocab_bos(self._vocab))
+        self.eos = int(loaded.api.llama_vocab_eos(self._vocab))
+        kinds = loaded.abi.ENUMS["llama_vocab_type"]
+        self._has_tokenizer = loaded.api.llama_vocab_type(self._vocab) != kinds["LLAMA_VOCAB_TYPE_NONE"]
+        self.candidates = Candidates(loaded.abi, loaded.probe, self.n_vocab, loaded.log.complaints)
+        self.adds_bos = bool(loaded.api.llama_vocab_get_add_bos(self._vocab))
         self._threads = max(options.n_threads, options.n_threads_batch)
-        self._servers = tuple(options.rpc_servers)
-        engine.rpc.use(self._servers)
+        self._parallel = options.n_parallel
+        self._templates: dict[str, Templates] = {}
         self._pieces: dict[tuple[int, bool], bytes] = {}
-        self._piece_buffer = ctypes.create_string_buffer(256)
 
     def tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> list[int]:
         """Tokens of ``text`` (UTF-8).
@@ -144,7 +149,8 @@ class Session(ABC):
         if known is not None:
             return known
         self._need_tokenizer()
-        buffer = self._piece_buffer
+        # One of its own: several threads may ask.
+        buffer = ctypes.create_string_buffer(256)
         count = self._token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         if count < 0:
             buffer = ctypes.create_string_buffer(-count)
@@ -182,64 +188,222 @@ class Session(ABC):
 
     def metadata(self, key: str) -> str | None:
         """A scalar value of the model file's metadata as text, or None."""
-        return self.engine.metadata(self._model, key)
+        return self.loaded.metadata(self._model, key)
 
-    def chat_template(self) -> str | None:
-        """The model's own chat template (Jinja source), or None."""
-        template = self._api.llama_model_chat_template(self._model, None)
-        return None if template is None else bytes(template).decode("utf-8", "replace")
+    def templates(self, own: str = "") -> Templates:
+        """The chat templates of the model, or the Jinja text ``own`` instead.
 
-    def apply_chat_template(self, template: str, messages: Sequence[ChatMessage]) -> str | None:
-        """The prompt the engine's C API makes of ``messages``, or None if it does not know this template.
-
-        The C API recognises well-known templates; it does not run Jinja.
+        Raises:
+            UnsupportedOption: the payload lacks the stack common-c-api.
+            UsageError: a template that cannot be read.
         """
-        chat = (self.engine.abi.llama_chat_message * len(messages))()
-        for slot, message in zip(chat, messages, strict=True):
-            slot.role = to_engine(message.role, "a message's role", nul=False)
-            slot.content = to_engine(message.content, "a message", nul=False)
-        size = 256 + 2 * sum(len(slot.role) + len(slot.content) for slot in chat)
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            apply = self._api.llama_chat_apply_template
-            count = int(
-                apply(to_engine(template, "the chat template", nul=False), chat, len(messages), True, buffer, size)
-            )
-            if count < 0:
-                return None
-            if count <= size:
-                return buffer.raw[:count].decode("utf-8", "replace")
-            size = count
+        known = self._templates.get(own)
+        if known is None:
+            self.loaded.need(CAPABILITY, "chat")
+            known = self._templates[own] = Templates(self.loaded, self._model, own)
+        return known
 
-    def decode(self, tokens: Sequence[int], position: int) -> None:
+    def answer_parser(self, plan: ChatPlan) -> AnswerParser:
+        """A parser of the answer to a conversation."""
+        return AnswerParser(self.loaded, plan)
+
+    @abstractmethod
+    def infill_tokens(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, a suffix, and what is to be filled in; None if the vocabulary lacks one."""
+
+    def schema_to_grammar(self, schema: str) -> str:
+        """The GBNF grammar of a JSON schema. Raises UsageError for one that cannot be turned into a grammar."""
+        self.loaded.need(CAPABILITY, "a JSON schema")
+        return schema_to_grammar(self.loaded, schema)
+
+    def row_of_logits(self, index: int = -1) -> Buffer:
+        """The logits of a row of the last batch: the engine's own memory, until the next batch.
+
+        Raises:
+            EngineError: there are none.
+        """
+        row = self._api.llama_get_logits_ith(self._context, index)
+        if not row:
+            msg = "the engine has no logits of this token"
+            raise EngineError(msg)
+        return ctypes.cast(row, ctypes.POINTER(ctypes.c_float * self.n_vocab)).contents
+
+    def logprobs(self, row: Buffer, token: int, count: int) -> list[tuple[int, float]]:
+        """Tokens and logarithms of their probabilities: of ``token`` first, then of the ``count`` most likely ones."""
+        self.loaded.need(CAPABILITY, "logprobs")
+        return logprobs_of(self.loaded, row, self.n_vocab, token, count)
+
+    def decode(
+        self, tokens: Sequence[int], position: int, progress: Callable[[int, int], object] | None = None
+    ) -> None:
         """Run the model over ``tokens`` that stand at ``position`` onwards; leaves the last one's logits.
+
+        ``progress`` is told after each batch how many tokens of the sequence are computed, and how many there are.
 
         Raises:
             EngineError: the engine failed, or the context is full.
         """
         note_threads(self._threads)
         for start in range(0, len(tokens), self.n_batch):
-            self._decode_batch(tokens[start : start + self.n_batch], position + start)
+            part = tokens[start : start + self.n_batch]
+            self._decode_batch(part, position + start)
+            if progress is not None:
+                progress(position + start + len(part), position + len(tokens))
+
+    def decode_rows(self, rows: Sequence[Row]) -> None:
+        """Run the model over tokens of several sequences, at most ``n_batch``.
+
+        Raises:
+            EngineError: the engine failed, or there is no room.
+        """
+        note_threads(self._threads)
+        batch = self._batch
+        for index, (token, position, sequence, wanted) in enumerate(rows):
+            batch.token[index] = token
+            batch.pos[index] = position
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = sequence
+            batch.logits[index] = wanted
+        batch.n_tokens = len(rows)
+        code = self._api.llama_decode(self._context, batch)
+        if code:
+            self._check_decoded(code, rows[0].position)
+
+    @functools.cached_property
+    def _batch(self) -> Buffer:
+        return self._api.llama_batch_init(self.n_batch, 0, 1)
+
+    def sampler(
+        self, params: SamplingParams, history: Sequence[int], answer: Mapping[str, Any] | None = None
+    ) -> Sampler:
+        """A sampler for one generation.
+
+        Args:
+            history: what stands before it, for the penalties.
+            answer: the ``sampling`` of a :class:`ChatPlan`, if the answer to a conversation is sampled.
+
+        Raises:
+            UnsupportedOption: it takes more than this payload has.
+            UsageError: a parameter that makes no sense here.
+        """
+        plain = not answer or not ("grammar" in answer or params.reasoning_budget >= 0)
+        if plain and params.basic and (self._parallel == 1 or params.greedy):
+            return self._basic_sampler(params, history)
+        self.check_tokens(tuple(params.logit_bias))
+        self.loaded.need(CAPABILITY, "sampling with a grammar, several requests at a time, or these samplers")
+        return CommonSampler(self.loaded, self._context, {**params.settings(), **(answer or {})}, history)
+
+    def state(self) -> bytes:
+        """What the context holds of its first sequence, as the engine writes it."""
+        size = int(self._api.llama_state_seq_get_size(self._context, 0, *self._state_flags))
+        buffer = (ctypes.c_uint8 * size)()
+        written = int(self._api.llama_state_seq_get_data(self._context, buffer, size, 0, *self._state_flags))
+        if written != size:
+            msg = f"{self.loaded.family} wrote {written} of {size} bytes of its state: {self.loaded.log.complaints()}"
+            raise EngineError(msg)
+        return bytes(buffer)
+
+    def restore(self, data: bytes) -> None:
+        """Let the first sequence be what :meth:`state` gave.
+
+        Raises:
+            EngineError: the engine refuses it; the sequence is empty then.
+        """
+        self.loaded.log.forget()
+        given = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        if not self._api.llama_state_seq_set_data(self._context, given, len(data), 0, *self._state_flags):
+            self.forget()
+            msg = f"{self.loaded.family} refuses this state: {self.loaded.log.complaints() or 'it gives no reason'}"
+            raise EngineError(msg)
+
+    def load_lora(self, path: str) -> Lora:
+        """A LoRA adapter for this model, freed with it.
+
+        Raises:
+            ModelError: the engine refuses it.
+        """
+        self.loaded.log.forget()
+        handle = self._load_lora(os.fsencode(path))
+        if not handle:
+            msg = f"{self.loaded.family} cannot use the LoRA adapter {path}: {self.loaded.log.complaints()}"
+            raise ModelError(msg)
+        return Lora(path, handle, self._model)
+
+    def load_control_vector(self, path: str, layers: tuple[int, int] | None) -> ControlVector:
+        """A control vector for this model, for all layers or the first and the last of ``layers``.
+
+        Raises:
+            ModelError: the file holds none, or one of another model.
+        """
+        self.loaded.need(CAPABILITY, "a control vector")
+        values, n_embd = control_vector_of(self.loaded, path)
+        own = int(self._api.llama_model_n_embd(self._model))
+        if n_embd != own:
+            msg = f"{path} has {n_embd} numbers a layer, this model {own}: it is for another model"
+            raise ModelError(msg)
+        return ControlVector(path, values, n_embd, layers or (1, self._layers() - 1), self._model)
+
+    def use(self, adapters: Scaled) -> bool:
+        """Compute with these adapters from now on; whether that is a change, after which the KV cache is of no use.
+
+        Raises:
+            ModelError: one was loaded for another model.
+        """
+        if adapters == self._adapters:
+            return False
+        for adapter, _ in adapters:
+            if adapter.model is not self._model:
+                msg = f"{adapter.path} was loaded for another Llama: load it with the one that is to use it"
+                raise ModelError(msg)
+        vector = combined([(one, scale) for one, scale in adapters if isinstance(one, ControlVector)])
+        self._set_loras([(one.handle, scale) for one, scale in adapters if isinstance(one, Lora)])
+        values, n_embd, first, last = vector or (None, 0, 0, 0)
+        if self._set_control_vector(values, len(values) if values else 0, n_embd, first, last):
+            msg = f"{self.loaded.family} refuses the control vector: {self.loaded.log.complaints()}"
+            raise EngineError(msg)
+        self._adapters = adapters
+        return True
+
+    def best_token(self) -> int:
+        """The most likely token after the last decoded one."""
+        self.candidates.fill(self._api.llama_get_logits_ith(self._context, -1), _GREEDY)
+        return self.candidates.first()
+
+    @abstractmethod
+    def _layers(self) -> int: ...
+
+    @abstractmethod
+    def _load_lora(self, path: bytes) -> Handle: ...
+
+    @abstractmethod
+    def _set_loras(self, loras: Sequence[tuple[Handle, float]]) -> None: ...
+
+    @abstractmethod
+    def _set_control_vector(self, values: Buffer, size: int, n_embd: int, first: int, last: int) -> int:
+        """0 if it is done; no values for none."""
 
     def _check_decoded(self, code: int, position: int) -> None:
         if code == 0:
             return
         reasons = {1: "no room in its KV cache", 2: "it was aborted"}
-        reason = reasons.get(code) or f"code {code}; {self.engine.log.complaints() or 'it gives no reason'}"
-        msg = f"{self.engine.family} could not decode at position {position} of {self.n_ctx}: {reason}"
+        reason = reasons.get(code) or f"code {code}; {self.loaded.log.complaints() or 'it gives no reason'}"
+        msg = f"{self.loaded.family} could not decode at position {position} of {self.n_ctx}: {reason}"
         raise EngineError(msg)
 
     def close(self) -> None:
         """Free context and model; harmless the second time."""
         context, self._context = self._context, None
         model, self._model = self._model, None
+        templates, self._templates = self._templates, {}
+        for one in templates.values():
+            one.close()
+        if "_batch" in self.__dict__:
+            self._api.llama_batch_free(self.__dict__.pop("_batch"))
         if context:
             self._api.llama_free(context)
         self._release()
         if model:
-            self.engine._free_model(model)
-            self.engine.rpc.leave(self._servers)
-            self.engine.numa.leave()
+            self._release_model(model)
 
     @abstractmethod
     def _tokenize(
@@ -263,16 +427,20 @@ class Session(ABC):
         """:meth:`decode` for a single token, without allocating anything."""
 
     @abstractmethod
-    def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
-        """A sampler for one generation; ``history`` is what stands before it, for the penalties."""
+    def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
+        """A sampler of the engine's own C API, the fastest."""
 
     @abstractmethod
     def forget(self) -> None:
         """Empty the KV cache."""
 
     @abstractmethod
-    def truncate(self, position: int) -> bool:
-        """Drop the KV cache from ``position`` on; False if this model's cache cannot (then forget everything)."""
+    def truncate(self, position: int, sequence: int = 0) -> bool:
+        """Drop a sequence's KV cache from ``position`` on; False if this model's cache cannot (then drop all of it)."""
+
+    @abstractmethod
+    def copy_sequence(self, source: int, target: int) -> None:
+        """Let an empty sequence begin as ``source`` does."""
 
     @abstractmethod
     def perf(self) -> Perf:

@@ -89,7 +89,7 @@ class FakeEngine(Engine):
 
     def _free_model(self, _model: Any) -> None: ...
 
-    def _session(self, _model: Any, _context: Any, options: ModelOptions) -> Any:
+    def _session(self, _model: Any, _context: Any, options: ModelOptions, _release: Any) -> Any:
         def close() -> None:
             self.api.closed = True
 
@@ -253,7 +253,7 @@ def test_a_gpu_payload_without_gpu_says_once_that_the_cpu_computes(
     )
     api.gpu = True
     caplog.clear()
-    lucky = FakeEngine(engine.payload, engine.abi, cast("Any", api), engine.probe)
+    lucky = FakeEngine(engine.payload, engine.abi, cast("Any", api), engine.loaded.probe)
     lucky.start()
     assert (lucky.no_gpu, caplog.records) == (None, [])
 
@@ -361,7 +361,7 @@ def test_a_payload_without_rpc_names_one_that_has_it(engine: FakeEngine, make_pa
 def test_what_rpc_is_called(engine: FakeEngine, remote: FakeEngine, make_payload: MakePayload):
     assert "rpc" in remote.capabilities
     plain = read_payload(make_payload("forkyard-llama-cpp-sse42"))
-    assert "rpc" not in FakeEngine(plain, engine.abi, engine.api, engine.probe).capabilities
+    assert "rpc" not in FakeEngine(plain, engine.abi, engine.api, engine.loaded.probe).capabilities
 
 
 def test_a_tensor_split_computes_with_flash_attention_alone():

@@ -2,89 +2,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
-from forkyard_llm.engines.generation import Generation, common_length
-from forkyard_llm.engines.session import Perf, Sampler, Session
-from forkyard_llm.errors import EngineError, UsageError
+from forkyard_llm.engines.generation import Generation
+from forkyard_llm.engines.request import Request, common_length
+from forkyard_llm.engines.session import Session
+from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
 from forkyard_llm.sampling import SamplingParams
 from hypothesis import given
 from hypothesis import strategies as st
 
+from .fake_session import FakeSession
+
 GREEDY = SamplingParams(temperature=0)
 
 
-class FakeSession(Session):
-    """A session whose next token is one more than the last decoded one, and that checks what it is told."""
+class Numbers(Generation):
+    """A generation that is asked with a prompt, and gives out numbers."""
 
-    def __init__(self, n_ctx: int = 8, *, truncates: bool = True) -> None:
-        self.n_ctx = n_ctx
-        self.n_vocab = 1000
-        self.n_batch = 4
-        self.cache: list[int] = []
-        self.decoded: list[list[int]] = []
-        self.samplers: list[FakeSampler] = []
-        self.fails_at: int | None = None
-        self.truncates = truncates
-        self.closed = False
-
-    def _decode_batch(self, tokens: Sequence[int], position: int) -> None:
-        assert position == len(self.cache), "a token was put at the wrong position"
-        if self.fails_at is not None and position >= self.fails_at:
-            raise KeyboardInterrupt
-        self.cache += tokens
-        self.decoded.append(list(tokens))
-
-    def decode_one(self, token: int, position: int) -> None:
-        self._decode_batch([token], position)
-
-    def sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
-        self.samplers.append(FakeSampler(self))
-        return self.samplers[-1]
-
-    def forget(self) -> None:
-        self.cache.clear()
-
-    def truncate(self, position: int) -> bool:
-        if self.truncates:
-            del self.cache[position:]
-        return self.truncates
-
-    def perf(self) -> Perf:
-        return Perf(0, 0, 0, 0, 0)
-
-    def reset_perf(self) -> None:
-        pass
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-
-    def _release(self) -> None:
-        pass
-
-    def _tokenize(self, *_arguments: object) -> int:
-        raise NotImplementedError
-
-    def _token_to_piece(self, *_arguments: object) -> int:
-        raise NotImplementedError
-
-
-class FakeSampler(Sampler):
-    def __init__(self, session: FakeSession) -> None:
-        self.session = session
-        self.closed = False
-
-    def sample(self) -> int:
-        return self.session.cache[-1] + 1
-
-    def close(self) -> None:
-        self.closed = True
+    def tokens(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:  # type: ignore[override]
+        return (token.id for token in super().tokens(Request(prompt, params)))
 
 
 def make(session: FakeSession, *, reuse: bool = False) -> Generation:
-    return Generation(session, reuse=reuse, name="m.gguf")
+    return Numbers(session, reuse=reuse, name="m.gguf")
 
 
 def test_tokens_come_until_the_context_is_full():
@@ -167,7 +109,7 @@ def test_an_interrupt_leaves_everything_usable():
         next(stream)
     assert session.samplers[0].closed
     session.fails_at = None
-    session.cache += [77]  # what an engine may hold after an interrupt: something nobody noted
+    session.cache.append(77)  # what an engine may hold after an interrupt: something nobody noted
     assert next(generation.tokens([1, 2], GREEDY)) == 3
     assert session.cache == [1, 2]
 
@@ -290,3 +232,72 @@ def test_the_common_part_is_common_and_leaves_one(evaluated: list[int], prompt: 
     assert length < len(prompt)
     more = length + 1
     assert more == len(prompt) or evaluated[:more] != prompt[:more] or more > len(evaluated)
+
+
+def test_guesses_change_no_text_and_fewer_batches_make_it():
+    class Guesses:
+        closed = False
+
+        def propose(self, tokens: Sequence[int], count: int) -> Sequence[int]:
+            # Right, right, wrong.
+            return [tokens[-1] + 1, tokens[-1] + 2, 0][:count]
+
+        def close(self) -> None:
+            self.closed = True
+
+    draft = Guesses()
+    session = FakeSession(n_ctx=12)
+    generation = Generation(session, reuse=False, name="m", draft=draft, guesses=3)
+    assert [token.id for token in generation.tokens(Request([1], GREEDY))] == list(range(2, 14))
+    assert session.cache == list(range(1, 13))
+    assert len(session.decoded) == 5
+    generation.close()
+    assert draft.closed
+
+
+def test_wrong_guesses_that_cannot_be_taken_back_are_an_error():
+    class Wrong:
+        def propose(self, tokens: Sequence[int], count: int) -> Sequence[int]:
+            return [0]
+
+        def close(self) -> None: ...
+
+    generation = Generation(FakeSession(truncates=False), reuse=False, name="m", draft=Wrong(), guesses=1)
+    stream = generation.tokens(Request([1], GREEDY))
+    next(stream)
+    with pytest.raises(UnsupportedOption, match="only grows"):
+        next(stream)
+
+
+def test_step_by_step():
+    session = FakeSession()
+    generation = make(session)
+    generation.extend([1, 2])
+    generation.extend([3])
+    assert generation.evaluated == (1, 2, 3)
+    assert generation.sample(Request((), GREEDY)).id == 4
+    # The logits may have been changed by choosing: they are computed again.
+    assert generation.sample(Request((), GREEDY)).id == 4
+    assert session.cache == [1, 2, 3]
+    tokens, data = generation.state()
+    generation.reset()
+    with pytest.raises(UsageError, match="no token"):
+        generation.sample(Request((), GREEDY))
+    generation.restore(tokens, data)
+    assert generation.sample(Request((), GREEDY)).id == 4
+    generation.extend([4])
+    assert session.cache == [1, 2, 3, 4]
+
+
+def test_progress_is_told_and_may_end_the_prompt():
+    told: list[tuple[int, int]] = []
+    generation = Generation(FakeSession(n_ctx=16), reuse=False, name="m")
+    next(generation.tokens(Request(list(range(10)), GREEDY, progress=lambda done, all_: told.append((done, all_)))))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+
+    def stop(done: int, _all: int) -> None:
+        raise TimeoutError(done)
+
+    with pytest.raises(TimeoutError):
+        next(generation.tokens(Request(list(range(10)), GREEDY, progress=stop)))
+    assert next(generation.tokens(Request([5], GREEDY))).id == 6
