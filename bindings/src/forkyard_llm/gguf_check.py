@@ -15,11 +15,11 @@ from pathlib import Path
 from .errors import ModelError
 from .gguf_geometry import check_geometry
 from .gguf_parts import read_parts
-from .gguf_purpose import DRAFT, EMBEDDINGS, LACKS, RANKING, TEXT, WITH_A_TOKENIZER, purpose_of
+from .gguf_purpose import DRAFT, EMBEDDINGS, FOR_EMBEDDINGS, LACKS, RANKING, TEXT, WITH_A_TOKENIZER, purpose_of
 from .gguf_reader import GgufSummary
 from .gguf_values import check_values
 
-__all__ = ["DRAFT", "EMBEDDINGS", "RANKING", "TEXT", "WITH_A_TOKENIZER", "GgufSummary", "check"]
+__all__ = ["DRAFT", "EMBEDDINGS", "FOR_EMBEDDINGS", "RANKING", "TEXT", "WITH_A_TOKENIZER", "GgufSummary", "check"]
 
 
 def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: Set[str] | None = None) -> GgufSummary:

@@ -7,7 +7,17 @@ from typing import Final
 
 from .gguf_reader import GgufSummary
 
-__all__ = ["DRAFT", "EMBEDDINGS", "LACKS", "RANKING", "TEXT", "WITH_A_TOKENIZER", "purpose_of"]
+__all__ = [
+    "DRAFT",
+    "EMBEDDINGS",
+    "ENCODERS",
+    "FOR_EMBEDDINGS",
+    "LACKS",
+    "RANKING",
+    "TEXT",
+    "WITH_A_TOKENIZER",
+    "purpose_of",
+]
 
 TEXT: Final = "text"
 EMBEDDINGS: Final = "embeddings"
@@ -16,9 +26,13 @@ DRAFT: Final = "draft"
 
 LACKS: Final[Mapping[str, str]] = {
     TEXT: "this is a whole model, which writes text",
-    EMBEDDINGS: ("this model makes embeddings, not text; `forkyard-llm serve MODEL -- --embeddings` serves them"),
+    EMBEDDINGS: (
+        "this model makes embeddings, not text; open it with embedding=True, or take `forkyard-llm embed`, or"
+        " `forkyard-llm serve MODEL -- --embeddings`"
+    ),
     RANKING: (
-        "this model ranks texts and writes none (a reranker); `forkyard-llm serve MODEL -- --reranking` serves it"
+        "this model ranks texts and writes none (a reranker); open it with embedding=True, or take `forkyard-llm rank`,"
+        " or `forkyard-llm serve MODEL -- --reranking`"
     ),
     "translation": (
         "this is an encoder-decoder model: it reads one text and writes another, and cannot continue a prompt; take a"
@@ -50,6 +64,9 @@ LACKS: Final[Mapping[str, str]] = {
 }
 """Every purpose, and what to say where a file of another one is needed."""
 
+FOR_EMBEDDINGS: Final = frozenset({TEXT, EMBEDDINGS, RANKING})
+"""Of these purposes a file can make embeddings."""
+
 WITH_A_TOKENIZER: Final = frozenset({TEXT, EMBEDDINGS, RANKING, "translation", "diffusion", "vocabulary"})
 """Of these purposes a file can tokenize."""
 
@@ -79,6 +96,8 @@ _ARCHITECTURES: Final[Mapping[str, str]] = {
     "controlvector": "control-vector",
     "imatrix": "imatrix",
 }
+ENCODERS: Final = frozenset(name for name, purpose in _ARCHITECTURES.items() if purpose == EMBEDDINGS)
+"""Architectures whose tokens see those behind them, too."""
 _TYPES: Final[Mapping[str, str]] = {
     "adapter": "adapter",
     "control-vector": "control-vector",

@@ -27,15 +27,17 @@ from .completion import (
     usage,
 )
 from .completion_text import stop_strings
+from .embeddings import Input, embed, embedding_body, pooling_of, rank
 from .engines.adapters import ControlVector, Lora, Scaled
 from .engines.common import ChatPlan
 from .engines.cores import default_threads
 from .engines.devices import Device, fitting_layers
 from .engines.drafts import Draft, DraftModel, PromptLookup
+from .engines.embedding import Vectors
 from .engines.generation import Generation
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
-from .engines.options import ModelOptions, check_engine_options
+from .engines.options import NO_POOLING, ModelOptions, check_engine_options
 from .engines.request import LogitsProcessor, Progress, Request, Token, check_prompt, common_length
 from .engines.rpc import addresses
 from .engines.scheduler import Scheduler
@@ -110,6 +112,9 @@ class Llama:
         use_mmap, use_mlock: map the file, keep it in memory; an error where the system does not lock all of it.
         check_tensors: have the engine validate tensor data while loading.
         vocab_only: load no weights; only tokenizing works then.
+        embedding: make vectors of texts, or ranks, instead of text, with encoders (BERT and its kin), too.
+        pooling: how the vectors of a text's tokens become one: ``mean``, ``cls`` (the first), ``last``; ``none`` for
+            one vector each; ``rank`` for :meth:`rank`; None for the model's own.
         flash_attn: True, False, or None for the engine's default.
         offload_kqv: keep the KV cache where the layers are.
         type_k, type_v: types of the KV cache by name (``f16``, ``q8_0`` ...).
@@ -158,6 +163,8 @@ class Llama:
         use_mlock: bool = False,
         check_tensors: bool = False,
         vocab_only: bool = False,
+        embedding: bool = False,
+        pooling: str | None = None,
         flash_attn: bool | None = None,
         offload_kqv: bool = True,
         type_k: str | None = None,
@@ -194,6 +201,8 @@ class Llama:
             use_mlock=use_mlock,
             check_tensors=check_tensors,
             vocab_only=vocab_only,
+            embedding=embedding,
+            pooling=pooling,
             rope_freq_base=rope_freq_base,
             rope_freq_scale=rope_freq_scale,
             flash_attn=flash_attn,
@@ -207,7 +216,9 @@ class Llama:
         flag("prompt_reuse", prompt_reuse)
         flag("verbose", verbose)
         self.model_path = os.fspath(model_path)
-        purposes = gguf_check.WITH_A_TOKENIZER if vocab_only else {gguf_check.TEXT}
+        purposes = (
+            gguf_check.WITH_A_TOKENIZER if vocab_only else gguf_check.FOR_EMBEDDINGS if embedding else {gguf_check.TEXT}
+        )
         while True:
             self._payload = select(engine, variant)
             check_engine_options(self._payload.engine, engine_options)
@@ -217,6 +228,8 @@ class Llama:
                 break
             except (EngineError, AbiMismatch) as error:
                 leave_out(self._payload, error)
+        if embedding:
+            options = replace(options, pooling=pooling_of(summary, pooling))
         if n_gpu_layers == "auto":
             there = self._engine.gpus(options.devices, self._engine.remote_devices(options.rpc_servers))
             layers = fitting_layers(there, summary.model_bytes, summary.layers)
@@ -333,9 +346,13 @@ class Llama:
         """A scalar of the model file's metadata as text, or None where there is none of that name."""
         return self._generation.call(lambda session: session.metadata(key))
 
+    def n_embd(self) -> int:
+        """Numbers in the vector that the model has for a token; 0 with ``vocab_only``."""
+        return self._generation.open_session().n_embd
+
     def perf(self) -> Perf:
         """The engine's counters: tokens, and milliseconds, of prompts and of generation."""
-        self._context()
+        self._weights()
         return self._generation.call(lambda session: session.perf())
 
     @property
@@ -363,7 +380,7 @@ class Llama:
             ModelError: the file is none, or one for another model.
         """
         gguf_check.check(path, engine=self.engine, purposes={"adapter"})
-        self._context()
+        self._weights()
         return self._generation.call(lambda session: session.load_lora(os.fspath(path)))
 
     def load_control_vector(self, path: str | os.PathLike[str], layers: tuple[int, int] | None = None) -> ControlVector:
@@ -376,7 +393,7 @@ class Llama:
         if layers is not None:
             first, last = (integer("a layer", layer, 1) for layer in layers)
             layers = (first, last)
-        self._context()
+        self._weights()
         return self._generation.call(lambda session: session.load_control_vector(os.fspath(path), layers))
 
     # -- step by step
@@ -630,6 +647,45 @@ class Llama:
         """:meth:`create_chat_completion`, as :meth:`acreate_completion` does it."""
         return await awaited(self.create_chat_completion, *arguments, **named)
 
+    # -- embeddings
+
+    def embed(
+        self, input: Input, normalize: bool = True, truncate: bool = False
+    ) -> list[float] | list[list[float]] | list[list[list[float]]]:
+        """The vector of a text, or a list of those of several texts, in their order; needs ``embedding=True``.
+
+        With the pooling ``none`` there is a list of vectors for each text. Calls of several threads take turns.
+
+        Args:
+            input: a text or its tokens, or a sequence of these. What spells a special token is that token.
+            normalize: give vectors the length 1.
+            truncate: cut a text that is too long instead of refusing it; a token that ends it stays.
+
+        Raises:
+            UsageError: a text is empty or too long, or this ``Llama`` was not made for embeddings.
+            EngineError: the engine failed, or the model makes something of a text that is no number.
+        """
+        vectors, single, _ = self._embedded(input, normalize=normalize, truncate=truncate)
+        shaped = vectors if self._options.pooling == NO_POOLING else [one[0] for one in vectors]
+        return shaped[0] if single else shaped
+
+    def create_embedding(self, input: Input) -> dict[str, Any]:
+        """OpenAI's answer to a request for embeddings, of length 1. Raises as :meth:`embed` does."""
+        vectors, _, tokens = self._embedded(input, normalize=True, truncate=False)
+        return embedding_body(self.model_path, vectors, str(self._options.pooling), tokens)
+
+    def rank(self, query: str, documents: Sequence[str]) -> list[float]:
+        """How well each of ``documents`` answers ``query``: the more, the better. Needs the pooling ``rank``.
+
+        The prompt is the one that the engine's own llama-server makes. Raises as :meth:`embed` does.
+        """
+        self._weights()
+        return rank(self._generation, query, documents, self._adapters)
+
+    def _embedded(self, given: Input, *, normalize: bool, truncate: bool) -> tuple[list[Vectors], bool, int]:
+        self._weights()
+        return embed(self._generation, given, self._adapters, normalize=normalize, truncate=truncate)
+
     # -- life
 
     def reset(self) -> None:
@@ -638,7 +694,7 @@ class Llama:
         Raises:
             EngineError: a generation is going on.
         """
-        self._context()
+        self._weights()
         self._generation.reset()
 
     def close(self) -> None:
@@ -656,6 +712,14 @@ class Llama:
     # -- inside
 
     def _context(self) -> Session:
+        """The session, for generating."""
+        session = self._weights()
+        if self._options.embedding:
+            msg = "this Llama was made with embedding=True and makes no text; make one without it for that"
+            raise UsageError(msg)
+        return session
+
+    def _weights(self) -> Session:
         session = self._generation.open_session()
         if self._options.vocab_only:
             msg = "this Llama was made with vocab_only=True and has no weights; make one without it"

@@ -14,9 +14,10 @@ from typing import ClassVar
 
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
-from .context_memory import least_bytes
+from .context_memory import batch_bytes, least_bytes
 from .cuda import gpus_without_code
 from .devices import GPU_KINDS, Device
+from .embedding import Embedder, EmbeddingPlan
 from .loaded import Api, Handle, Loaded, Params
 from .log import EngineLog
 from .numa import Numa
@@ -148,7 +149,8 @@ class Engine(ABC):
                 hint = _MLOCK_HINT if name == "use_mlock" else f"leave {name} out, or take another model or engine"
                 msg = f"{self.family} does not do what {name}={asked[name]!r} asks for: {line}; {hint}"
                 raise EngineError(msg)
-        if not options.vocab_only and session.n_ctx < options.n_ctx:
+        # Embeddings need no longer context than the model has positions.
+        if not (options.vocab_only or options.embedding) and session.n_ctx < options.n_ctx:
             msg = f"{self.family} made a context of {session.n_ctx} tokens, n_ctx asks for {options.n_ctx}"
             raise EngineError(msg)
 
@@ -163,9 +165,9 @@ class Engine(ABC):
             msg = f"{what}: {self.log.complaints() or 'it gives no reason'}"
             raise ModelError(msg)
         self.numa.warn_unplaced(complaints)
-        context = None
+        context = plan = None
         if not options.vocab_only:
-            if not self._writes_text(model):
+            if not (options.embedding or self._writes_text(model)):
                 self._free_model(model)
                 msg = f"{path}: {self.family} says that this model does not continue a text; take a decoder-only model"
                 raise ModelError(msg)
@@ -175,6 +177,9 @@ class Engine(ABC):
                 context_params.n_ctx = each * options.n_parallel
             self.log.forget()
             try:
+                if options.embedding:
+                    plan = EmbeddingPlan.made(self.loaded, model, options, context_params)
+                    plan.fill(self.loaded, context_params)
                 self._check_context(path, model, options, context_params)
             except BaseException:
                 self._free_model(model)
@@ -196,7 +201,10 @@ class Engine(ABC):
             self.rpc.leave(servers)
             self.numa.leave()
 
-        return self._session(model, context, options, release)
+        session = self._session(model, context, options, release)
+        if plan is not None:
+            session.embedder = Embedder(session, plan, options.n_batch)
+        return session
 
     def _writes_text(self, model: Handle) -> bool:
         """What the engine says of its architectures, for those made after the file check's table."""
@@ -215,6 +223,9 @@ class Engine(ABC):
         needed = least_bytes(
             lambda key: self.loaded.metadata(model, key), options.n_ctx * options.n_parallel, key_bytes, value_bytes
         )
+        if options.embedding:
+            outputs = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(model))
+            needed += batch_bytes(self.loaded.metadata(model, "general.architecture"), params.n_ubatch, outputs)
         there = available_bytes()
         if there is not None and needed > there:
             size = f"of {options.n_ctx} tokens" if options.n_ctx else "of the model's own size"

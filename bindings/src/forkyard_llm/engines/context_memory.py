@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["least_bytes"]
+from ..gguf_purpose import ENCODERS
+
+__all__ = ["batch_bytes", "least_bytes"]
 
 _CELL_BYTES = 40  # what both engines note of each position, beside keys and values
 
@@ -22,6 +24,19 @@ _KEEPS_LESS = (
     "ssm.state_size",
     "wkv.head_size",
 )
+
+
+_MASK_BYTES = 2  # whether one token of a batch sees another
+_LOGIT_BYTES = 4
+
+
+def batch_bytes(architecture: str | None, tokens: int, n_vocab: int) -> int:
+    """Bytes that a batch of so many tokens takes at least, where the engine computes an output of each.
+
+    A decoder's output is all logits, which the engines compute for embeddings as well.
+    """
+    logits = 0 if architecture in ENCODERS else n_vocab * _LOGIT_BYTES
+    return tokens * (tokens * _MASK_BYTES + logits)
 
 
 def least_bytes(metadata: Callable[[str], str | None], n_ctx: int, key_bytes: float, value_bytes: float) -> int:

@@ -20,6 +20,8 @@ __all__ = [
     "FAMILIES",
     "FLASH_CACHE",
     "MAX_THREADS",
+    "NO_POOLING",
+    "RANK",
     "UNDONE",
     "ModelOptions",
     "Option",
@@ -76,12 +78,16 @@ COMMON_OPTIONS: Mapping[str, Option] = {
     "use_mlock": Option(bool),
     "check_tensors": Option(bool),
     "vocab_only": Option(bool),
+    "embedding": Option(bool),
     "rope_freq_base": Option(float, high=FLOAT_MAX),
     "rope_freq_scale": Option(float, high=FLOAT_MAX),
     "flash_attn": Option(bool),
     "offload_kqv": Option(bool),
 }
 """The flags and numbers both families have, and what both survive; None, where it is a default, is not checked."""
+
+NO_POOLING = "none"
+RANK = "rank"
 
 _FTQ = ("ftq4", "ftq3", "ftq2")
 """Cache types of the stack turboquant, which a payload without it does not have."""
@@ -118,6 +124,11 @@ CHOICES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "q8_kv",
             *_FTQ,
         ),
+    },
+    # In the order of the numbers that model files have for them.
+    "pooling": {
+        "llama.cpp": (NO_POOLING, "mean", "cls", "last", RANK),
+        "ik_llama.cpp": (NO_POOLING, "mean", "cls", "last"),
     },
 }
 """Options whose values are names, and the names each family's own tools accept."""
@@ -198,16 +209,19 @@ _SHARED = frozenset(
         "flash_attn",
         "quantized_kv",
         "mmap",
+        "embeddings",
     }
 )
 
 CAPABILITIES: Mapping[str, frozenset[str]] = {
     "llama.cpp": _SHARED
     | frozenset(ENGINE_OPTIONS["llama.cpp"])
-    | frozenset(f"split_mode:{name}" for name in CHOICES["split_mode"]["llama.cpp"]),
+    | frozenset(f"split_mode:{name}" for name in CHOICES["split_mode"]["llama.cpp"])
+    | frozenset(f"pooling:{name}" for name in CHOICES["pooling"]["llama.cpp"]),
     "ik_llama.cpp": _SHARED
     | frozenset(ENGINE_OPTIONS["ik_llama.cpp"])
-    | frozenset(f"split_mode:{name}" for name in CHOICES["split_mode"]["ik_llama.cpp"]),
+    | frozenset(f"split_mode:{name}" for name in CHOICES["split_mode"]["ik_llama.cpp"])
+    | frozenset(f"pooling:{name}" for name in CHOICES["pooling"]["ik_llama.cpp"]),
 }
 """What each family can do by itself; a payload's patch stacks add the capabilities its manifest lists."""
 
@@ -236,6 +250,8 @@ class ModelOptions:
     use_mlock: bool = False
     check_tensors: bool = False
     vocab_only: bool = False
+    embedding: bool = False
+    pooling: str | None = None
     rope_freq_base: float = 0.0
     rope_freq_scale: float = 0.0
     flash_attn: bool | None = None
@@ -252,8 +268,20 @@ class ModelOptions:
             if value is not None or defaults[name] is not None:
                 self._set(name, option.checked(name, value))
         self._set("tensor_split", _shares(self.tensor_split))
+        self._check_embedding()
         if self.devices is not None:
             self._set("devices", _names(self.devices))
+
+    def _check_embedding(self) -> None:
+        if self.pooling is not None and not self.embedding:
+            msg = f"pooling={shown(self.pooling)} is for embeddings: give embedding=True with it, or leave it out"
+            raise UsageError(msg)
+        if self.embedding and self.n_parallel > 1:
+            msg = "embedding=True computes several texts in one batch by itself: leave n_parallel out"
+            raise UsageError(msg)
+        if self.embedding and self.engine_options.get("kv_unified") is False:
+            msg = "kv_unified=False would divide the context among the texts of a batch: leave it out for embeddings"
+            raise UsageError(msg)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

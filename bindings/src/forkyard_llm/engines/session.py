@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import EngineError, ModelError, UsageError
 from ..sampling import SamplingParams
@@ -27,6 +28,9 @@ from .common import (
 from .loaded import Buffer, Handle, Loaded
 from .options import ModelOptions
 from .threads import note_threads
+
+if TYPE_CHECKING:
+    from .embedding import Embedder
 
 __all__ = ["NO_TOKEN", "Perf", "Row", "Sampler", "Session"]
 
@@ -97,6 +101,10 @@ class Session(ABC):
         self.adds_bos = bool(loaded.api.llama_vocab_get_add_bos(self._vocab))
         self._threads = max(options.n_threads, options.n_threads_batch)
         self._parallel = options.n_parallel
+        encodes = options.embedding and bool(loaded.api.llama_model_has_encoder(model))
+        self._run = loaded.api.llama_encode if encodes else loaded.api.llama_decode
+        self.embedder: Embedder | None = None
+        """Set by who made the context for embeddings."""
         self._templates: dict[str, Templates] = {}
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
@@ -179,6 +187,11 @@ class Session(ABC):
     def is_end(self, token: int) -> bool:
         """Whether ``token`` ends a generation (EOS, end of turn and the like)."""
         return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+
+    def ends_text(self, token: int) -> bool:
+        """Whether tokenizing puts ``token`` behind a text."""
+        separator = getattr(self._api, "llama_vocab_sep", None) or self._api.llama_vocab_eos
+        return token in (self.eos, int(separator(self._vocab)))
 
     def description(self) -> str:
         """The engine's short description of the model."""
@@ -265,9 +278,34 @@ class Session(ABC):
             batch.seq_id[index][0] = sequence
             batch.logits[index] = wanted
         batch.n_tokens = len(rows)
-        code = self._api.llama_decode(self._context, batch)
+        code = self._run(self._context, batch)
         if code:
             self._check_decoded(code, rows[0].position)
+
+    @property
+    def n_embd(self) -> int:
+        """Numbers in the vector of a token."""
+        size = getattr(self._api, "llama_model_n_embd_out", None) or self._api.llama_model_n_embd
+        return int(size(self._model))
+
+    def rank_prompt(self, query: bytes, document: bytes) -> list[int]:
+        """The tokens that a model with the pooling ``rank`` takes for a query and a document.
+
+        As llama-server has them: by the model's own template for that, or one text after the other, each with its end.
+        """
+        api, vocab = self._api, self._vocab
+        template = api.llama_model_chat_template(self._model, b"rerank")
+        if template is not None:
+            given = {b"{query}": query, b"{document}": document}
+            prompt = re.sub(rb"\{(?:query|document)\}", lambda found: given[found[0]], template)
+            return self.tokenize(prompt, add_special=False, parse_special=True)
+        texts = [self.tokenize(text, add_special=False, parse_special=False) for text in (query, document)]
+        separator = int(api.llama_vocab_sep(vocab))
+        end = [self.eos if self.eos != NO_TOKEN else separator] if api.llama_vocab_get_add_eos(vocab) else []
+        between = [separator] if api.llama_vocab_get_add_sep(vocab) else []
+        begin = [self.bos] if self.adds_bos else []
+        tokens = [*begin, *texts[0], *end, *between, *texts[1], *end]
+        return [token for token in tokens if token != NO_TOKEN]
 
     @functools.cached_property
     def _batch(self) -> Buffer:
