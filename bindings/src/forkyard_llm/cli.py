@@ -1,4 +1,4 @@
-"""The `forkyard-llm` command: generate, serve, models, doctor; arguments in, text or JSON out, exit codes."""
+"""The `forkyard-llm` command: arguments in, text or JSON out, exit codes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from . import __version__, selection
 from .engines.numa import STRATEGIES, WORDS
+from .engines.options import NO_POOLING, RANK
 from .errors import ForkyardLlmError, UsageError
 from .fetching import shown_progress
 from .log import configure
@@ -265,12 +266,123 @@ def _prompt_from_stdin() -> str:
     if sys.stdin.isatty():
         msg = "no prompt: give one with -p, or on standard input"
         raise UsageError(msg)
+    return _stdin("the prompt").removesuffix("\n")
+
+
+def _lines_from_stdin() -> list[str]:
+    return _stdin("the text").removesuffix("\n").split("\n")
+
+
+def _stdin(what: str) -> str:
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        msg = f"the prompt on standard input is not UTF-8: {error}"
+        msg = f"{what} on standard input is not UTF-8: {error}"
         raise UsageError(msg) from error
-    return text.removesuffix("\n")
+
+
+context_option = click.option(
+    "-c",
+    "--context",
+    "context_size",
+    type=click.IntRange(min=0),
+    default=512,
+    show_default=True,
+    help="Tokens that a text may have; 0: what the model was trained for.",
+)
+threads_option = click.option(
+    "-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota."
+)
+
+
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@click.option("--pooling", metavar="NAME", help="none, mean, cls or last; default: the model's own.")
+@click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
+@context_option
+@threads_option
+@engine_option
+@variant_option
+@offline_option
+@json_option
+@click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
+@click.pass_obj
+def embed(
+    verbose: int,
+    /,
+    model: str,
+    pooling: str | None,
+    truncate: bool,
+    context_size: int,
+    threads: int | None,
+    engine: str,
+    variant: str | None,
+    offline: bool,
+    as_json: bool,
+    texts: tuple[str, ...],
+) -> None:
+    """Print the vector of each text; with `-` as the only one, of each line of standard input."""
+    from .embedding_commands import EmbeddingOptions, embedded
+
+    given = _lines_from_stdin() if texts == ("-",) else texts
+    for number, text in enumerate(given):
+        to_engine(text, f"text {number}")
+    with shown_progress(_error_console) as progress:
+        path = resolve(model, offline=offline, progress=progress)
+    options = EmbeddingOptions(path, pooling, engine, variant, context_size, threads, verbose > 1)
+    document = embedded(options, given, truncate=truncate)
+    if as_json:
+        print_json(document)
+        return
+    for vectors in document["embeddings"]:
+        # With the pooling none there is a line for each token, and an empty one after each text.
+        several = document["pooling"] == NO_POOLING
+        for vector in vectors if several else [vectors]:
+            click.echo(" ".join(f"{value:.9g}" for value in vector))
+        if several:
+            click.echo()
+
+
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@context_option
+@threads_option
+@engine_option
+@variant_option
+@offline_option
+@json_option
+@click.argument("query")
+@click.argument("documents", nargs=-1, required=True, metavar="DOCUMENT...")
+@click.pass_obj
+def rank(
+    verbose: int,
+    /,
+    model: str,
+    context_size: int,
+    threads: int | None,
+    engine: str,
+    variant: str | None,
+    offline: bool,
+    as_json: bool,
+    query: str,
+    documents: tuple[str, ...],
+) -> None:
+    """Print how well each document answers a query, the best first; with `-` as the only one, each line of stdin."""
+    from .embedding_commands import EmbeddingOptions, ranked
+
+    given = _lines_from_stdin() if documents == ("-",) else documents
+    to_engine(query, "the query")
+    for number, text in enumerate(given):
+        to_engine(text, f"document {number}")
+    with shown_progress(_error_console) as progress:
+        path = resolve(model, offline=offline, progress=progress)
+    options = EmbeddingOptions(path, RANK, engine, variant, context_size, threads, verbose > 1)
+    document = ranked(options, query, given)
+    if as_json:
+        print_json(document)
+        return
+    for result in document["results"]:
+        click.echo(f"{result['score']:.9g}\t{result['document']}")
 
 
 @cli.command(epilog=EXIT_CODES, context_settings={"ignore_unknown_options": False})

@@ -42,8 +42,9 @@ def pooling_of(summary: GgufSummary, asked: str | None) -> str:
 
     Raises:
         UsageError: no such pooling.
-        ModelError: the model has nothing to rank with.
+        ModelError: the model has nothing to rank with, or what it says of the size of its vectors cannot be.
     """
+    _check_size(summary)
     value = summary.values.get(f"{summary.architecture}.pooling_type")
     number = int(value.numbers[0]) if value is not None and value.numbers else 0
     name = asked.lower() if isinstance(asked, str) else asked
@@ -57,6 +58,16 @@ def pooling_of(summary: GgufSummary, asked: str | None) -> str:
         msg = f"{summary.path}: this model has no classifier to rank with (tensor cls.output.weight); take a reranker"
         raise ModelError(msg)
     return name
+
+
+def _check_size(summary: GgufSummary) -> None:
+    """Refuse a size of vectors that no tensor makes: llama.cpp reads behind those that there are."""
+    key = f"{summary.architecture}.embedding_length_out"
+    sizes = [summary.values.get(name) for name in (key, f"{summary.architecture}.embedding_length")]
+    numbers = [value.numbers[0] for value in sizes if value is not None and value.numbers]
+    if len(set(numbers)) > 1 and not {"dense_2.weight", "dense_3.weight"} & set(summary.shapes):
+        msg = f"{summary.path}: {key} is {numbers[0]:.9g}, and no tensor makes vectors of that many numbers"
+        raise ModelError(msg)
 
 
 def _can_rank(summary: GgufSummary) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from .engines.numa_mirror import CAPABILITY
 from .llama import Llama
+from .payloads import Payload
 
-__all__ = ["GenerateOptions", "measured", "streamed"]
+__all__ = ["GenerateOptions", "measured", "payload_facts", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,17 @@ def measured(options: GenerateOptions) -> dict[str, Any]:
         },
         "numa": numa,
         "engine": payload.engine,
-        "payload": {
-            "distribution": payload.distribution,
-            "version": payload.manifest["version"],
-            "variant": payload.variant,
-            "build_key": payload.build_key,
-        },
+        "payload": payload_facts(payload),
+    }
+
+
+def payload_facts(payload: Payload) -> dict[str, Any]:
+    """What a JSON document says of the payload that computed it."""
+    return {
+        "distribution": payload.distribution,
+        "version": payload.manifest["version"],
+        "variant": payload.variant,
+        "build_key": payload.build_key,
     }
 
 

@@ -350,6 +350,11 @@ class Llama:
         """Numbers in the vector that the model has for a token; 0 with ``vocab_only``."""
         return self._generation.open_session().n_embd
 
+    @property
+    def pooling(self) -> str | None:
+        """How the vectors of a text's tokens become one; None without ``embedding``."""
+        return self._options.pooling
+
     def perf(self) -> Perf:
         """The engine's counters: tokens, and milliseconds, of prompts and of generation."""
         self._weights()

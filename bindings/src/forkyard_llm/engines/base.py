@@ -17,7 +17,7 @@ from ..payloads import Payload, discover
 from .context_memory import batch_bytes, least_bytes
 from .cuda import gpus_without_code
 from .devices import GPU_KINDS, Device
-from .embedding import Embedder, EmbeddingPlan
+from .embedding import IDLE_TALK, Embedder, EmbeddingPlan
 from .loaded import Api, Handle, Loaded, Params
 from .log import EngineLog
 from .numa import Numa
@@ -135,7 +135,7 @@ class Engine(ABC):
             session.close()
             raise
         for line in complaints:
-            if self.idle_talk.search(line):
+            if self.idle_talk.search(line) or (options.embedding and IDLE_TALK.search(line)):
                 continue
             log.warning("%s, loading %s: %s", self.family, path.name, line)
         return session

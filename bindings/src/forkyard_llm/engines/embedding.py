@@ -6,6 +6,7 @@ that the model has no vector for, and over some models that they can only genera
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,15 +17,22 @@ from .loaded import Handle, Loaded, Params
 from .options import NO_POOLING, RANK, ModelOptions, choice
 from .session import Row, Session
 
-__all__ = ["Embedder", "EmbeddingPlan", "Vectors"]
+__all__ = ["IDLE_TALK", "Embedder", "EmbeddingPlan", "Vectors"]
 
 Vectors = list[list[float]]
 """What a text becomes: one vector, or one for each of its tokens."""
+
+IDLE_TALK: Final = re.compile(
+    "special_eos_id is not in special_eog_ids|tensor with strange name|model default pooling_type is"
+)
+"""Warnings that mean nothing for embeddings."""
 
 _MOST_TEXTS: Final = 64
 """In one batch. llama.cpp ends the process where that is more than the tokens of a batch."""
 _IN_PARTS: Final = (NO_POOLING, "last")
 """Poolings for which a causal model can compute a text part by part."""
+_OF_ANOTHER_WIDTH: Final = ("deepseek4", "qwen4exp")
+"""Architectures of llama.cpp that say that a vector has more numbers than it has: it reads behind them."""
 _NO_ROTATION: Final = "LLAMA_ROPE_TYPE_NONE"
 
 
@@ -35,7 +43,8 @@ class EmbeddingPlan:
     Attributes:
         pooling: how the vectors of a text's tokens become one.
         whole: whether a text is computed at once.
-        n_ctx: the longest text in tokens.
+        longest: tokens of the longest text.
+        n_ctx: tokens that the context holds.
         n_batch, n_ubatch: tokens handed over, and computed, at once.
         texts: how many a batch may have.
         limit: what the longest text is limited by, for messages.
@@ -43,6 +52,7 @@ class EmbeddingPlan:
 
     pooling: str
     whole: bool
+    longest: int
     n_ctx: int
     n_batch: int
     n_ubatch: int
@@ -62,22 +72,25 @@ class EmbeddingPlan:
         causal = loaded.metadata(model, f"{architecture}.attention.causal") != "false"
         if loaded.family == "ik_llama.cpp":
             _refuse_for_ik(loaded, model, options, architecture, causal)
+        elif architecture in _OF_ANOTHER_WIDTH:
+            msg = f"llama.cpp makes no embeddings of a model with the architecture {architecture}; take another model"
+            raise UnsupportedOption(msg)
         encodes = architecture in ENCODERS
         whole = encodes or not causal or pooling not in _IN_PARTS
         trained = int(api.llama_n_ctx_train(model))
-        n_ctx, limit = options.n_ctx or trained, "n_ctx"
+        longest, limit = options.n_ctx or trained, "n_ctx"
         # Its positions are rows of a tensor.
-        if 0 < trained < n_ctx and _rope_type(loaded, model) == loaded.abi.ENUMS["llama_rope_type"][_NO_ROTATION]:
-            n_ctx, limit = trained, "what the model was trained for"
-        n_batch, n_ubatch = min(params.n_batch, n_ctx), min(params.n_ubatch, n_ctx)
-        if whole:
-            n_batch = n_ubatch = min(options.n_ubatch or n_ctx, n_ctx)
-            if n_ubatch < n_ctx:
-                n_ctx, limit = n_ubatch, "n_ubatch"
+        if 0 < trained < longest and _rope_type(loaded, model) == loaded.abi.ENUMS["llama_rope_type"][_NO_ROTATION]:
+            longest, limit = trained, "what the model was trained for"
+        if whole and options.n_ubatch is not None and options.n_ubatch < longest:
+            longest, limit = options.n_ubatch, "n_ubatch"
         # Each text has a state of its own there, as large as that of a long one.
         states = api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model)
-        texts = 1 if states else min(_MOST_TEXTS, n_batch)
-        return cls(pooling, whole, n_ctx, n_batch, n_ubatch, texts, limit)
+        texts = 1 if states else min(_MOST_TEXTS, longest, params.n_batch)
+        # llama.cpp plans for batches of that many texts of equal length.
+        n_ctx = -(-longest // texts) * texts
+        n_batch, n_ubatch = (n_ctx, n_ctx) if whole else (min(params.n_batch, n_ctx), min(params.n_ubatch, n_ctx))
+        return cls(pooling, whole, longest, n_ctx, n_batch, n_ubatch, texts, limit)
 
     def fill(self, loaded: Loaded, params: Params) -> None:
         """Set the members of the params struct."""
@@ -124,7 +137,7 @@ class Embedder:
         self.limit = plan.limit
         self._texts = plan.texts
         room = int(self._api.llama_n_ubatch(session._context))
-        self.longest = min(plan.n_ctx, session.n_ctx)
+        self.longest = plan.longest
         if not plan.whole and not self._in_parts():
             # An architecture that is newer than the file check's table.
             self.longest, self.limit = min(self.longest, room), "n_ubatch"
