@@ -18,7 +18,7 @@ from .gguf_purpose import RANKING, purpose_of
 from .gguf_reader import GgufSummary
 from .text import to_engine
 
-__all__ = ["Input", "embed", "embedding_body", "pooling_of", "rank"]
+__all__ = ["Input", "embed", "embedding_body", "pooling_of", "positions_of", "rank"]
 
 Input: TypeAlias = str | bytes | Sequence[int] | Sequence[str | bytes | Sequence[int]]
 """A text, the tokens of one, or several of either."""
@@ -58,6 +58,12 @@ def pooling_of(summary: GgufSummary, asked: str | None) -> str:
         msg = f"{summary.path}: this model has no classifier to rank with (tensor cls.output.weight); take a reranker"
         raise ModelError(msg)
     return name
+
+
+def positions_of(summary: GgufSummary) -> int:
+    """How many positions the model has, where they are rows of a tensor; 0 where they are not."""
+    shape = summary.shapes.get("position_embd.weight", ())
+    return shape[1] if len(shape) > 1 else 0
 
 
 def _check_size(summary: GgufSummary) -> None:
@@ -178,11 +184,12 @@ def _computed(owner: Owner, texts: Sequence[Sequence[int]], adapters: Scaled) ->
     made: list[Vectors] = []
     for batch in owner.call(lambda session: list(_embedder(session).batches(texts))):
         made += owner.call(functools.partial(_batch, batch, adapters))
-    for number, vectors in enumerate(made):
-        for vector in vectors:
-            if not math.isfinite(math.hypot(*vector)):
-                msg = f"the model makes something of text {number} that is no number: its file, or its type, is damaged"
-                raise EngineError(msg)
+    if not all(math.isfinite(math.hypot(*vector)) for vectors in made for vector in vectors):
+        msg = (
+            "the model makes values of these texts that are no numbers (NaN or infinity): its file is damaged, or they"
+            " are too large for the type that it computes in"
+        )
+        raise EngineError(msg)
     return made
 
 

@@ -27,7 +27,7 @@ from .completion import (
     usage,
 )
 from .completion_text import stop_strings
-from .embeddings import Input, embed, embedding_body, pooling_of, rank
+from .embeddings import Input, embed, embedding_body, pooling_of, positions_of, rank
 from .engines.adapters import ControlVector, Lora, Scaled
 from .engines.common import ChatPlan
 from .engines.cores import default_threads
@@ -229,7 +229,7 @@ class Llama:
             except (EngineError, AbiMismatch) as error:
                 leave_out(self._payload, error)
         if embedding:
-            options = replace(options, pooling=pooling_of(summary, pooling))
+            options = replace(options, pooling=pooling_of(summary, pooling), positions=positions_of(summary))
         if n_gpu_layers == "auto":
             there = self._engine.gpus(options.devices, self._engine.remote_devices(options.rpc_servers))
             layers = fitting_layers(there, summary.model_bytes, summary.layers)

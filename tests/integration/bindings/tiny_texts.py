@@ -83,12 +83,12 @@ def write_decoder(path: Path, *, bytes_as_tokens: bool) -> None:
     w.finish()
 
 
-def write_encoder(path: Path) -> None:
-    """``bert`` with mean pooling, as the converters write an embedding model."""
+def write_encoder(path: Path, *, ranks: bool = False, causal: bool = False) -> None:
+    """``bert`` with mean pooling, as the converters write an embedding model, or one that ends in a classifier."""
     w = _Writer(path, "bert")
     w.add_layer_norm_eps(1e-12)
-    w.add_causal_attention(False)
-    w.add_pooling_type(gguf.PoolingType.MEAN)
+    w.add_causal_attention(causal)
+    w.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
     w.add_token_type_count(2)
     letters = [chr(ord("a") + at) for at in range(26)]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"\u2581{letter}" for letter in letters), *letters]
@@ -125,4 +125,8 @@ def write_encoder(path: Path) -> None:
     for norm in norms:
         w.vector(f"{norm}.weight", N_EMBD)
         w.vector(f"{norm}.bias", N_EMBD, 0.0)
+    if ranks:
+        for name, size in (("cls", N_EMBD), ("cls.output", 1)):
+            w.matrix(f"{name}.weight", size, N_EMBD)
+            w.vector(f"{name}.bias", size, 0.25)
     w.finish()

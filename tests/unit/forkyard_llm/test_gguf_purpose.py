@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from forkyard_llm.errors import ModelError
-from forkyard_llm.gguf_check import EMBEDDINGS, TEXT, WITH_A_TOKENIZER, check
+from forkyard_llm.gguf_check import EMBEDDINGS, FOR_EMBEDDINGS, TEXT, WITH_A_TOKENIZER, check
+from forkyard_llm.gguf_purpose import ENCODERS
 
 from .gguf_bytes import BOOL, U32, gguf, scalar, string, strings, tensor, write
 
-ENCODERS = (
+MAKE_EMBEDDINGS = (
     "bert",
     "nomic-bert",
     "nomic-bert-moe",
@@ -39,11 +40,13 @@ def said(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
+@pytest.mark.parametrize("architecture", MAKE_EMBEDDINGS)
 def test_encoders_make_embeddings(tmp_path: Path, architecture: str) -> None:
     path = model(tmp_path, architecture)
-    assert "this model makes embeddings, not text; `forkyard-llm serve MODEL -- --embeddings`" in said(path)
+    assert "this model makes embeddings, not text; open it with embedding=True" in said(path)
     check(path, purposes={EMBEDDINGS})
+    check(path, purposes=FOR_EMBEDDINGS)
+    assert architecture in ENCODERS
     check(path)
 
 

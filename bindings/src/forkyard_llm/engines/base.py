@@ -118,6 +118,8 @@ class Engine(ABC):
         """
         own = check_engine_options(self.family, options.engine_options)
         self.numa.check(options.numa)
+        if options.pooling is not None:
+            choice(self.family, "pooling", "pooling", options.pooling)
         check_threads(max(options.n_threads, options.n_threads_batch))
         self.log.verbose = verbose
         self.start()

@@ -33,7 +33,6 @@ _IN_PARTS: Final = (NO_POOLING, "last")
 """Poolings for which a causal model can compute a text part by part."""
 _OF_ANOTHER_WIDTH: Final = ("deepseek4", "qwen4exp")
 """Architectures of llama.cpp that say that a vector has more numbers than it has: it reads behind them."""
-_NO_ROTATION: Final = "LLAMA_ROPE_TYPE_NONE"
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,9 @@ class EmbeddingPlan:
             raise UnsupportedOption(msg)
         encodes = architecture in ENCODERS
         whole = encodes or not causal or pooling not in _IN_PARTS
-        trained = int(api.llama_n_ctx_train(model))
-        longest, limit = options.n_ctx or trained, "n_ctx"
-        # Its positions are rows of a tensor.
-        if 0 < trained < longest and _rope_type(loaded, model) == loaded.abi.ENUMS["llama_rope_type"][_NO_ROTATION]:
-            longest, limit = trained, "what the model was trained for"
+        longest, limit = options.n_ctx or int(api.llama_n_ctx_train(model)), "n_ctx"
+        if 0 < options.positions < longest:
+            longest, limit = options.positions, "the positions that the model has"
         if whole and options.n_ubatch is not None and options.n_ubatch < longest:
             longest, limit = options.n_ubatch, "n_ubatch"
         # Each text has a state of its own there, as large as that of a long one.
@@ -101,11 +98,6 @@ class EmbeddingPlan:
         if hasattr(type(params), "kv_unified"):
             # One text may take all of the cache.
             params.kv_unified = True
-
-
-def _rope_type(loaded: Loaded, model: Handle) -> int:
-    function = getattr(loaded.api, "llama_model_rope_type", None) or loaded.api.llama_rope_type
-    return int(function(model))
 
 
 def _refuse_for_ik(loaded: Loaded, model: Handle, options: ModelOptions, architecture: str, causal: bool) -> None:

@@ -230,6 +230,7 @@ CAPABILITIES: Mapping[str, frozenset[str]] = {
 class ModelOptions:
     """How to load a model and make its context. None means: what the engine's own defaults say.
 
+    ``positions`` is how many the model has, where they are rows of a tensor; 0 where they are not.
     ``engine_options`` holds the options of :data:`ENGINE_OPTIONS` by name; ``rpc_servers`` what
     :func:`forkyard_llm.engines.rpc.addresses` made of addresses.
     """
@@ -252,6 +253,7 @@ class ModelOptions:
     vocab_only: bool = False
     embedding: bool = False
     pooling: str | None = None
+    positions: int = 0
     rope_freq_base: float = 0.0
     rope_freq_scale: float = 0.0
     flash_attn: bool | None = None
