@@ -1,4 +1,6 @@
-"""Loads models and generates some tokens: ``hostile_probe.py ANSWERS ENGINE MODEL...``; ANSWERS gets a line for each.
+"""Loads models and uses them: ``hostile_probe.py ANSWERS USE ENGINE MODEL...``; ANSWERS gets a line for each.
+
+USE is ``generate`` for some tokens, or ``embed`` for vectors or ranks of some texts.
 
 For a process of its own: the engine may end it. Memory is limited, so that a huge allocation fails instead of paging.
 """
@@ -16,8 +18,11 @@ from forkyard_llm.sampling import SamplingParams
 MEMORY = 6 << 30
 
 
-def use(path: str, engine: str) -> str:
+def use(path: str, engine: str, what: str) -> str:
     try:
+        if what == "embed":
+            embed(path, engine)
+            return "used"
         with Llama(path, engine=engine, n_ctx=64, n_batch=16, n_threads=1, use_mmap=False) as llm:
             tokens = llm.generate([1, 2, 3], SamplingParams(0.0))
             made = [token for token, _ in zip(tokens, range(8), strict=False)]
@@ -28,9 +33,18 @@ def use(path: str, engine: str) -> str:
     return "used"
 
 
+def embed(path: str, engine: str) -> None:
+    with Llama(path, engine=engine, n_ctx=64, n_batch=16, n_threads=1, use_mmap=False, embedding=True) as llm:
+        if llm.pooling == "rank":
+            llm.rank("Hello world", ["Hello", "world " * 6])
+        else:
+            llm.embed([[1, 2, 3], [3] * 60])
+            llm.embed(["Hello world", "Hello " * 60], truncate=True)
+
+
 resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 with open(sys.argv[1], "a", buffering=1, encoding="utf-8") as answers:
-    for path in sys.argv[3:]:
+    for path in sys.argv[4:]:
         # The engine writes to standard output, too.
         print(json.dumps(["begin", path]), file=answers)
-        print(json.dumps(["end", path, use(path, sys.argv[2])]), file=answers)
+        print(json.dumps(["end", path, use(path, sys.argv[3], sys.argv[2])]), file=answers)

@@ -46,10 +46,11 @@ def environment_of_module(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     folder = tmp_path_factory.mktemp("tiny")
-    made = {name: folder / f"{name}.gguf" for name in ("spm", "bpe", "encoder")}
+    made = {name: folder / f"{name}.gguf" for name in ("spm", "bpe", "encoder", "reranker")}
     tiny_texts.write_decoder(made["spm"], bytes_as_tokens=True)
     tiny_texts.write_decoder(made["bpe"], bytes_as_tokens=False)
     tiny_texts.write_encoder(made["encoder"])
+    tiny_texts.write_encoder(made["reranker"], ranks=True)
     return made
 
 
@@ -58,13 +59,15 @@ def command(surroundings: dict[str, str], *arguments: str) -> subprocess.Complet
     return subprocess.run(line, env=surroundings, capture_output=True, text=True, timeout=1800, check=False)
 
 
-def outcomes(engine: str, paths: Sequence[Path], surroundings: dict[str, str]) -> dict[Path, str]:
+def outcomes(
+    engine: str, paths: Sequence[Path], surroundings: dict[str, str], use: str = "generate"
+) -> dict[Path, str]:
     """What came of each model; the process that a model ends is followed by one for the rest."""
     found: dict[Path, str] = {}
     left = list(paths)
     answers = paths[0].with_suffix(".answers")
     while left:
-        line = [sys.executable, str(PROBE), str(answers), engine, *map(str, left)]
+        line = [sys.executable, str(PROBE), str(answers), use, engine, *map(str, left)]
         try:
             done = subprocess.run(
                 line, env=surroundings, capture_output=True, timeout=HANGS_AFTER + len(left), check=False
@@ -176,7 +179,12 @@ def test_a_model_without_a_tokenizer_has_numbers_only(
 
 
 def survive(
-    engine: str, models: Mapping[str, Path], sample: int | None, surroundings: dict[str, str], folder: Path
+    engine: str,
+    models: Mapping[str, Path],
+    sample: int | None,
+    surroundings: dict[str, str],
+    folder: Path,
+    use: str = "generate",
 ) -> None:
     labels: dict[Path, str] = {}
     for name, path in models.items():
@@ -188,7 +196,7 @@ def survive(
             file = folder / f"{name}-{number}.gguf"
             file.write_bytes(changed.to_bytes())
             labels[file] = f"{name}: {label}"
-    said = {labels[path]: outcome for path, outcome in outcomes(engine, list(labels), surroundings).items()}
+    said = {labels[path]: outcome for path, outcome in outcomes(engine, list(labels), surroundings, use).items()}
     assert {name: said[f"{name}: unchanged"] for name in models} == dict.fromkeys(models, "used")
     bad = {label: outcome for label, outcome in said.items() if outcome == "hangs" or outcome.startswith("ended")}
     assert not bad, "\n".join(f"{label}: {outcome}" for label, outcome in bad.items())
@@ -199,6 +207,26 @@ def test_extreme_metadata(engine: str, tiny: Mapping[str, Path], surroundings: d
     """A sample of what the deep test tries: no number, type or missing key ends the process."""
     models = {name: tiny[name] for name in ("spm", "bpe")}
     survive(engine, models, SAMPLE, surroundings, tmp_path)
+
+
+# ik_llama.cpp does not rank.
+EMBEDDING = [("llama.cpp", ("encoder", "reranker", "spm")), ("ik_llama.cpp", ("encoder", "spm"))]
+
+
+@pytest.mark.parametrize(("engine", "names"), EMBEDDING)
+def test_extreme_metadata_of_what_makes_embeddings(
+    engine: str, names: Sequence[str], tiny: Mapping[str, Path], surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    survive(engine, {name: tiny[name] for name in names}, SAMPLE, surroundings, tmp_path, "embed")
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("engine", "names"), EMBEDDING)
+def test_all_extreme_metadata_of_what_makes_embeddings(
+    engine: str, names: Sequence[str], tiny: Mapping[str, Path], surroundings: dict[str, str], tmp_path: Path
+) -> None:
+    survive(engine, {name: tiny[name] for name in names}, None, surroundings, tmp_path, "embed")
 
 
 @pytest.mark.deep

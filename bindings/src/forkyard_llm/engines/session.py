@@ -119,6 +119,9 @@ class Session(ABC):
             ModelError: the model has no tokenizer.
         """
         self._need_tokenizer()
+        if add_special and self._lacks:
+            msg = f"the tokenizer of this model adds a {self._lacks} that its vocabulary does not have: it is damaged"
+            raise ModelError(msg)
         if len(text) > _MAX_TEXT_BYTES:
             msg = f"the text has {len(text)} bytes, an engine takes at most {_MAX_TEXT_BYTES}"
             raise UsageError(msg)
@@ -190,8 +193,27 @@ class Session(ABC):
 
     def ends_text(self, token: int) -> bool:
         """Whether tokenizing puts ``token`` behind a text."""
-        separator = getattr(self._api, "llama_vocab_sep", None) or self._api.llama_vocab_eos
-        return token in (self.eos, int(separator(self._vocab)))
+        return token in (self.eos, self._separator)
+
+    @functools.cached_property
+    def _separator(self) -> int:
+        """The token between texts, or NO_TOKEN."""
+        of_vocab = getattr(self._api, "llama_vocab_sep", None)
+        return int(of_vocab(self._vocab) if of_vocab is not None else self._api.llama_token_sep(self._model))
+
+    @functools.cached_property
+    def _lacks(self) -> str | None:
+        """What tokenizing puts around a text, and the vocabulary does not have: the engines answer with an abort."""
+        kinds = self.loaded.abi.ENUMS["llama_vocab_type"]
+        # The tokenizer of BERT always adds both.
+        both = self._api.llama_vocab_type(self._vocab) == kinds["LLAMA_VOCAB_TYPE_WPM"]
+        if self.bos == NO_TOKEN and (both or self.adds_bos):
+            return "token for the beginning of a text (bos_token_id)"
+        if both and self._separator == NO_TOKEN:
+            return "token for the end of a text (seperator_token_id)"
+        if self.eos == NO_TOKEN and self._api.llama_vocab_get_add_eos(self._vocab):
+            return "token for the end of a text (eos_token_id)"
+        return None
 
     def description(self) -> str:
         """The engine's short description of the model."""
@@ -293,14 +315,13 @@ class Session(ABC):
 
         As llama-server has them: by the model's own template for that, or one text after the other, each with its end.
         """
-        api, vocab = self._api, self._vocab
+        api, vocab, separator = self._api, self._vocab, self._separator
         template = api.llama_model_chat_template(self._model, b"rerank")
         if template is not None:
             given = {b"{query}": query, b"{document}": document}
             prompt = re.sub(rb"\{(?:query|document)\}", lambda found: given[found[0]], template)
             return self.tokenize(prompt, add_special=False, parse_special=True)
         texts = [self.tokenize(text, add_special=False, parse_special=False) for text in (query, document)]
-        separator = int(api.llama_vocab_sep(vocab))
         end = [self.eos if self.eos != NO_TOKEN else separator] if api.llama_vocab_get_add_eos(vocab) else []
         between = [separator] if api.llama_vocab_get_add_sep(vocab) else []
         begin = [self.bos] if self.adds_bos else []
