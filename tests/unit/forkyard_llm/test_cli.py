@@ -317,3 +317,62 @@ def test_importing_the_package_loads_no_engine_and_little_else(environment: dict
     )
     assert done.stderr == ""
     assert done.stdout == "module 'forkyard_llm' has no attribute 'nothing'\n"
+
+
+@pytest.fixture
+def vectors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `embed` and `rank` were given; each text becomes its length, or its letters' numbers with pooling none."""
+    seen: list[Any] = []
+    module = types.ModuleType("forkyard_llm.embedding_commands")
+
+    def options(*given: Any) -> tuple[Any, ...]:
+        return given
+
+    def embedded(given: tuple[Any, ...], texts: list[str], *, truncate: bool) -> dict[str, Any]:
+        seen.append((given, list(texts), truncate))
+        found = [[float(len(text))] for text in texts]
+        if given[1] == "none":
+            return {"embeddings": [[[float(ord(letter))] for letter in text] for text in texts], "pooling": "none"}
+        return {"embeddings": found, "pooling": "mean"}
+
+    def ranked(given: tuple[Any, ...], query: str, documents: list[str]) -> dict[str, Any]:
+        seen.append((given, query, list(documents)))
+        return {"results": [{"index": 0, "score": 0.5, "document": documents[0]}]}
+
+    module.EmbeddingOptions = options  # type: ignore[attr-defined]
+    module.embedded = embedded  # type: ignore[attr-defined]
+    module.ranked = ranked  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "forkyard_llm.embedding_commands", module)
+    monkeypatch.setattr(cli, "resolve", lambda name, **_: Path(name))
+    return seen
+
+
+def test_embed_writes_a_line_for_each_vector(vectors: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run(capfdbinary, "embed", "-m", "m.gguf", "a", "bcd") == (0, "1\n3\n", "")
+    assert run(capfdbinary, "embed", "-m", "m.gguf", "--pooling", "none", "AB", "C")[1] == "65\n66\n\n67\n\n"
+    code, out, _ = run(capfdbinary, "embed", "-m", "m.gguf", "--truncate", "-c", "0", "-t", "3", "--json", "a")
+    assert (code, json.loads(out)) == (0, {"embeddings": [[1.0]], "pooling": "mean"})
+    assert vectors[-1] == ((Path("m.gguf"), None, "auto", None, 0, 3, False), ["a"], True)
+    assert run(capfdbinary, "embed", "-m", "m.gguf")[0] == 2
+    assert run(capfdbinary, "embed", "-m", "m.gguf", "a\udcff")[0] == 2
+
+
+def test_embed_and_rank_take_lines_of_standard_input(
+    vectors: list[Any], capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for command, line in (("embed", ["-"]), ("rank", ["q", "-"])):
+        (tmp_path / "in").write_bytes("é\n\nb\n".encode())
+        with (tmp_path / "in").open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert run(capfdbinary, command, "-m", "m.gguf", *line)[0] == 0
+        assert ["é", "", "b"] in vectors[-1]
+        (tmp_path / "in").write_bytes(b"\xff")
+        with (tmp_path / "in").open() as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            assert run(capfdbinary, command, "-m", "m.gguf", *line)[0] == 2
+
+
+def test_rank_writes_the_number_and_the_document(vectors: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run(capfdbinary, "rank", "-m", "m.gguf", "q", "one", "two") == (0, "0.5\tone\n", "")
+    assert vectors == [((Path("m.gguf"), "rank", "auto", None, 512, None, False), "q", ["one", "two"])]
+    assert run(capfdbinary, "rank", "-m", "m.gguf", "q")[0] == 2
