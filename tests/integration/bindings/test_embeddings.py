@@ -16,6 +16,7 @@ import pytest
 from forkyard_llm import Llama
 from forkyard_llm.errors import EngineError, ModelError, UnsupportedOption, UsageError
 
+from ..numa import arch_models
 from . import minilm, tiny_texts
 from .test_serve import post, served
 
@@ -33,7 +34,11 @@ TOGETHER = 5e-3
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Mapping[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    made = {name: folder / f"{name}.gguf" for name in ("encoder", "reranker", "causal", "tiny")}
+    made = {
+        name: folder / f"{name}.gguf" for name in ("encoder", "reranker", "causal", "tiny", "both-sides", "relative")
+    }
+    tiny_texts.write_decoder(made["both-sides"], bytes_as_tokens=False, causal=False)
+    tiny_texts.write_relative_encoder(made["relative"])
     tiny_texts.write_decoder(made["tiny"], bytes_as_tokens=False)
     tiny_texts.write_encoder(made["encoder"])
     tiny_texts.write_encoder(made["reranker"], ranks=True)
@@ -153,8 +158,14 @@ def test_what_is_given_decides_what_comes(models: Mapping[str, Path], engine: st
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("name", ["encoder", "tiny"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        *((engine, name) for engine in ENGINES for name in ("encoder", "tiny")),
+        ("llama.cpp", "both-sides"),
+        ("llama.cpp", "relative"),
+    ],
+)
 def test_texts_of_all_lengths_in_several_batches(
     models: Mapping[str, Path], engine: str, name: str, pooling: str
 ) -> None:
@@ -246,6 +257,16 @@ def test_each_says_what_it_was_made_for(models: Mapping[str, Path], engine: str)
         opened(models["encoder"], engine=engine, embedding=False)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_context_without_room_in_memory_is_refused(models: Mapping[str, Path], engine: str) -> None:
+    """All logits of a batch as long as the context: hundreds of GiB."""
+    with pytest.raises(EngineError, match=r"takes at least [0-9]+\.[0-9] GiB"):
+        opened(models["decoder"], engine=engine, pooling="mean", n_ctx=2**21)
+    for small in (1, 2, 63, 65):
+        with opened(models["encoder"], engine=engine, n_ctx=small, n_batch=1) as llm:
+            assert len(llm.embed([[5] * small] * 3)) == 3
+
+
 def test_options_that_do_not_go_with_embeddings(models: Mapping[str, Path]) -> None:
     for arguments, words in (
         ({"embedding": False, "pooling": "mean"}, "give embedding=True with it"),
@@ -262,6 +283,11 @@ def test_options_that_do_not_go_with_embeddings(models: Mapping[str, Path]) -> N
 def test_what_would_end_the_process_is_refused(models: Mapping[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOption, match="no embeddings with bert with causal attention; llama.cpp does"):
         opened(models["causal"], engine="ik_llama.cpp")
+    for name, why in (("both-sides", "llama without causal attention"), ("relative", "an encoder of T5")):
+        with pytest.raises(UnsupportedOption, match=f"no embeddings with {why}; llama.cpp does"):
+            opened(models[name], engine="ik_llama.cpp")
+    with pytest.raises(UnsupportedOption, match="makes no embeddings of a model with the architecture deepseek4"):
+        opened(arch_models.write_model("compressed", tmp_path), engine="llama.cpp")
     with opened(models["causal"], engine="llama.cpp") as llm:
         assert len(llm.embed("a")) == tiny_texts.N_EMBD
     wide = tmp_path / "wide.gguf"

@@ -35,9 +35,10 @@ class _Writer(gguf.GGUFWriter):  # type: ignore[misc]
         self.close()
 
 
-def write_decoder(path: Path, *, bytes_as_tokens: bool) -> None:
+def write_decoder(path: Path, *, bytes_as_tokens: bool, causal: bool = True) -> None:
     """``llama`` with a SentencePiece vocabulary that has a token for each byte, or a byte-level BPE one."""
     w = _Writer(path, "llama")
+    w.add_causal_attention(causal)
     w.add_head_count_kv([N_HEAD_KV] * N_LAYER)
     w.add_key_length(HEAD_DIM)
     w.add_value_length(HEAD_DIM)
@@ -78,6 +79,38 @@ def write_decoder(path: Path, *, bytes_as_tokens: bool) -> None:
             w.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, N_EMBD)
         w.matrix(f"{blk}.attn_output.weight", N_EMBD, N_HEAD * HEAD_DIM)
         w.matrix(f"{blk}.ffn_gate.weight", N_FF, N_EMBD)
+        w.matrix(f"{blk}.ffn_up.weight", N_FF, N_EMBD)
+        w.matrix(f"{blk}.ffn_down.weight", N_EMBD, N_FF)
+    w.finish()
+
+
+def write_relative_encoder(path: Path) -> None:
+    """The encoder of a T5, whose attention knows distances and no positions."""
+    w = _Writer(path, "t5encoder")
+    w.add_layer_norm_rms_eps(1e-6)
+    w.add_relative_attn_buckets_count(32)
+    w.add_key_length(HEAD_DIM)
+    w.add_value_length(HEAD_DIM)
+    letters = [chr(ord("a") + at) for at in range(26)]
+    tokens = ["<pad>", "</s>", "<unk>", *(f"\u2581{letter}" for letter in letters), *letters]
+    w.add_tokenizer_model("t5")
+    w.add_token_list(tokens)
+    w.add_token_scores([-float(token) for token in range(len(tokens))])
+    w.add_token_types([3, 3, 2, *[1] * 52])
+    w.add_pad_token_id(0)
+    w.add_eos_token_id(1)
+    w.add_unk_token_id(2)
+    w.add_add_bos_token(False)
+    w.add_add_eos_token(True)
+    w.matrix("token_embd.weight", len(tokens), N_EMBD)
+    w.matrix("enc.blk.0.attn_rel_b.weight", 32, N_HEAD)
+    w.vector("enc.output_norm.weight", N_EMBD)
+    for layer in range(N_LAYER):
+        blk = f"enc.blk.{layer}"
+        for norm in ("attn_norm", "ffn_norm"):
+            w.vector(f"{blk}.{norm}.weight", N_EMBD)
+        for part in ("q", "k", "v", "o"):
+            w.matrix(f"{blk}.attn_{part}.weight", N_HEAD * HEAD_DIM, N_EMBD)
         w.matrix(f"{blk}.ffn_up.weight", N_FF, N_EMBD)
         w.matrix(f"{blk}.ffn_down.weight", N_EMBD, N_FF)
     w.finish()

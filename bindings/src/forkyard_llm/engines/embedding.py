@@ -103,10 +103,11 @@ class EmbeddingPlan:
 def _refuse_for_ik(loaded: Loaded, model: Handle, options: ModelOptions, architecture: str, causal: bool) -> None:
     """Refuse what ik_llama.cpp ends the process over, or computes as if it were something else."""
     guesses = loaded.metadata(model, f"{architecture}.nextn_predict_layers") or "0"
-    # Its encoder of T5 looks to both sides whatever the file says.
-    encodes = architecture in ENCODERS and architecture != "t5encoder"
+    encodes = architecture in ENCODERS
     why = None
-    if encodes and causal:
+    if architecture == "t5encoder":
+        why = "an encoder of T5"
+    elif encodes and causal:
         why = f"{architecture} with causal attention"
     elif not encodes and not causal:
         why = f"{architecture} without causal attention"
