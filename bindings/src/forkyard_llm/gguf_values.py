@@ -111,6 +111,9 @@ _RANGES_OF: Final[Mapping[str | None, Sequence[_Range]]] = {
     )
 }
 
+# Every other float, also of keys that are newer than this.
+_ANY_FLOAT: Final = _Range("*", -_BILLION, _BILLION)
+
 _SCALINGS: Final[Mapping[str | None, Set[str]]] = {
     None: {"none", "linear", "yarn", "longrope"},
     "llama.cpp": {"none", "linear", "yarn", "longrope"},
@@ -128,8 +131,8 @@ def check_values(summary: GgufSummary, *, engine: str | None = None) -> None:
     rules = (*_RANGES_OF.get(engine, ()), *_RANGES)
     for key, value in summary.values.items():
         problem = _wrong_type(key, value) or _not_finite(key, value)
-        if problem is None and key.startswith(prefix):
-            problem = _out_of_range(key, key.removeprefix(prefix), value, rules)
+        if problem is None:
+            problem = _out_of_range(key, key.removeprefix(prefix), value, rules if key.startswith(prefix) else ())
         if problem is None and key == f"{prefix}rope.scaling.type":
             problem = _unknown_scaling(key, value, sorted(_SCALINGS[engine]))
         if problem is not None:
@@ -153,7 +156,8 @@ def _not_finite(key: str, value: Value) -> str | None:
 
 
 def _out_of_range(key: str, name: str, value: Value, rules: Sequence[_Range]) -> str | None:
-    rule = next((rule for rule in rules if fnmatchcase(name, rule.pattern)), None)
+    general = _ANY_FLOAT if value.kind in FLOATS else None
+    rule = next((rule for rule in rules if fnmatchcase(name, rule.pattern)), general)
     if rule is None:
         return None
     if value.kind == STRING:

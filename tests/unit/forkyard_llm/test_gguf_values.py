@@ -87,6 +87,13 @@ def test_the_norms_and_the_rotation(tmp_path: Path, name: str, value: float) -> 
         ("attention.sliding_window", U32, 1),
         ("ssm.group_count", U32, 2**31),
         ("some_new_epsilon", F32, 3e38),
+        ("some_new_epsilon", F32, 1.5),
+        ("attention.layer_norm_epsilon", F32, 1e10),
+        ("rope.scale_linear", F32, 3e38),
+        ("rope.freq_base_swa", F32, 0.0),
+        ("xielu.beta", F32, 3e38),
+        ("kda.gate_lower_bound", F32, -3e38),
+        ("some_new_number", F32, 1e30),
         ("some_new_number", F64, math.nan),
     ],
 )
@@ -102,6 +109,12 @@ def test_one_wrong_number_among_many(tmp_path: Path) -> None:
     assert "tokenizer.ggml.scores is nan" in refused(model(tmp_path, scores))
     factors = numbers("llama.rope.freq_base_per_layer", F32, [1e4, math.inf])
     assert "llama.rope.freq_base_per_layer is inf" in refused(model(tmp_path, factors))
+
+
+@pytest.mark.parametrize("key", ["general.sampling.temp", "tokenizer.ggml.scores", "other.some_number"])
+def test_a_float_of_any_key(tmp_path: Path, key: str) -> None:
+    check(model(tmp_path, numbers(key, F32, [-1e9, 0.5, 1e9])))
+    assert f"{key} is 2.99999994e+38; the engine takes" in refused(model(tmp_path, numbers(key, F32, [0.5, 3e38])))
 
 
 def test_a_text_where_a_number_belongs(tmp_path: Path) -> None:
