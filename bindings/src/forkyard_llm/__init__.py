@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .errors import (
     AbiMismatch,
     DownloadError,
+    EngineDied,
     EngineError,
     ForkyardLlmError,
     ModelError,
@@ -38,6 +39,7 @@ __all__ = [
     "AbiMismatch",
     "Device",
     "DownloadError",
+    "EngineDied",
     "EngineError",
     "ForkyardLlmError",
     "Llama",

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 __all__ = [
     "AbiMismatch",
     "DownloadError",
+    "EngineDied",
     "EngineError",
     "ForkyardLlmError",
     "ModelError",
@@ -111,6 +112,22 @@ class EngineError(ForkyardLlmError):
     def details(self) -> Mapping[str, Any]:
         """What the engine said as data, where it did."""
         return self._facts
+
+
+class EngineDied(EngineError):
+    """The process of an engine that runs in one of its own ended.
+
+    Attributes:
+        signal: the name of the signal that ended it (``SIGABRT``), or None.
+        exit_status: what it ended with, or None.
+        last_words: the last lines it wrote.
+    """
+
+    def __init__(self, message: str, *, signal: str | None, exit_status: int | None, last_words: Sequence[str]) -> None:
+        super().__init__(message, {"signal": signal, "exit_status": exit_status, "last_words": list(last_words)})
+        self.signal = signal
+        self.exit_status = exit_status
+        self.last_words = tuple(last_words)
 
 
 class QueueFull(EngineError):

@@ -128,6 +128,7 @@ class Llama:
         draft_tokens: how many are guessed at a time.
         prompt_reuse: keep the part of the KV cache that a new prompt shares with the last one. Faster for chats; a
             result may then differ in the last digits from the same request on a fresh ``Llama``.
+        isolate: run the engine in a child process, whose death is an exception, :class:`EngineDied`.
         verbose: pass the engine's log on to stderr; one setting for all models of a payload.
         **engine_options: options only one engine has (see ``docs/python-api.md``).
 
@@ -178,11 +179,18 @@ class Llama:
         draft_model: str | os.PathLike[str] | None = None,
         draft_tokens: int = 8,
         prompt_reuse: bool = False,
+        isolate: bool = False,
         verbose: bool = False,
         **engine_options: bool | int | float,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "engine_options", "__class__")}
         self._arguments = {**given, **engine_options}
+        self.model_path = os.fspath(model_path)
+        if flag("isolate", isolate):
+            from . import isolated
+
+            isolated.isolate(self)
+            return
         threads = default_threads() if n_threads is None else n_threads
         options = ModelOptions(
             n_ctx=n_ctx,
@@ -215,7 +223,6 @@ class Llama:
         seed = SamplingParams(seed=seed).resolved_seed()
         flag("prompt_reuse", prompt_reuse)
         flag("verbose", verbose)
-        self.model_path = os.fspath(model_path)
         purposes = (
             gguf_check.WITH_A_TOKENIZER if vocab_only else gguf_check.FOR_EMBEDDINGS if embedding else {gguf_check.TEXT}
         )

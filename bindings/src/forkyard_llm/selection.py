@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ from . import cpu
 from .cache import expanded
 from .errors import ForkyardLlmError, PayloadNotFound, PayloadRejected, Rejection, UsageError
 from .payloads import ENGINES, Payload, discover_all, read_payload
+from .python_child import child_command
+from .server_log import signal_name
 from .verdicts import Verdict, forget, recall, remember
 
 __all__ = ["PAYLOAD_ENV", "Candidate", "Verdict", "candidates", "judge", "leave_out", "select", "suggestion", "survey"]
@@ -247,16 +248,6 @@ def _asked(engine: str, variant: str | None) -> str:
 
 # -- probing -------------------------------------------------------------------------------------------------
 
-# The child gets this process's sys.path, not the working directory: a file called types.py there must not
-# decide whether a payload works. The root and the member stay the last arguments, as in `python -m
-# forkyard_llm.probing ROOT MEMBER` by hand.
-_CHILD = """\
-import json, sys
-sys.path[:] = json.loads(sys.argv.pop(1))
-from forkyard_llm.probing import main
-main()
-"""
-
 
 def _probe(payload: Payload) -> tuple[Verdict, bool]:
     """Try the payload in a child process: the verdict, and whether it would be the same next time.
@@ -266,9 +257,7 @@ def _probe(payload: Payload) -> tuple[Verdict, bool]:
     """
     if not sys.executable:
         return Verdict(False, "cannot be probed: this Python does not know its own executable"), False
-    paths = json.dumps([entry for entry in sys.path if isinstance(entry, str) and entry])
-    # Isolated (-I) it would not know that this Python was told to use UTF-8, and read names otherwise.
-    command = [sys.executable, "-I", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _CHILD, paths, *map(str, payload.key)]
+    command = child_command("probing", *map(str, payload.key))
     started = time.monotonic()
     try:
         done = subprocess.run(
@@ -280,7 +269,7 @@ def _probe(payload: Payload) -> tuple[Verdict, bool]:
         return Verdict(False, f"cannot be probed: {error}"), False
     seconds = time.monotonic() - started
     if done.returncode < 0:
-        name = _signal_name(-done.returncode)
+        name = signal_name(-done.returncode)
         return Verdict(False, f"crashed with {name} in the probe", {"signal": name}), name == "SIGILL"
     report = _last_json(done.stdout)
     if report is None:
@@ -291,13 +280,6 @@ def _probe(payload: Payload) -> tuple[Verdict, bool]:
     facts["probe_seconds"] = round(seconds, 3)
     usable = report.get("usable") is True and done.returncode == 0
     return Verdict(usable, reason, facts, depends_on=report.get("depends_on", ())), usable
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _last_json(output: bytes) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Find in a llama-server's log why it ended: the cause where it is a known one, and the lines that say it."""
+"""Find in the log of an engine's process why it ended: the cause if it is a known one, and the lines that say it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 import signal
 from pathlib import Path
 
-__all__ = ["ending", "explain"]
+__all__ = ["ending", "explain", "last_words", "signal_name"]
 
 _HEAD_BYTES = 256 << 10
 _TAIL_BYTES = 8 << 10
 _FIRST_LINES = 4
 _TAIL_LINES = 12
+_LAST_WORDS = 8
 _LINE_CHARACTERS = 300
 
 # What a terminal would take for colours.
@@ -73,16 +74,21 @@ _CAUSES = tuple(
 )
 
 
+def signal_name(number: int) -> str:
+    """The name of a signal."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def ending(code: int) -> str:
     """A process's exit code (negative: the signal that ended it) in words."""
     if code == 0:
         return "ended with exit code 0, as it does after --help or --version,"
     if code > 0:
         return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
+    name = signal_name(-code)
     if -code == signal.SIGKILL:
         return f"was killed with {name}: by the kernel for lack of memory, unless somebody did it by hand"
     if -code == signal.SIGILL:
@@ -116,6 +122,13 @@ def explain(path: Path, start: int, tool: Path, *, started: bool) -> str:
         return message + (", which has only its usage" if usage is not None else " (empty)")
     what = "its first errors and its end" if first else "its end"
     return message + f", {what}:\n" + "\n".join(f"  | {line}" for line in shown)
+
+
+def last_words(raw: bytes) -> list[str]:
+    """The lines with which a log ends, from the last error on: a trace of calls may follow that."""
+    lines = _lines(raw)
+    errors = [number for number, line in enumerate(lines) if _ERROR.search(line)]
+    return lines[errors[-1] :][:_LAST_WORDS] if errors else lines[-_LAST_WORDS:]
 
 
 def _read(path: Path, start: int) -> tuple[list[str], list[str]]:
