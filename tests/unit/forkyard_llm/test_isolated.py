@@ -268,6 +268,18 @@ hear()
     assert "must not use the Llama that called it" in call(child, progress=use)
 
 
+def test_log_records_come_to_the_log_of_this_package(process: Any, caplog: pytest.LogCaptureFixture) -> None:
+    script = """
+say(0, "log", ["forkyard_llm.selection", 30, "100 %s"])
+say(0, "log", ["root", 30, "mine"])
+say(number, "value", None)
+hear()
+"""
+    call(process(script))
+    told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [("forkyard_llm.selection", "WARNING", "100 %s"), ("forkyard_llm", "WARNING", "mine")]
+
+
 def test_what_pickle_does_not_take(process: Any) -> None:
     child = process("hear()")
     with pytest.raises(UnsupportedOption, match="isolate=True takes what pickle takes"):
