@@ -13,12 +13,11 @@ import ctypes
 import dataclasses
 import json
 import numbers
-import socket
 import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import EngineError, ForkyardLlmError, UnsupportedOption
 
@@ -34,35 +33,30 @@ _LARGE = 2**63  # Python refuses to write, or to read, numbers of very many digi
 _PACKAGE = __name__.rpartition(".")[0]
 
 
-def read_frame(connection: socket.socket) -> Frame | None:
+def read_frame(stream: BinaryIO) -> Frame | None:
     """The next frame, written as two lengths and two parts; None at the end.
 
     Memory is taken as the bytes arrive, whatever length was announced.
     """
-    head = _read(connection, _LENGTHS.size)
-    if head is None:
+    head = stream.read(_LENGTHS.size)
+    if len(head) < _LENGTHS.size:
         return None
-    parts = [_read(connection, length) for length in _LENGTHS.unpack(head)]
-    return None if None in parts else (bytes(parts[0] or b""), bytes(parts[1] or b""))
+    first, second = (_read(stream, length) for length in _LENGTHS.unpack(head))
+    return None if first is None or second is None else (first, second)
 
 
-def _read(connection: socket.socket, length: int) -> bytes | bytearray | None:
+def _read(stream: BinaryIO, length: int) -> bytes | None:
     if length <= _PART:
         # Nearly always all there is.
-        read = connection.recv(length, socket.MSG_WAITALL) if length else b""
-        if len(read) == length:
-            return read
-        if not read:
-            return None
-        whole = bytearray(read)
-    else:
-        whole = bytearray()
+        read = stream.read(length)
+        return read if len(read) == length else None
+    whole = bytearray()
     while len(whole) < length:
-        read = connection.recv(min(length - len(whole), _PART))
+        read = stream.read(min(length - len(whole), _PART))
         if not read:
             return None
         whole += read
-    return whole
+    return bytes(whole)
 
 
 def frame(first: bytes, *rest: bytes | memoryview) -> list[bytes | memoryview]:

@@ -318,8 +318,9 @@ class _Child:
     def _read(self) -> None:
         nonsense = ""
         try:
-            while (given := read_frame(self._connection)) is not None:
-                self._take(*decode(given, self._hold))
+            with self._connection.makefile("rb") as stream:
+                while (given := read_frame(stream)) is not None:
+                    self._take(*decode(given, self._hold))
         except OSError:
             pass
         except Exception as error:  # noqa: BLE001 - whatever it sent

@@ -140,7 +140,8 @@ class _Server:
 
     def run(self) -> None:
         """Until the program closes the socket."""
-        while (given := read_frame(self._connection)) is not None:
+        stream = self._connection.makefile("rb")
+        while (given := read_frame(stream)) is not None:
             kind, number, *rest = pickle.loads(given[0])  # noqa: S301 - of the program
             if kind == "call":
                 call = self._calls[number] = _Call(self, number)

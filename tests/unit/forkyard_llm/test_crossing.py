@@ -36,7 +36,7 @@ def crossed(value: Any, **options: Any) -> Any:
         # More than a socket holds.
         sender = threading.Thread(target=lambda: [theirs.sendall(part) for part in encode(value, hold)])
         sender.start()
-        given = read_frame(ours)
+        given = read_frame(ours.makefile("rb"))
         sender.join()
     assert given is not None
     return decode(given, **options)
@@ -190,7 +190,7 @@ def test_the_length_of_a_frame_takes_no_memory() -> None:
     with ours:
         with theirs:
             theirs.sendall(struct.pack("<QQ", 1 << 62, 0) + b"[]")
-        assert read_frame(ours) is None
+        assert read_frame(ours.makefile("rb")) is None
 
 
 def test_a_frame_in_small_pieces() -> None:
@@ -204,5 +204,5 @@ def test_a_frame_in_small_pieces() -> None:
 
         sender = threading.Thread(target=send)
         sender.start()
-        assert read_frame(ours) == (b"[1]", b"xyz")
+        assert read_frame(ours.makefile("rb")) == (b"[1]", b"xyz")
         sender.join()

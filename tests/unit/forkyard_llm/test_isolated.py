@@ -25,8 +25,9 @@ import json, os, pickle, socket, struct, sys
 sys.path[:] = json.loads(sys.argv[1])
 from forkyard_llm.crossing import encode, read_frame
 raw = socket.socket(fileno=int(sys.argv[-3]))
+stream = raw.makefile("rb")
 def hear():
-    frame = read_frame(raw)
+    frame = read_frame(stream)
     if frame is None:
         os._exit(0)
     return pickle.loads(frame[0])
