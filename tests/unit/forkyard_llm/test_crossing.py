@@ -65,7 +65,7 @@ def crossed(value: Any, **options: Any) -> Any:
         Path("a/b"),
         Perf(1.0, 2, 3.0, 4, 5.0),
         NumaReport("mirror", (NumaNode(0, 2, 3, 4),), ()),
-        LlamaState((1, 2), b"\1" * (3 << 20), "origin"),
+        LlamaState.of((1, 2), b"\1" * (3 << 20), "origin"),
     ],
 )
 def test_values_come_as_they_were(value: Any) -> None:
