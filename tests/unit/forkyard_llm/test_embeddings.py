@@ -36,8 +36,8 @@ class FakeSession:
         )
         self.loaded = types.SimpleNamespace(api=api, family="llama.cpp")
         self.batches: list[list[tuple[int, ...]]] = []
-        plan = EmbeddingPlan(pooling, whole, longest, 8, 8, 8, 3, "n_ctx")
-        self.embedder: Embedder | None = Embedder(self, plan, n_batch)  # type: ignore[arg-type]
+        plan = EmbeddingPlan(pooling, whole, longest, 8, 8, 8, 3, n_batch, "n_ctx")
+        self.embedder: Embedder | None = Embedder(self, plan)  # type: ignore[arg-type]
         self.used: list[Any] = []
 
     @property
@@ -104,7 +104,7 @@ def test_a_text_longer_than_a_batch_in_parts() -> None:
 def test_the_engine_knows_better_than_the_table_whether_parts_are_possible(name: str) -> None:
     session = FakeSession("last", whole=False, longest=20)
     setattr(session.loaded.api, name, lambda _: 0)
-    embedder = Embedder(session, EmbeddingPlan("last", False, 20, 20, 8, 8, 3, "n_ctx"), 8)  # type: ignore[arg-type]
+    embedder = Embedder(session, EmbeddingPlan("last", False, 20, 20, 8, 8, 3, 8, "n_ctx"))  # type: ignore[arg-type]
     assert (embedder.longest, embedder.limit) == (8, "n_ubatch")
 
 

@@ -205,7 +205,7 @@ class Engine(ABC):
 
         session = self._session(model, context, options, release)
         if plan is not None:
-            session.embedder = Embedder(session, plan, options.n_batch)
+            session.embedder = Embedder(session, plan)
         return session
 
     def _writes_text(self, model: Handle) -> bool:

@@ -29,6 +29,9 @@ IDLE_TALK: Final = re.compile(
 
 _MOST_TEXTS: Final = 64
 """In one batch. llama.cpp ends the process where that is more than the tokens of a batch."""
+_TOGETHER_IN_IK: Final = 128
+"""Tokens of encoders: it multiplies all queries of a batch with all keys, also those of other texts. With 512,
+MiniLM takes 1.4 times as long on one thread."""
 _IN_PARTS: Final = (NO_POOLING, "last")
 """Poolings for which a causal model can compute a text part by part."""
 _OF_ANOTHER_WIDTH: Final = ("deepseek4", "qwen4exp")
@@ -46,6 +49,7 @@ class EmbeddingPlan:
         n_ctx: tokens that the context holds.
         n_batch, n_ubatch: tokens handed over, and computed, at once.
         texts: how many a batch may have.
+        together: how many tokens a batch of several texts may have.
         limit: what the longest text is limited by, for messages.
     """
 
@@ -56,6 +60,7 @@ class EmbeddingPlan:
     n_batch: int
     n_ubatch: int
     texts: int
+    together: int
     limit: str
 
     @classmethod
@@ -87,7 +92,10 @@ class EmbeddingPlan:
         # llama.cpp plans for batches of that many texts of equal length.
         n_ctx = -(-longest // texts) * texts
         n_batch, n_ubatch = (n_ctx, n_ctx) if whole else (min(params.n_batch, n_ctx), min(params.n_ubatch, n_ctx))
-        return cls(pooling, whole, longest, n_ctx, n_batch, n_ubatch, texts, limit)
+        together = min(options.n_batch, n_ubatch)
+        if encodes and loaded.family == "ik_llama.cpp":
+            together = min(together, _TOGETHER_IN_IK)
+        return cls(pooling, whole, longest, n_ctx, n_batch, n_ubatch, texts, together, limit)
 
     def fill(self, loaded: Loaded, params: Params) -> None:
         """Set the members of the params struct."""
@@ -123,7 +131,7 @@ def _refuse_for_ik(loaded: Loaded, model: Handle, options: ModelOptions, archite
 class Embedder:
     """Makes embeddings with a session whose context was made for that. Its owner takes care of threads."""
 
-    def __init__(self, session: Session, plan: EmbeddingPlan, n_batch: int) -> None:
+    def __init__(self, session: Session, plan: EmbeddingPlan) -> None:
         self._session = session
         self._api = session.loaded.api
         self.pooling = plan.pooling
@@ -134,7 +142,7 @@ class Embedder:
         if not plan.whole and not self._in_parts():
             # An architecture that is newer than the file check's table.
             self.longest, self.limit = min(self.longest, room), "n_ubatch"
-        self._together = min(room, max(n_batch, 1))
+        self._together = min(room, plan.together)
         self._size = 1 if plan.pooling == RANK else session.n_embd
 
     def _in_parts(self) -> bool:
