@@ -184,13 +184,15 @@ def test_a_grammar_is_followed_and_its_state_is_the_request_s_own(llm: Llama):
         'root ::= root "a"',
         "root ::= " + "(" * 100_000,
         "root ::= " + "(" * 300 + '"a"' + ")" * 300,
+        'root ::= "a"{5,3}',
+        'root ::= ("a" | [{]){ 4 , 2 }',
         "%llguidance {}",
         "root ::= x",
         "\x7f\x01",
     ],
 )
 def test_bad_grammars_are_refused(llm: Llama, grammar: str):
-    with pytest.raises(UsageError, match=r"grammar|nested|llguidance"):
+    with pytest.raises(UsageError, match=r"grammar|nested|llguidance|repeats"):
         llm("x", grammar=grammar, max_tokens=2)
     assert llm("x", max_tokens=1)
 
@@ -213,6 +215,7 @@ def test_strange_grammars_are_no_crash(llm: Llama, grammar: str):
         '{"$ref": "#/nowhere"}',
         '{"$ref": "#"}',
         "[" * 5000,
+        '{"type": "array", "minItems": 5, "maxItems": 3}',
         '{"pattern": "(", "type": "string"}',
     ],
 )

@@ -98,12 +98,14 @@ class Scheduler:
         return session
 
     def call(self, function: Callable[[Session], Result]) -> Result:
-        """``function`` of the session, between two batches.
+        """``function`` of the session, between two batches; in a function that a request gave, at once.
 
         Raises:
             EngineError: the session is closed, or another process loaded it.
         """
-        self.open_session()
+        session = self.open_session()
+        if threading.current_thread() is self._thread:
+            return function(session)
         future: Future[Result] = Future()
         with self._wake:
             self._refuse_closed()
@@ -120,6 +122,9 @@ class Scheduler:
             UsageError: a prompt that does not fit, or cannot be sampled as asked.
         """
         check_prompt(self.open_session(), request.prompt)
+        if threading.current_thread() is self._thread:
+            msg = "a function that a request gave (logits_processor, progress) cannot make another request of its Llama"
+            raise EngineError(msg)
         job = _Job(request)
         with self._wake:
             self._refuse_closed()

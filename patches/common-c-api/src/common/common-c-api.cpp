@@ -3,7 +3,9 @@
 #include "common-c-api-impl.h"
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -85,6 +87,34 @@ static void check_depth(const std::string & text, const char * opening, const ch
             }
         } else if (!quoted && c != '\0' && strchr(closing, c)) {
             depth--;
+        }
+    }
+}
+
+// Upstream counts from the most repetitions down to the fewest, and past them for ever.
+static void check_repetitions(const std::string & grammar) {
+    char quote = 0;
+    for (size_t i = 0; i < grammar.size(); i++) {
+        const char c = grammar[i];
+        if (c == '\\') {
+            i++;
+        } else if (quote) {
+            quote = c == quote ? 0 : quote;
+        } else if (c == '"' || c == '[') {
+            quote = c == '"' ? '"' : ']';
+        } else if (c == '#') {
+            i = std::min(grammar.find('\n', i), grammar.size());
+        } else if (c == '{') {
+            char * end = nullptr;
+            const unsigned long long fewest = strtoull(grammar.c_str() + i + 1, &end, 10);
+            const size_t comma = grammar.find_first_not_of(" \t\r\n", end - grammar.c_str());
+            if (comma == std::string::npos || grammar[comma] != ',') {
+                continue;
+            }
+            const size_t digit = grammar.find_first_not_of(" \t\r\n", comma + 1);
+            if (digit != std::string::npos && isdigit((unsigned char) grammar[digit]) && strtoull(grammar.c_str() + digit, nullptr, 10) < fewest) {
+                throw std::invalid_argument("the grammar repeats something at least " + std::to_string(fewest) + " times and fewer times than that");
+            }
         }
     }
 }
@@ -450,6 +480,7 @@ static void read_grammar(const json & from, const llama_model * model, engine::s
         return;
     }
     check_depth(grammar, "(", ")", "the grammar");
+    check_repetitions(grammar);
     if (grammar.compare(0, 11, "%llguidance") == 0) {
         throw std::invalid_argument("this build has no llguidance; give a GBNF grammar");
     }

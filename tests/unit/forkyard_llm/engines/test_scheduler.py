@@ -211,6 +211,19 @@ def test_what_a_processor_or_progress_raises_ends_its_request_alone(opened: list
     assert results[1] == [2, 3, 4]
 
 
+def test_a_request_s_own_function_may_call_but_not_ask_for_more(opened: list[Scheduler]):
+    scheduler = make(FakeSession(n_ctx=20), opened)
+    seen: list[object] = []
+
+    def told(*_: object) -> None:
+        seen.append(scheduler.call(lambda session: session.n_vocab))
+        with pytest.raises(EngineError, match="cannot make another request"):
+            next(scheduler.tokens(Request([1], GREEDY)))
+
+    assert ids(scheduler.tokens(Request([1], GREEDY, progress=told, limit=2))) == [2, 3]
+    assert seen == [1000]
+
+
 def test_when_the_engine_fails_all_are_told_and_the_next_works(opened: list[Scheduler]):
     session = FakeSession(n_ctx=20, sequences=2)
     scheduler = make(session, opened)
