@@ -276,7 +276,8 @@ class _ChainSampler(Sampler):
             self._add(
                 api.llama_sampler_init_penalties(
                     session.n_vocab,
-                    params.penalty_last_n,
+                    # The engine makes room for as many.
+                    min(params.penalty_last_n, session.n_ctx),
                     params.repeat_penalty,
                     params.frequency_penalty,
                     params.presence_penalty,

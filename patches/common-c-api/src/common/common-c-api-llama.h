@@ -9,6 +9,7 @@
 #include "log.h"
 #include "sampling.h"
 
+#include <algorithm>
 #include <climits>
 #include <cmath>
 #include <set>
@@ -121,8 +122,10 @@ inline void read_own_sampling(const json & from, const llama_model * model, samp
 }
 
 inline void settle(sampling_params & params, int32_t n_ctx) {
-    params.penalty_last_n     = params.penalty_last_n < 0 ? n_ctx : params.penalty_last_n;
-    params.dry_penalty_last_n = params.dry_penalty_last_n < 0 ? n_ctx : params.dry_penalty_last_n;
+    // the engine makes room for as many tokens as are asked for
+    const auto within = [&](int32_t n) { return n < 0 ? n_ctx : std::min(n, n_ctx); };
+    params.penalty_last_n     = within(params.penalty_last_n);
+    params.dry_penalty_last_n = within(params.dry_penalty_last_n);
 }
 
 inline void before_sampling(common_sampler *, llama_context *) {
