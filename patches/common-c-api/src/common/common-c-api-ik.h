@@ -111,6 +111,10 @@ inline void settle(sampling_params & params, int32_t n_ctx) {
     params.penalty_last_n     = within(params.penalty_last_n);
     params.dry_penalty_last_n = within(params.dry_penalty_last_n);
     params.total_context_size = n_ctx;
+    if (params.dynatemp_range > 0.0f && params.temp > 0.0f && params.dynatemp_range >= params.temp) {
+        // the engine divides by the difference
+        throw std::invalid_argument("dynatemp_range must be smaller than the temperature");
+    }
     // the penalties see no further back than this
     params.n_prev = std::max({ params.n_prev, params.penalty_last_n, params.dry_penalty_last_n });
     if (params.adaptive_target < 0.0f) {
