@@ -284,7 +284,6 @@ def test_a_chat_s_logprobs(llm: Llama):
         {"dry_multiplier": 2.0, "dry_allowed_length": 1},
         {"top_n_sigma": 0.5},
         {"dynatemp_range": 0.5},
-        {"adaptive_target": 0.3, "samplers": ["top_k", "temperature", "adaptive_p"]},
         {"min_keep": 5},
         {"ignore_eos": True},
         {"samplers": ["temperature"], "top_k": 1},
@@ -301,9 +300,12 @@ def test_each_sampler_is_repeatable_and_does_something(llm: Llama, sampling: dic
 
 
 def test_what_one_engine_lacks_is_refused(llm: Llama):
-    lacking = {"tfs_z": 0.5} if llm.engine == "llama.cpp" else {"reasoning_budget": 5}
-    with pytest.raises(UsageError, match=r"tfs_z|reasoning budget"):
-        llm("x", max_tokens=1, **lacking)
+    lacking: list[dict[str, Any]] = [{"tfs_z": 0.5}]
+    if llm.engine == "ik_llama.cpp":
+        lacking = [{"reasoning_budget": 5}, {"adaptive_target": 0.3}, {"dynatemp_range": 2.0}]
+    for sampling in lacking:
+        with pytest.raises(UsageError, match=r"tfs_z|reasoning budget|adaptive_p|dynatemp_range"):
+            llm("x", max_tokens=1, **sampling)
     with pytest.raises(UsageError, match="none of this engine's"):
         llm("x", max_tokens=1, samplers=["sauna"])
 

@@ -117,11 +117,12 @@ inline void settle(sampling_params & params, int32_t n_ctx) {
     }
     // the penalties see no further back than this
     params.n_prev = std::max({ params.n_prev, params.penalty_last_n, params.dry_penalty_last_n });
-    if (params.adaptive_target < 0.0f) {
-        // it would do nothing, but make its state, which common never frees
-        auto & sequence = params.samplers_sequence;
-        sequence.erase(std::remove(sequence.begin(), sequence.end(), llama_sampler_type::ADAPTIVE_P), sequence.end());
+    if (params.adaptive_target >= 0.0f) {
+        throw std::invalid_argument("adaptive_p of ik_llama.cpp can end the process (an assert over its cumulative probabilities)");
     }
+    // it would do nothing, but make its state, which common never frees
+    auto & sequence = params.samplers_sequence;
+    sequence.erase(std::remove(sequence.begin(), sequence.end(), llama_sampler_type::ADAPTIVE_P), sequence.end());
 }
 
 // Some samplers take random numbers from the context, which other requests share.
