@@ -7,9 +7,9 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -17,10 +17,11 @@ from rich.console import Console
 from . import __version__, selection
 from .engines.numa import STRATEGIES, WORDS
 from .engines.options import NO_POOLING, RANK
-from .errors import ForkyardLlmError, UsageError
+from .errors import ForkyardLlmError, ModelError, UsageError
 from .fetching import shown_progress
 from .log import configure
-from .models import get, known_models, local_path, resolve
+from .models import get, known_models, local_path, remove, resolve, verify
+from .payloads import Payload
 from .text import prepare_streams, print_json, to_engine, write_now
 
 __all__ = ["cli", "main"]
@@ -44,6 +45,8 @@ _NAME = "forkyard-llm"
 _COMPLETION_ENV = "_FORKYARD_LLM_COMPLETE"  # how click's shell completion calls
 
 _WRITING_FAILED = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _error_console = Console(stderr=True, highlight=False)
 
@@ -135,6 +138,62 @@ remote_rpc_option = click.option(
 )
 
 
+context_option = click.option(
+    "-c",
+    "--context",
+    "context_size",
+    type=click.IntRange(min=0),
+    default=512,
+    show_default=True,
+    help="Tokens that a text may have; 0: what the model was trained for.",
+)
+threads_option = click.option(
+    "-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota."
+)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+def _together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+sampling_options = _together(
+    click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token."),
+    click.option("--top-k", type=int, help="Sample from the K likeliest tokens only; 0: all."),
+    click.option(
+        "--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P."
+    ),
+    click.option("--min-p", type=click.FloatRange(0, 1), help="... from those at least P times as likely as the best."),
+    click.option("--repeat-penalty", type=float, help="Divides the logits of recent tokens; 1: none."),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same text."),
+)
+device_options = _together(
+    click.option("--numa", type=click.Choice(STRATEGIES), help="How to use several NUMA nodes; default: not at all."),
+    click.option(
+        "--numa-mirror", metavar="WORDS", help=f"What --numa mirror copies: {', '.join(WORDS)}; default: all."
+    ),
+    click.option("--gpu-layers", metavar="N", help="Layers on devices other than the CPU; -1: all; auto: what fits."),
+    click.option(
+        "--device", "devices", multiple=True, metavar="NAME", help="Use this one; may be repeated; default: all."
+    ),
+    click.option("--split-mode", metavar="NAME", help="How devices share the model: none, layer, row, tensor ..."),
+    click.option("--tensor-split", metavar="SHARES", help="Each device's share, with commas: 1,1,2."),
+    click.option(
+        "--rpc-server", "rpc_servers", multiple=True, metavar="HOST:PORT", help="Use its devices; may be repeated."
+    ),
+    remote_rpc_option,
+    click.option("--type-k", metavar="TYPE", help="Type of the KV cache's keys: f16, q8_0 ..."),
+    click.option("--type-v", metavar="TYPE", help="Type of its values."),
+)
+
+
 @click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="forkyard-llm")
 @click.option("-v", "--verbose", count=True, help="Say what is being done; twice: everything, the engine's log too.")
@@ -150,24 +209,11 @@ def cli(context: click.Context, verbose: int) -> None:
 @click.option("-p", "--prompt", help="The text to continue; without it, standard input (less one final newline).")
 @click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("-c", "--context", "context_size", type=click.IntRange(min=1), help="Context size in tokens.")
-@click.option("-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota.")
-@click.option("--numa", type=click.Choice(STRATEGIES), help="How to use several NUMA nodes; default: not at all.")
-@click.option("--numa-mirror", metavar="WORDS", help=f"What --numa mirror copies: {', '.join(WORDS)}; default: all.")
-@click.option("--gpu-layers", metavar="N", help="Layers on devices other than the CPU; -1: all; auto: what fits.")
-@click.option("--device", "devices", multiple=True, metavar="NAME", help="Use this one; may be repeated; default: all.")
-@click.option("--split-mode", metavar="NAME", help="How devices share the model: none, layer, row, tensor ...")
-@click.option("--tensor-split", metavar="SHARES", help="Each device's share, with commas: 1,1,2.")
-@click.option(
-    "--rpc-server", "rpc_servers", multiple=True, metavar="HOST:PORT", help="Use its devices; may be repeated."
-)
-@remote_rpc_option
-@click.option("--type-k", metavar="TYPE", help="Type of the KV cache's keys: f16, q8_0 ...")
-@click.option("--type-v", metavar="TYPE", help="Type of its values.")
-@click.option("--temp", type=click.FloatRange(min=0), help="Temperature; 0 always takes the likeliest token.")
-@click.option("--top-k", type=int, help="Sample from the K likeliest tokens only; 0: all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), help="... from the likeliest that together have probability P.")
-@click.option("--min-p", type=click.FloatRange(0, 1), help="... from those at least P times as likely as the best.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same seed gives the same text.")
+@threads_option
+@device_options
+@sampling_options
+@click.option("--grammar", metavar="FILE", type=_FILE, help="GBNF that the text follows.")
+@click.option("--json-schema", metavar="FILE", type=_FILE, help="The text is JSON that this schema describes.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text appears; may be repeated.")
 @engine_option
 @variant_option
@@ -182,22 +228,14 @@ def generate(
     max_tokens: int,
     context_size: int | None,
     threads: int | None,
-    numa: str | None,
-    numa_mirror: str | None,
-    gpu_layers: str | None,
-    devices: tuple[str, ...],
-    split_mode: str | None,
-    tensor_split: str | None,
-    rpc_servers: tuple[str, ...],
-    allow_remote_rpc: bool,
-    type_k: str | None,
-    type_v: str | None,
+    grammar: Path | None,
+    json_schema: Path | None,
     stop: tuple[str, ...],
     engine: str,
     variant: str | None,
     offline: bool,
     as_json: bool,
-    **sampling: float | None,
+    **others: Any,
 ) -> None:
     """Continue a prompt, writing the text as it comes."""
     from .generate import GenerateOptions, measured, streamed
@@ -208,18 +246,10 @@ def generate(
     to_engine(prompt, "the prompt (-p)")
     for text in stop:
         to_engine(text, "a stop text (--stop)")
-    if "temp" in sampling:
-        sampling["temperature"] = sampling.pop("temp")
-    placed = {
-        "n_gpu_layers": _layers(gpu_layers),
-        "devices": devices,
-        "split_mode": split_mode,
-        "tensor_split": _shares(tensor_split),
-        "rpc_servers": rpc_servers,
-        "allow_remote_rpc": allow_remote_rpc,
-        "type_k": type_k,
-        "type_v": type_v,
-    }
+    sampling, numa, placed = _parted(others)
+    for name, file in (("grammar", grammar), ("json_schema", json_schema)):
+        if file is not None:
+            sampling[name] = _text_of(file)
     with shown_progress(_error_console) as progress:
         path = resolve(model, offline=offline, progress=progress)
     options = GenerateOptions(
@@ -230,10 +260,9 @@ def generate(
         variant=variant,
         context=context_size,
         threads=threads,
-        numa=numa,
-        numa_mirror=numa_mirror,
-        sampling={name: value for name, value in sampling.items() if value is not None},
-        devices={name: value for name, value in placed.items() if value},
+        **numa,
+        sampling=sampling,
+        devices=placed,
         stop=stop,
         verbose=verbose > 1,
     )
@@ -242,6 +271,82 @@ def generate(
     else:
         streamed(options, write_now)
         click.echo()
+
+
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@click.option("-n", "--max-tokens", type=click.IntRange(min=1), help="Of each answer; default: what the context holds.")
+@click.option(
+    "-c", "--context", "context_size", type=click.IntRange(min=0), help="Context size in tokens; 0: the model's own."
+)
+@threads_option
+@device_options
+@sampling_options
+@engine_option
+@variant_option
+@offline_option
+@click.pass_obj
+def chat(
+    verbose: int,
+    /,
+    model: str,
+    system: str | None,
+    max_tokens: int | None,
+    context_size: int | None,
+    threads: int | None,
+    engine: str,
+    variant: str | None,
+    offline: bool,
+    **others: Any,
+) -> None:
+    """Talk with a model: in a terminal, or a line of standard input after the other.
+
+    /help in the chat shows its commands.
+    """
+    from .terminal_chat import ChatOptions
+    from .terminal_chat import chat as run_chat
+
+    to_engine(system or "", "the system message (--system)")
+    sampling, numa, placed = _parted(others)
+    with shown_progress(_error_console) as progress:
+        path = resolve(model, offline=offline, progress=progress)
+    counted = {} if threads is None else {"n_threads": threads}
+    options = ChatOptions(
+        model=path,
+        system=system,
+        max_tokens=max_tokens,
+        engine=engine,
+        variant=variant,
+        context=context_size,
+        sampling=sampling,
+        arguments={**numa, **placed, **counted, "verbose": verbose > 1},
+    )
+    run_chat(options, _error_console)
+
+
+def _parted(others: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What was given of `sampling_options` and `device_options`, as `Llama` takes it: sampling, NUMA, and devices."""
+    numa = {name: others.pop(name) for name in ("numa", "numa_mirror")}
+    placed = {
+        "n_gpu_layers": _layers(others.pop("gpu_layers")),
+        "tensor_split": _shares(others.pop("tensor_split")),
+        **{
+            name: others.pop(name)
+            for name in ("devices", "split_mode", "rpc_servers", "allow_remote_rpc", "type_k", "type_v")
+        },
+    }
+    others["temperature"] = others.pop("temp")
+    sampling = {name: value for name, value in others.items() if value is not None}
+    return sampling, numa, {name: value for name, value in placed.items() if value}
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read {file}: {error.strerror if isinstance(error, OSError) else f'it is not UTF-8: {error}'}"
+        raise UsageError(msg) from error
 
 
 def _layers(text: str | None) -> int | str:
@@ -279,20 +384,6 @@ def _stdin(what: str) -> str:
     except UnicodeDecodeError as error:
         msg = f"{what} on standard input is not UTF-8: {error}"
         raise UsageError(msg) from error
-
-
-context_option = click.option(
-    "-c",
-    "--context",
-    "context_size",
-    type=click.IntRange(min=0),
-    default=512,
-    show_default=True,
-    help="Tokens that a text may have; 0: what the model was trained for.",
-)
-threads_option = click.option(
-    "-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota."
-)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -422,9 +513,7 @@ def serve(
     from .health import has_key
     from .serve import Ready, ServeOptions, Supervisor, is_loopback
 
-    payload = selection.select(engine, variant)
-    with shown_progress(_error_console) as progress:
-        path = resolve(model, offline=offline, progress=progress)
+    payload, path = _payload_and_model(engine, variant, model, offline)
     options = ServeOptions(
         model=path,
         host=host,
@@ -469,6 +558,76 @@ def serve(
     return 0
 
 
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@engine_option
+@variant_option
+@offline_option
+@json_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-BENCH-ARGS...]")
+def bench(model: str, engine: str, variant: str | None, offline: bool, as_json: bool, words: tuple[str, ...]) -> None:
+    """Measure tokens per second with the payload's own llama-bench."""
+    from .program_commands import bench as run_bench
+
+    document = run_bench(*_payload_and_model(engine, variant, model, offline), words, as_json=as_json)
+    if as_json:
+        print_json(document)
+
+
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@engine_option
+@variant_option
+@offline_option
+@json_option
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="-- -f TEXT-FILE [LLAMA-PERPLEXITY-ARGS...]")
+def perplexity(
+    model: str, engine: str, variant: str | None, offline: bool, as_json: bool, words: tuple[str, ...]
+) -> None:
+    """Measure how well a model foresees a text with the payload's own llama-perplexity."""
+    from .program_commands import perplexity as run_perplexity
+
+    document = run_perplexity(*_payload_and_model(engine, variant, model, offline), words, as_json=as_json)
+    if as_json:
+        print_json(document)
+
+
+@cli.command(epilog=EXIT_CODES)
+@model_option
+@threads_option
+@engine_option
+@variant_option
+@offline_option
+@json_option
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("kind", metavar="TYPE")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-QUANTIZE-OPTIONS...]")
+def quantize(
+    model: str,
+    threads: int | None,
+    engine: str,
+    variant: str | None,
+    offline: bool,
+    as_json: bool,
+    output: Path,
+    kind: str,
+    words: tuple[str, ...],
+) -> None:
+    """Write a model in another TYPE (q8_0, q4_k_m ...) with the payload's own llama-quantize."""
+    from .program_commands import quantize as run_quantize
+
+    payload, path = _payload_and_model(engine, variant, model, offline)
+    document = run_quantize(payload, path, output, kind, words, count=threads, as_json=as_json)
+    if as_json:
+        print_json(document)
+
+
+def _payload_and_model(engine: str, variant: str | None, model: str, offline: bool) -> tuple[Payload, Path]:
+    payload = selection.select(engine, variant)
+    with shown_progress(_error_console) as progress:
+        return payload, resolve(model, offline=offline, progress=progress)
+
+
 @cli.group(epilog=EXIT_CODES)
 def models() -> None:
     """The small models that can be had by name."""
@@ -504,21 +663,69 @@ def list_models(as_json: bool) -> None:
 
 
 @models.command(name="get", epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @offline_option
 @json_option
-def get_model(name: str, offline: bool, as_json: bool) -> None:
-    """Download a known model, verify it and print its path."""
-    model = known_models().get(name)
-    if model is not None and model.note:
-        _error_console.print(f"[yellow]licence:[/yellow] {model.note}", soft_wrap=True)
-    with shown_progress(_error_console) as progress:
-        path = get(name, offline=offline, progress=progress)
+def get_models(names: tuple[str, ...], offline: bool, as_json: bool) -> None:
+    """Download known models, verify them and print their paths."""
+    _known(names)
+    entries = []
+    for name in names:
+        model = known_models()[name]
+        if model.note:
+            _error_console.print(f"[yellow]licence:[/yellow] {model.note}", soft_wrap=True)
+        with shown_progress(_error_console) as progress:
+            path = get(name, offline=offline, progress=progress)
+        entries.append({"name": name, "path": str(path), "sha256": model.sha256, "bytes": model.size})
+        if not as_json:
+            click.echo(str(path))
     if as_json:
-        known = known_models()[name]
-        print_json({"name": name, "path": str(path), "sha256": known.sha256, "bytes": known.size})
-    else:
-        click.echo(str(path))
+        print_json({"models": entries})
+
+
+@models.command(name="verify", epilog=EXIT_CODES)
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@json_option
+def verify_models(names: tuple[str, ...], as_json: bool) -> int:
+    """Read the models that are here, those named or all, and compare their sha256.
+
+    Exits with 6 if one that is named is not here, or one is damaged.
+    """
+    _known(names)
+    entries = []
+    for name in names or [name for name in sorted(known_models()) if local_path(name, whole=False)]:
+        with shown_progress(_error_console) as progress:
+            state = verify(name, progress=progress)
+        path = local_path(name, whole=False)
+        entries.append({"name": name, "path": None if path is None else str(path), "state": state})
+        if not as_json:
+            advice = {"damaged": "; `models get` fetches it again", "missing": "; `models get` fetches it"}.get(
+                state, ""
+            )
+            click.echo(f"{name:14} {state}{advice}")
+    if as_json:
+        print_json({"models": entries})
+    return 0 if all(entry["state"] == "good" for entry in entries) else ModelError.exit_code
+
+
+@models.command(name="remove", epilog=EXIT_CODES)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@json_option
+def remove_models(names: tuple[str, ...], as_json: bool) -> None:
+    """Delete models from the cache, and what is left of their downloads."""
+    _known(names)
+    freed = {name: remove(name) for name in names}
+    if as_json:
+        print_json({"models": [{"name": name, "bytes": size} for name, size in freed.items()]})
+        return
+    for name, size in freed.items():
+        click.echo(f"{name:14} {f'removed, {size / 1e6:.0f} MB' if size else 'not here'}")
+
+
+def _known(names: Sequence[str]) -> None:
+    """Refuse names that are unknown before anything is done for the others."""
+    for name in names:
+        local_path(name)
 
 
 @cli.command(epilog=EXIT_CODES)

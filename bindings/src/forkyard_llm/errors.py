@@ -19,6 +19,7 @@ __all__ = [
     "ModelError",
     "PayloadNotFound",
     "PayloadRejected",
+    "PromptTooLong",
     "QueueFull",
     "Rejection",
     "UnsupportedOption",
@@ -47,6 +48,10 @@ class UsageError(ForkyardLlmError):
     """The caller asked for something that makes no sense (same exit code as click's own usage errors)."""
 
     exit_code = 2
+
+
+class PromptTooLong(UsageError):
+    """A prompt has more tokens than the context holds."""
 
 
 class PayloadNotFound(ForkyardLlmError):

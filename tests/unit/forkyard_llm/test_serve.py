@@ -492,15 +492,3 @@ def test_urls(make: Callable[..., Supervisor]) -> None:
 )
 def test_loopback(host: str, local: bool) -> None:
     assert is_loopback(host) is local
-
-
-@pytest.mark.parametrize("given", [["-t", "3"], ["--threads", "3"], ["--threads=3"]])
-def test_the_server_gets_the_default_threads_unless_the_caller_gives_a_number(
-    monkeypatch: pytest.MonkeyPatch, given: list[str]
-):
-    monkeypatch.delenv("LLAMA_ARG_THREADS", raising=False)
-    monkeypatch.setattr(serve, "default_threads", lambda: 5)
-    assert serve._threads(["-c", "512"]) == ["-t", "5"]
-    assert serve._threads(given) == []
-    monkeypatch.setenv("LLAMA_ARG_THREADS", "2")
-    assert serve._threads([]) == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import UsageError
+from ..errors import PromptTooLong, UsageError
 from ..sampling import SamplingParams
 from .adapters import Scaled
 from .loaded import Buffer
@@ -83,14 +83,15 @@ def check_prompt(session: Session, prompt: Sequence[int]) -> None:
     """Refuse a prompt the context of ``session`` cannot hold.
 
     Raises:
-        UsageError: it is empty, too long, or has tokens outside the vocabulary.
+        PromptTooLong: it has more tokens than the context.
+        UsageError: it is empty, or has tokens outside the vocabulary.
     """
     if not prompt:
         msg = "there is nothing to continue: the prompt has no token"
         raise UsageError(msg)
     if len(prompt) > session.n_ctx:
         msg = f"the prompt has {len(prompt)} tokens, the context {session.n_ctx}; raise n_ctx or shorten the prompt"
-        raise UsageError(msg)
+        raise PromptTooLong(msg)
     session.check_tokens(prompt)
 
 
