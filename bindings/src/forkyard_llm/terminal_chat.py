@@ -28,7 +28,7 @@ CONTEXT: Final = 4096
 HELP: Final = """\
 /help           show this
 /reset          forget the conversation, keep the system message
-/system [TEXT]  give the model another system message, or none, and forget the conversation
+/system [TEXT]  another system message, or none; forget the conversation
 /regenerate     answer the last question again
 /save FILE      write the conversation as JSON
 /load FILE      go on with one that was saved
@@ -169,13 +169,15 @@ class Chat:
         except BaseException:
             self.conversation.take_back()
             raise
+        full = finished == "length" and self._options.max_tokens is None
+        if full:
+            self._note(f"the context of {self._model.n_ctx()} tokens is full: the answer ends here")
         if not pieces:
             self.conversation.take_back()
-            self._note("no answer; the question is forgotten")
+            self._note("there is no answer; the question is forgotten")
             return
         self.conversation.answer("".join(pieces))
-        if finished == "length" and self._options.max_tokens is None:
-            self._note(f"the context of {self._model.n_ctx()} tokens is full: the answer ends here")
+        if full:
             self._forget()
 
     def _chunks(self, stopped: Callable[[], bool]) -> Any:
@@ -194,15 +196,16 @@ class Chat:
                     progress=progress,
                     **self._options.sampling,
                 )
-            except PromptTooLong:
+            except PromptTooLong as error:
                 if not self._forget():
-                    raise
+                    msg = f"this alone is longer than the context: {error}"
+                    raise UsageError(msg) from error
 
     def _forget(self) -> bool:
         dropped = self.conversation.forget_oldest()
         if dropped:
             turns = "turn is" if dropped == 1 else f"{dropped} turns are"
-            self._note(f"the context of {self._model.n_ctx()} tokens is full: the oldest {turns} forgotten")
+            self._note(f"to make room in the context of {self._model.n_ctx()} tokens, the oldest {turns} forgotten")
         return dropped > 0
 
     def _display(self) -> Display:
@@ -211,7 +214,7 @@ class Chat:
         return PlainDisplay(write_now)
 
     def _note(self, text: str) -> None:
-        self._notes.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+        self._notes.print(text, style="dim", markup=False, highlight=False, soft_wrap=not self._notes.is_terminal)
 
 
 class _Stopped(BaseException):
