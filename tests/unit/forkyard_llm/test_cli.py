@@ -82,12 +82,20 @@ def test_generate_json_is_one_document(asked: list[Any], capfdbinary: pytest.Cap
 
 def test_generate_passes_on_only_what_was_said(asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     sampling = ["--temp", "0", "--top-k", "5", "--top-p", "0.5", "--min-p", "0.1", "--seed", "3"]
+    sampling += ["--repeat-penalty", "1.1"]
     others = ["-n", "7", "-c", "99", "-t", "2", "--stop", "A", "--stop", "B"]
     others += ["--numa", "mirror", "--numa-mirror", "weights,best-effort"]
     chosen = ["--engine", "ik_llama.cpp", "--variant", "avx2"]
     run(capfdbinary, "generate", "-m", "m", "-p", "x", *sampling, *others, *chosen)
     given = asked[-1]
-    assert given["sampling"] == {"temperature": 0.0, "top_k": 5, "top_p": 0.5, "min_p": 0.1, "seed": 3}
+    assert given["sampling"] == {
+        "temperature": 0.0,
+        "top_k": 5,
+        "top_p": 0.5,
+        "min_p": 0.1,
+        "seed": 3,
+        "repeat_penalty": 1.1,
+    }
     assert given["stop"] == ("A", "B")
     assert (given["max_tokens"], given["context"], given["threads"]) == (7, 99, 2)
     assert (given["numa"], given["numa_mirror"]) == ("mirror", "weights,best-effort")
@@ -219,6 +227,8 @@ def test_ctrl_c_ends_with_130_and_keeps_what_was_said(
         ["generate", "-m", "m", "-p", "x", "--temp", "-1"],
         ["generate", "-m", "m", "-p", "x", "--numa", "mirrors"],
         ["models", "get"],
+        ["models", "remove"],
+        ["quantize", "-m", "m", "out.gguf"],
     ],
 )
 def test_wrong_usage_is_2(capfdbinary: pytest.CaptureFixture[bytes], arguments: list[str]) -> None:
@@ -235,7 +245,13 @@ def test_json_after_the_dashes_is_not_ours(capfdbinary: pytest.CaptureFixture[by
     assert "no payload" in err
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["serve"], ["models"], ["models", "get"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([], ["generate"], ["chat"], ["serve"], ["bench"], ["perplexity"], ["quantize"], ["doctor"]),
+        *(["models"], ["models", "list"], ["models", "get"], ["models", "verify"], ["models", "remove"]),
+    ],
+)
 def test_help_lists_the_exit_codes(capfdbinary: pytest.CaptureFixture[bytes], command: list[str]) -> None:
     code, out, _ = run(capfdbinary, *command, "--help")
     assert code == 0
@@ -279,6 +295,101 @@ def test_models_get_of_an_unknown_name(capfdbinary: pytest.CaptureFixture[bytes]
     code, _, err = run(capfdbinary, "models", "get", "nothing")
     assert code == 2
     assert "known: gemma3-270m, smollm2-135m" in err
+
+
+def test_a_grammar_and_a_schema_come_from_files(
+    asked: list[Any], capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "g").write_text('root ::= "é"', encoding="utf-8")
+    (tmp_path / "s").write_text("{}")
+    run(capfdbinary, "generate", "-m", "m", "-p", "x", "--grammar", str(tmp_path / "g"))
+    assert asked[-1]["sampling"] == {"grammar": 'root ::= "é"'}
+    run(capfdbinary, "generate", "-m", "m", "-p", "x", "--json-schema", str(tmp_path / "s"))
+    assert asked[-1]["sampling"] == {"json_schema": "{}"}
+    (tmp_path / "g").write_bytes(b"\xff")
+    code, _, err = run(capfdbinary, "generate", "-m", "m", "-p", "x", "--grammar", str(tmp_path / "g"))
+    assert (code, "not UTF-8" in err) == (2, True)
+    assert run(capfdbinary, "generate", "-m", "m", "-p", "x", "--grammar", str(tmp_path / "none"))[0] == 2
+
+
+def test_models_are_verified_and_removed(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = run(capfdbinary, "models", "verify", "--json")
+    assert (code, json.loads(out)) == (0, {"models": []})
+    code, out, _ = run(capfdbinary, "models", "verify", "smollm2-135m", "gemma3-270m")
+    assert (code, out.count("missing; `models get` fetches it\n")) == (6, 2)
+    code, out, _ = run(capfdbinary, "models", "remove", "smollm2-135m", "--json")
+    assert (code, json.loads(out)) == (0, {"models": [{"name": "smollm2-135m", "bytes": 0}]})
+    removed: list[str] = []
+    monkeypatch.setattr(cli, "remove", lambda name: removed.append(name) or 98_000_000)
+    code, out, _ = run(capfdbinary, "models", "remove", "smollm2-135m", "gemma3-270m")
+    assert (code, out.count("removed, 98 MB")) == (0, 2)
+    for command in ("get", "verify", "remove"):
+        assert run(capfdbinary, "models", command, "smollm2-135m", "nothing")[0] == 2
+    assert removed == ["smollm2-135m", "gemma3-270m"]
+
+
+def test_models_get_takes_several(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "get", lambda name, **_: Path("/models") / name)
+    code, out, _ = run(capfdbinary, "models", "get", "smollm2-135m", "gemma3-270m")
+    assert (code, out) == (0, "/models/smollm2-135m\n/models/gemma3-270m\n")
+    code, out, _ = run(capfdbinary, "models", "get", "smollm2-135m", "--json")
+    (entry,) = json.loads(out)["models"]
+    assert (entry["name"], entry["path"], entry["bytes"]) == ("smollm2-135m", "/models/smollm2-135m", 98362432)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the modules behind `chat`, `bench`, `perplexity` and `quantize` were given."""
+    seen: list[Any] = []
+
+    def recorded(*given: Any, **named: Any) -> dict[str, str]:
+        seen.append((given, named))
+        return {"done": "yes"}
+
+    programs = types.ModuleType("forkyard_llm.program_commands")
+    for name in ("bench", "perplexity", "quantize"):
+        setattr(programs, name, recorded)
+    monkeypatch.setitem(sys.modules, "forkyard_llm.program_commands", programs)
+    talking = types.ModuleType("forkyard_llm.terminal_chat")
+    talking.chat = recorded  # type: ignore[attr-defined]
+    talking.ChatOptions = lambda **given: given  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "forkyard_llm.terminal_chat", talking)
+    monkeypatch.setattr(cli.selection, "select", lambda engine, variant: (engine, variant))
+    monkeypatch.setattr(cli, "resolve", lambda name, **_: Path(name))
+    return seen
+
+
+@pytest.mark.parametrize("command", ["bench", "perplexity"])
+def test_words_go_to_the_engine_s_program(
+    ran: list[Any], capfdbinary: pytest.CaptureFixture[bytes], command: str
+) -> None:
+    words = [command, "-m", "m", "--engine", "ik_llama.cpp", "--variant", "avx2"]
+    assert run(capfdbinary, *words, "--", "-p", "8", "--json") == (0, "", "")
+    given = (("ik_llama.cpp", "avx2"), Path("m"), ("-p", "8", "--json"))
+    assert ran == [(given, {"as_json": False})]
+    code, out, _ = run(capfdbinary, command, "-m", "m", "--json")
+    assert (code, json.loads(out)) == (0, {"done": "yes"})
+
+
+def test_quantize(ran: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run(capfdbinary, "quantize", "-m", "m", "-t", "2", "out", "q8_0", "--", "--pure") == (0, "", "")
+    assert ran == [((("auto", None), Path("m"), Path("out"), "q8_0", ("--pure",)), {"count": 2, "as_json": False})]
+
+
+def test_chat_passes_on_only_what_was_said(ran: list[Any], capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    words = ["--system", "S", "-c", "0", "-n", "5", "-t", "2", "--temp", "0", "--gpu-layers", "3", "--engine", "x"]
+    assert run(capfdbinary, "chat", "-m", "m", *words)[0] == 0
+    ((options, _), _) = ran[0]
+    assert options["sampling"] == {"temperature": 0.0}
+    nothing = {"numa": None, "numa_mirror": None, "verbose": False}
+    assert options["arguments"] == {**nothing, "n_threads": 2, "n_gpu_layers": 3}
+    assert (options["system"], options["context"], options["max_tokens"], options["engine"]) == ("S", 0, 5, "x")
+    run(capfdbinary, "chat", "-m", "m")
+    ((options, _), _) = ran[1]
+    assert (options["sampling"], options["arguments"], options["context"]) == ({}, nothing, None)
+    assert run(capfdbinary, "chat", "-m", "m", "--system", "\udcff")[0] == 2
 
 
 @pytest.fixture

