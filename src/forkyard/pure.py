@@ -25,7 +25,7 @@ def bindings_digest(root: Path) -> str:
     whole = hashlib.sha256(f"hatchling {importlib.metadata.version('hatchling')}".encode())
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         relative = path.relative_to(folder)
-        if "__pycache__" in relative.parts or relative.parts[0] == "dist":
+        if "__pycache__" in relative.parts or relative.parts[0] in ("dist", "llama_cpp"):
             continue
         whole.update(f"{relative.as_posix()}\0".encode())
         whole.update(hashlib.sha256(path.read_bytes()).digest())

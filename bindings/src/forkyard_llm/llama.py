@@ -7,7 +7,7 @@ import json
 import os
 import random
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import gguf_check
 from .asynchronous import awaited
 from .chat import answer_body, answer_chunks, chat_logprobs, chat_request
-from .checks import INT_MAX, flag, integer, number, token_ids
+from .checks import INT_MAX, flag, integer, number, shown, token_ids
 from .completion import (
     Completion,
     collect,
@@ -35,6 +35,7 @@ from .engines.devices import Device, fitting_layers
 from .engines.drafts import Draft, DraftModel, PromptLookup
 from .engines.embedding import Vectors
 from .engines.generation import Generation
+from .engines.loaded import Buffer
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
 from .engines.options import NO_POOLING, ModelOptions, check_engine_options
@@ -345,6 +346,10 @@ class Llama:
         """The token that ends a text, or -1."""
         return self._generation.open_session().eos
 
+    def token_nl(self) -> int:
+        """The token of a line's end, or -1. Raises ModelError for a model without a tokenizer."""
+        return self._generation.call(lambda session: session.newline())
+
     def description(self) -> str:
         """The engine's short description of the model."""
         return self._generation.call(lambda session: session.description())
@@ -352,6 +357,10 @@ class Llama:
     def metadata(self, key: str) -> str | None:
         """A scalar of the model file's metadata as text, or None where there is none of that name."""
         return self._generation.call(lambda session: session.metadata(key))
+
+    def all_metadata(self) -> dict[str, str]:
+        """All scalars of the model file's metadata as texts, by name."""
+        return self._generation.call(lambda session: session.all_metadata())
 
     def n_embd(self) -> int:
         """Numbers in the vector that the model has for a token; 0 with ``vocab_only``."""
@@ -415,6 +424,18 @@ class Llama:
         """How many tokens are evaluated."""
         return len(self._single("n_tokens").evaluated)
 
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The tokens that are evaluated."""
+        return tuple(self._single("evaluated").evaluated)
+
+    def logits(self) -> Buffer:
+        """What the model thinks of each token as the next one, before any sampling: a ctypes array of floats, a copy.
+
+        Raises as :meth:`eval` does, and UsageError where nothing is evaluated.
+        """
+        return self._single("logits").logits()
+
     def eval(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
         """Compute ``tokens`` behind the evaluated ones.
 
@@ -425,9 +446,14 @@ class Llama:
         plain = token_ids("tokens", tokens)
         self._single("eval").extend(plain, progress)
 
-    def sample(self, **sampling: Unpack[SamplingOptions]) -> int:
+    def sample(
+        self,
+        *,
+        logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> int:
         """A token that may follow the evaluated ones; :meth:`eval` it to go on. Raises as that does."""
-        request = Request((), self._params(sampling, None))
+        request = Request((), self._params(sampling, None), processors=_processors(logits_processor))
         return self._single("sample").sample(request).id
 
     def save_state(self) -> LlamaState:
@@ -492,7 +518,13 @@ class Llama:
 
     # -- generation
 
-    def generate(self, tokens: Sequence[int], params: SamplingParams | None = None) -> Iterator[int]:
+    def generate(
+        self,
+        tokens: Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
+    ) -> Iterator[int]:
         """Token ids that follow ``tokens``, until the context is full; end tokens are given out like any other.
 
         The generation lasts from the first ``next`` until the iterator is exhausted or closed.
@@ -502,7 +534,10 @@ class Llama:
             EngineError: another generation is going on, the engine failed, or this ``Llama`` was closed meanwhile.
         """
         self._context()
-        request = Request(token_ids("tokens", tokens), self._with_seed(params or SamplingParams()), past_end=True)
+        request = Request(
+            token_ids("tokens", tokens), self._with_seed(params or SamplingParams()),
+            processors=_processors(logits_processor), past_end=True,
+        )  # fmt: skip
         return (token.id for token in self._stream(request))
 
     def create_completion(
@@ -517,6 +552,7 @@ class Llama:
         logprobs: int | None = None,
         json_schema: Mapping[str, Any] | str | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Callable[[Sequence[int]], bool] | None = None,
         progress: Progress | None = None,
         adapters: Mapping[Lora | ControlVector, float] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -533,6 +569,7 @@ class Llama:
                 ``echo`` also for those of the prompt.
             json_schema: the text is JSON that this schema describes.
             logits_processor: functions that change the logits before a token is chosen.
+            stopping_criteria: told all tokens, the prompt's first, after each new one; True ends the text after it.
             progress: told how many tokens of the prompt are computed; what it raises ends the request.
             adapters: LoRA adapters and control vectors for this request, each with its factor; None for the
                 constructor's, an empty dictionary for none.
@@ -557,9 +594,10 @@ class Llama:
         made = self._stream(request)
         completion = Completion.new("cmpl", self.model_path)
         if stream:
-            return self._completion_chunks(completion, request, made, stops, shown)
+            return self._completion_chunks(completion, request, made, stops, shown, stopping_criteria)
         before = self._scored(request, made)
-        text, last = collect(run(self._generation, made, request.limit, stops))
+        criterion = _criterion(tokens, stopping_criteria)
+        text, last = collect(run(self._generation, made, request.limit, stops, criterion=criterion))
         spelled = self._spell
         told = completion_logprobs(spelled, (*before, *last.tokens), 0 if before else len(shown))
         body = completion_body(completion, shown + text, last.finish_reason, told)
@@ -587,6 +625,7 @@ class Llama:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         prefill: bool | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Callable[[Sequence[int]], bool] | None = None,
         progress: Progress | None = None,
         adapters: Mapping[Lora | ControlVector, float] | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -632,7 +671,10 @@ class Llama:
         )  # fmt: skip
         stops = tuple(dict.fromkeys((*stop_strings(stop), *plan.stops)))
         check_prompt(self._context(), tokens)
-        deltas = run(self._generation, self._stream(request), request.limit, stops, spelled=spelled)
+        deltas = run(
+            self._generation, self._stream(request), request.limit, stops, spelled=spelled,
+            criterion=_criterion(tokens, stopping_criteria),
+        )  # fmt: skip
         completion = Completion.new("chatcmpl", self.model_path)
         session = self._context()
         if stream:
@@ -765,10 +807,16 @@ class Llama:
         return tuple((one, number("the factor of an adapter", scale)) for one, scale in adapters.items())
 
     def _completion_chunks(
-        self, completion: Completion, request: Request, made: Iterator[Token], stops: Sequence[str], shown: str
+        self,
+        completion: Completion,
+        request: Request,
+        made: Iterator[Token],
+        stops: Sequence[str],
+        shown: str,
+        stopping: Callable[[Sequence[int]], bool] | None,
     ) -> Iterator[dict[str, Any]]:
         before = self._scored(request, made)
-        deltas = run(self._generation, made, request.limit, stops)
+        deltas = run(self._generation, made, request.limit, stops, criterion=_criterion(request.prompt, stopping))
         yield from completion_chunks(completion, deltas, shown, self._spell, before)
 
     @staticmethod
@@ -862,6 +910,22 @@ def _limit(max_tokens: int | None) -> int | None:
     # As many as there is room for is also what less than 1 means.
     wanted = 0 if max_tokens is None else integer("max_tokens", max_tokens, -INT_MAX - 1)
     return wanted if wanted > 0 else None
+
+
+def _criterion(prompt: Sequence[int], asked: Callable[[Sequence[int]], bool] | None) -> Callable[[Token], bool] | None:
+    """``asked`` as what is told one token after the other."""
+    if asked is None:
+        return None
+    if not callable(asked):
+        msg = f"stopping_criteria must be a function of the tokens so far; got {shown(asked)}"
+        raise UsageError(msg)
+    tokens = list(prompt)
+
+    def ends(token: Token) -> bool:
+        tokens.append(token.id)
+        return bool(asked(tokens))
+
+    return ends
 
 
 def _processors(given: LogitsProcessor | Sequence[LogitsProcessor] | None) -> tuple[LogitsProcessor, ...]:

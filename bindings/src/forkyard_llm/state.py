@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -124,6 +124,10 @@ class RamCache:
         """Bytes in it."""
         return sum(state.size for state in self._states.values())
 
+    def origins(self) -> set[str]:
+        """Where the states in it are from."""
+        return {origin for origin, _ in self._states}
+
     def find(self, tokens: Sequence[int], origin: str) -> LlamaState | None:
         """See :class:`PromptCache`."""
         best = max(
@@ -155,15 +159,19 @@ class DiskCache:
         self.capacity_bytes = capacity_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(map(_size, self._files()))
+
+    def origins(self) -> set[str]:
+        """Where the states in it are from."""
+        return {state.origin for state in self._sound()}
+
     def find(self, tokens: Sequence[int], origin: str) -> LlamaState | None:
         """See :class:`PromptCache`; damaged files are removed."""
         best: LlamaState | None = None
-        for path in self._files():
-            try:
-                state = LlamaState.load(path)
-            except ModelError:
-                path.unlink(missing_ok=True)
-                continue
+        for state in self._sound():
             if state.origin == origin and _shared(state.tokens, tokens) > (_shared(best.tokens, tokens) if best else 0):
                 best = state
         if best is not None:
@@ -181,6 +189,14 @@ class DiskCache:
                 break
             total -= _size(path)
             path.unlink(missing_ok=True)
+
+    def _sound(self) -> Iterator[LlamaState]:
+        """What is in the files; damaged ones are removed."""
+        for path in self._files():
+            try:
+                yield LlamaState.load(path)
+            except ModelError:
+                path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return list(self.folder.glob("*.state"))

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ..errors import EngineError, UnsupportedOption
 from .drafts import Draft
+from .loaded import Buffer
 from .request import Progress, Request, Token, check_prompt, choose, common_length, scores
 from .session import Row, Sampler, Session
 from .threads import check_model
@@ -182,10 +183,7 @@ class Generation:
         """A token that may follow the evaluated ones; the cache stays as it is. Raises as :meth:`tokens` does."""
 
         def one(session: Session) -> Token:
-            known = self.evaluated
-            check_prompt(session, known)
-            if not self._fresh:
-                self._evaluate(session, known, reuse=True)
+            known = self._have_logits(session)
             sampler = session.sampler(request.params, known)
             try:
                 return self._choose(sampler, request, session)
@@ -193,6 +191,24 @@ class Generation:
                 sampler.close()
 
         return self._at_once(one)
+
+    def logits(self) -> Buffer:
+        """A copy of the logits of the last evaluated token. Raises as :meth:`tokens` does."""
+
+        def copied(session: Session) -> Buffer:
+            self._have_logits(session)
+            row = session.row_of_logits()
+            return type(row).from_buffer_copy(row)
+
+        return self._at_once(copied)
+
+    def _have_logits(self, session: Session) -> tuple[int, ...]:
+        """The evaluated tokens, computed once more if the engine has no logits of the last one."""
+        known = self.evaluated
+        check_prompt(session, known)
+        if not self._fresh:
+            self._evaluate(session, known, reuse=True)
+        return known
 
     def state(self) -> tuple[tuple[int, ...], bytes]:
         """The evaluated tokens, and what the session holds of them."""

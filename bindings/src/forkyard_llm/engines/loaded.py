@@ -69,3 +69,18 @@ class Loaded:
         buffer = ctypes.create_string_buffer(size + 1)
         self.api.llama_model_meta_val_str(model, name, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
+
+    def all_metadata(self, model: Handle) -> dict[str, str]:
+        """All scalar values of a model file's metadata as texts, by name."""
+        values = {}
+        for index in range(int(self.api.llama_model_meta_count(model))):
+            size = int(self.api.llama_model_meta_key_by_index(model, index, ctypes.create_string_buffer(1), 1))
+            if size < 0:
+                continue
+            buffer = ctypes.create_string_buffer(size + 1)
+            self.api.llama_model_meta_key_by_index(model, index, buffer, len(buffer))
+            key = buffer.value.decode("utf-8", "replace")
+            value = self.metadata(model, key)
+            if value is not None:
+                values[key] = value
+        return values

@@ -225,6 +225,16 @@ class Session(ABC):
         """A scalar value of the model file's metadata as text, or None."""
         return self.loaded.metadata(self._model, key)
 
+    def all_metadata(self) -> dict[str, str]:
+        """All scalars of the model file's metadata as texts, by name."""
+        return self.loaded.all_metadata(self._model)
+
+    def newline(self) -> int:
+        """The token of a line's end, or NO_TOKEN."""
+        self._need_tokenizer()
+        of_vocab = getattr(self._api, "llama_vocab_nl", None)
+        return int(of_vocab(self._vocab) if of_vocab is not None else self._api.llama_token_nl(self._model))
+
     def templates(self, own: str = "") -> Templates:
         """The chat templates of the model, or the Jinja text ``own`` instead.
 

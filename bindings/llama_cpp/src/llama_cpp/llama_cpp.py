@@ -1,0 +1,9 @@
+"""The names of llama.h and ggml-backend.h: those of the llama.cpp payload in use."""
+
+from __future__ import annotations
+
+from . import _low_level
+
+
+def __getattr__(name: str) -> object:
+    return _low_level.find(__name__, name)
