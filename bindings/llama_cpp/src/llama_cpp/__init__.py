@@ -10,7 +10,15 @@ from ._beside import refuse_llama_cpp_python
 
 refuse_llama_cpp_python()
 
-from . import _low_level, llama_types  # noqa: E402
+from . import (  # noqa: E402
+    _low_level,
+    llama_chat_format,
+    llama_cpp,
+    llama_cpp_ext,
+    llama_tokenizer,
+    llama_types,
+    mtmd_cpp,
+)
 from .llama import (  # noqa: E402
     Llama,
     LlamaState,
@@ -45,6 +53,11 @@ __all__ = [
     "StoppingCriteria",
     "StoppingCriteriaList",
     "__version__",
+    "llama_chat_format",
+    "llama_cpp",
+    "llama_cpp_ext",
+    "llama_tokenizer",
+    "mtmd_cpp",
     *llama_types.__all__,
 ]
 

@@ -20,8 +20,8 @@ def refuse_llama_cpp_python() -> None:
         return
     if any(path.parts[:1] == ("llama_cpp",) for path in files):
         msg = (
-            f"{_OTHER} and forkyard-llama-cpp-python are both installed, and both have the module llama_cpp, so that its"
-            f" files are mixed; remove both and install the one that you want: pip uninstall {_OTHER}"
+            f"{_OTHER} and forkyard-llama-cpp-python are both installed, and both have the module llama_cpp: its files"
+            f" are mixed; remove both and install the one that you want: pip uninstall {_OTHER}"
             " forkyard-llama-cpp-python; pip install forkyard-llama-cpp-python"
         )
         raise ImportError(msg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, List
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ LogitsProcessor = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], npt.N
 StoppingCriteria = Callable[[npt.NDArray[np.intc], npt.NDArray[np.single]], bool]
 
 
-class LogitsProcessorList(List[LogitsProcessor]):  # noqa: UP006 - so that it can be subscripted where it is used
+class LogitsProcessorList(list[LogitsProcessor]):
     """Functions that are each given the logits of the one before."""
 
     def __call__(self, input_ids: npt.NDArray[np.intc], scores: npt.NDArray[np.single]) -> npt.NDArray[np.single]:
@@ -31,12 +31,13 @@ class LogitsProcessorList(List[LogitsProcessor]):  # noqa: UP006 - so that it ca
         return scores
 
 
-class StoppingCriteriaList(List[StoppingCriteria]):  # noqa: UP006
+class StoppingCriteriaList(list[StoppingCriteria]):
     """Functions of which one is enough to end a text."""
 
     def __call__(self, input_ids: npt.NDArray[np.intc], logits: npt.NDArray[np.single]) -> bool:
         """Whether one of them ends it; all are asked."""
-        return any([criterion(input_ids, logits) for criterion in self])
+        answers = [criterion(input_ids, logits) for criterion in self]
+        return any(answers)
 
 
 class MinTokensLogitsProcessor:

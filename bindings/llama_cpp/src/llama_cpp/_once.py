@@ -13,4 +13,4 @@ def warn_once(message: str) -> None:
     """Warn, unless this was said before."""
     if message not in _given:
         _given.add(message)
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(message, UserWarning, stacklevel=4)

@@ -40,7 +40,7 @@ def mapped(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name, harmless in REFUSED.items():
         if given[name] not in harmless:
-            msg = f"{name}={given[name]!r} would change what the model says, and forkyard_llm does not have it: leave it out"
+            msg = f"{name}={given[name]!r} would change what the model says, and forkyard_llm lacks it: leave it out"
             raise UnsupportedOption(msg)
     if given["no_perf"]:
         warn_once("no_perf does nothing: the engine always counts")

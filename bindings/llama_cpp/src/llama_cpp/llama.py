@@ -617,6 +617,6 @@ def _hub_name(repo_id: str, pattern: str) -> str:
         raise UsageError(msg) from error
     names = fnmatch.filter(HfApi().list_repo_files(repo_id), pattern)
     if len(names) != 1:
-        msg = f"{len(names)} files of {repo_id} are like {pattern!r}, and it must be one: {', '.join(names[:8]) or 'none'}"
+        msg = f"{len(names)} files of {repo_id} are like {pattern!r}; it must be one: {', '.join(names[:8]) or 'none'}"
         raise UsageError(msg)
     return str(names[0])

@@ -81,8 +81,8 @@ class LlamaChatCompletionHandlerRegistry:
             return self._chat_handlers[name]
         except KeyError:
             msg = (
-                f"there is no chat format {name!r}; there are {', '.join(sorted(self._chat_handlers))}. Leave chat_format"
-                " out for the model's own template, or register one with register_chat_format"
+                f"there is no chat format {name!r}; there are {', '.join(sorted(self._chat_handlers))}. Leave"
+                " chat_format out for the model's own template, or register one with register_chat_format"
             )
             raise LlamaChatCompletionHandlerNotFoundException(msg) from None
 

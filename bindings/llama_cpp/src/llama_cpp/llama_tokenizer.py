@@ -39,8 +39,13 @@ class LlamaTokenizer(BaseLlamaTokenizer):
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        """Text of ``tokens``; those before them change nothing."""
-        return self._model.detokenize(tokens, special=special)
+        """Text of ``tokens``; those before them change nothing.
+
+        Behind the token that begins a text there is no space, which some tokenizers put in front of every text.
+        """
+        text = self._model.detokenize(tokens, special=special)
+        begins = bool(tokens) and tokens[0] == self._model.token_bos()
+        return text[1:] if begins and text.startswith(b" ") else text
 
     def encode(self, text: str, add_bos: bool = True, special: bool = True) -> list[int]:
         """Tokens of ``text``."""

@@ -1,6 +1,6 @@
 """Shapes of requests and answers, OpenAI's, for type checkers and for packages that import them."""
 
-from typing import Any, Literal, NotRequired, Union
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -69,7 +69,7 @@ __all__ = [
     "JsonType",
 ]
 
-JsonType = Union[None, int, str, bool, list[Any], dict[str, Any]]
+JsonType = None | int | str | bool | list[Any] | dict[str, Any]
 
 
 class EmbeddingUsage(TypedDict):
@@ -295,9 +295,9 @@ class ChatCompletionRequestMessageContentPartImage(TypedDict):
     image_url: str | ChatCompletionRequestMessageContentPartImageImageUrl
 
 
-ChatCompletionRequestMessageContentPart = Union[
-    ChatCompletionRequestMessageContentPartText, ChatCompletionRequestMessageContentPartImage
-]
+ChatCompletionRequestMessageContentPart = (
+    ChatCompletionRequestMessageContentPartText | ChatCompletionRequestMessageContentPartImage
+)
 
 
 class ChatCompletionRequestSystemMessage(TypedDict):
@@ -364,14 +364,13 @@ class ChatCompletionRequestFunctionMessage(TypedDict):
     name: str
 
 
-ChatCompletionRequestMessage = Union[
-    ChatCompletionRequestSystemMessage,
-    ChatCompletionRequestUserMessage,
-    ChatCompletionRequestAssistantMessage,
-    ChatCompletionRequestUserMessage,
-    ChatCompletionRequestToolMessage,
-    ChatCompletionRequestFunctionMessage,
-]
+ChatCompletionRequestMessage = (
+    ChatCompletionRequestSystemMessage
+    | ChatCompletionRequestUserMessage
+    | ChatCompletionRequestAssistantMessage
+    | ChatCompletionRequestToolMessage
+    | ChatCompletionRequestFunctionMessage
+)
 
 
 class ChatCompletionRequestFunctionCallOption(TypedDict):
@@ -380,7 +379,7 @@ class ChatCompletionRequestFunctionCallOption(TypedDict):
     name: str
 
 
-ChatCompletionRequestFunctionCall = Union[Literal["none", "auto"], ChatCompletionRequestFunctionCallOption]
+ChatCompletionRequestFunctionCall = Literal["none", "auto"] | ChatCompletionRequestFunctionCallOption
 ChatCompletionFunctionParameters = dict[str, JsonType]
 
 
@@ -412,7 +411,7 @@ class ChatCompletionNamedToolChoice(TypedDict):
     function: ChatCompletionNamedToolChoiceFunction
 
 
-ChatCompletionToolChoiceOption = Union[Literal["none", "auto", "required"], ChatCompletionNamedToolChoice]
+ChatCompletionToolChoiceOption = Literal["none", "auto", "required"] | ChatCompletionNamedToolChoice
 EmbeddingData = Embedding
 CompletionChunk = CreateCompletionResponse
 Completion = CreateCompletionResponse
