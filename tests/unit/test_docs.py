@@ -19,9 +19,14 @@ from forkyard.cli import main as forkyard_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "bindings" / "README.md", ROOT / "wheels" / "README.md.j2"]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("bindings/**/README.md"),
+        ROOT / "wheels" / "README.md.j2",
+    ]
 )
-SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("bindings/src/**/*.py"), *ROOT.glob("patches/*/stack.toml")])
+SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("bindings/**/*.py"), *ROOT.glob("patches/*/stack.toml")])
 COMMANDS: dict[str, click.Command] = {"forkyard": forkyard_cli, "forkyard-llm": bindings_cli}
 FENCE = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^    (.+)$", re.MULTILINE)

@@ -516,6 +516,21 @@ class Llama:
         plain = token_ids("tokens", tokens)
         return self._generation.call(lambda session: session.detokenize(plain, special=special))
 
+    def pieces(self, tokens: Sequence[int], special: bool = False) -> list[bytes]:
+        """What each of ``tokens`` adds to a text, a space in front of a word included, wherever the word stands.
+
+        Args:
+            special: spell special tokens out, which add nothing otherwise.
+        """
+        flag("special", special)
+        plain = token_ids("tokens", tokens)
+
+        def spelled(session: Session) -> list[bytes]:
+            session.check_tokens(plain)
+            return [session.piece(token, special=special) for token in plain]
+
+        return self._generation.call(spelled)
+
     # -- generation
 
     def generate(

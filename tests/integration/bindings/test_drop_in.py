@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from forkyard_llm.errors import UnsupportedOption, UsageError
-from llama_cpp import llama_chat_format
+from llama_cpp import _once, llama_chat_format
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
@@ -155,17 +156,36 @@ def test_chat_formats_and_handlers(llm: llama_cpp.Llama, smollm2: Path):
 
 
 def test_functions_in_openais_old_form(llm: llama_cpp.Llama):
-    function = {
-        "name": "weather",
-        "parameters": {"type": "object", "properties": {"c": {"const": "x"}}, "required": ["c"]},
-    }
-    answer = llm.create_chat_completion(
-        HI, functions=[function], function_call={"name": "weather"}, max_tokens=80, temperature=0
+    said = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    words = [*llm.tokenize(said.encode(), add_bos=False), llm.token_eos()]
+    function = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    begun: list[int] = []
+
+    def saying(ids: Any, scores: Any) -> Any:
+        begun.append(len(ids))
+        scores[words[len(ids) - begun[0]]] = 1e6
+        return scores
+
+    def ask(**more: Any) -> Any:
+        begun.clear()
+        return llm.create_chat_completion(
+            HI, functions=[function], function_call={"name": "weather"}, max_tokens=40, temperature=0,
+            logits_processor=llama_cpp.LogitsProcessorList([saying]), **more,
+        )  # fmt: skip
+
+    llm.chat_format = "chatml-function-calling"
+    try:
+        (choice,) = ask()["choices"]
+        chunks = list(ask(stream=True))
+    finally:
+        llm.chat_format = llama_chat_format.OWN
+    assert choice["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"]["name"] == "weather"
+    assert json.loads(choice["message"]["function_call"]["arguments"]) == {"city": "Paris"}
+    calls = [chunk["choices"][0]["delta"].get("function_call") for chunk in chunks]
+    assert (
+        "".join(call.get("arguments", "") for call in calls if call) == choice["message"]["function_call"]["arguments"]
     )
-    (choice,) = answer["choices"]
-    if choice["finish_reason"] != "length":
-        assert choice["finish_reason"] == "function_call"
-        assert choice["message"]["function_call"]["name"] == "weather"
 
 
 def test_caches_drafts_and_pickles(llm: llama_cpp.Llama, smollm2: Path):
@@ -181,8 +201,9 @@ def test_caches_drafts_and_pickles(llm: llama_cpp.Llama, smollm2: Path):
             assert second.n_ctx() == 256
 
 
-def test_options_that_ask_for_other_things(built_payloads: None, smollm2: Path):
+def test_options_that_ask_for_other_things(built_payloads: None, smollm2: Path, monkeypatch: pytest.MonkeyPatch):
     for engine in ENGINES:
+        monkeypatch.setattr(_once, "_given", set())
         with pytest.raises(UnsupportedOption, match="kv_overrides"):
             llama_cpp.Llama(str(smollm2), engine=engine, kv_overrides={"a": 1}, verbose=False)
         with pytest.warns(UserWarning, match="no GPU|n_parts"):

@@ -38,10 +38,23 @@ _CHATML = Format(
     eos="<|im_end|>",
 )
 
+# Tool calls as Hermes' models write them: the engines make the grammar, and read the calls, of a template like this.
+_TOOLS = (
+    r"{% if tools %}{{ '<|im_start|>system\nYou may call these functions:\n<tools>\n' }}"
+    r"{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}"
+    r"{{ '</tools>\nWrite a call as JSON:\n<tool_call>\n{\"name\": NAME, \"arguments\": ARGUMENTS}\n</tool_call>' }}"
+    r"{{ '<|im_end|>\n' }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    r"{% if m['content'] %}{{ m['content'] }}{% endif %}{% for call in m['tool_calls'] or [] %}"
+    r"{{ '<tool_call>\n{\"name\": \"' + call['function']['name'] + '\", \"arguments\": ' }}"
+    r"{% if call['function']['arguments'] is string %}{{ call['function']['arguments'] }}"
+    r"{% else %}{{ call['function']['arguments'] | tojson }}{% endif %}{{ '}\n</tool_call>' }}{% endfor %}"
+    r"{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 FORMATS = {
     "chatml": _CHATML,
     "qwen": _CHATML,
-    "chatml-function-calling": _CHATML,
+    "chatml-function-calling": Format(_TOOLS, eos="<|im_end|>"),
     "llama-2": Format(
         _system_first(
             r"'<<SYS>>\n' + m['content'] + '\n<</SYS>>\n\n'",

@@ -43,7 +43,7 @@ class LlamaTokenizer(BaseLlamaTokenizer):
 
         Behind the token that begins a text there is no space, which some tokenizers put in front of every text.
         """
-        text = self._model.detokenize(tokens, special=special)
+        text = b"".join(self._model.pieces(tokens, special=special))
         begins = bool(tokens) and tokens[0] == self._model.token_bos()
         return text[1:] if begins and text.startswith(b" ") else text
 
