@@ -39,7 +39,7 @@ PASSING = (
 VOCABULARY = Path("vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf")
 # Modules that its tests import and that need a network, or that are of its own inside.
 CONFTEST = """
-import os, sys, types
+import multiprocessing, os, sys, types
 import pytest
 
 def module(name, **members):
@@ -57,6 +57,8 @@ module("scipy.special", log_softmax=None)
 module("llama_cpp._internals")
 import llama_cpp
 llama_cpp._internals = sys.modules["llama_cpp._internals"]
+# As many threads as there are processors wait for each other for long where others compute, too.
+multiprocessing.cpu_count = lambda: 1
 # Private members that its tests of public ones look at.
 llama_cpp.Llama._is_recurrent = llama_cpp.Llama._is_hybrid = False
 llama_cpp.Llama._ctx = types.SimpleNamespace(ctx=1)
