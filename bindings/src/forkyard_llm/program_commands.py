@@ -21,6 +21,7 @@ from .generate import payload_facts
 from .gguf_check import check
 from .payloads import Payload
 from .programs import MODEL_OPTIONS, MODEL_VARIABLES, bound, environment_of, refuse, threads
+from .server_devices import rpc_arguments
 from .server_files import check_files
 from .server_log import ending, last_words, signal_name
 
@@ -38,8 +39,10 @@ def bench(payload: Payload, model: Path, words: Sequence[str], *, as_json: bool)
     Raises UsageError (a word that is ours), ModelError, AbiMismatch (no such program), EngineError (it failed).
     """
     refuse(words, {**MODEL_OPTIONS, **(_OUTPUT if as_json else {})})
-    command = ["-m", str(model), *threads(words), *words]
     environment = environment_of(payload, "llama-bench", {})
+    # Servers of this machine alone: what runs once asks nobody whether another may listen.
+    servers, words = rpc_arguments(payload, words, environment, allow_remote=False)
+    command = [*servers, "-m", str(model), *threads(words), *words]
     check_files(model, words, environment, engine=payload.engine)
     if not as_json:
         _run(payload, "llama-bench", command, environment)
@@ -57,8 +60,9 @@ def perplexity(payload: Payload, model: Path, words: Sequence[str], *, as_json: 
     """Run llama-perplexity with `words`; with `as_json`, the document of `perplexity --json`. Raises as `bench`."""
     refuse(words, MODEL_OPTIONS)
     environment = environment_of(payload, "llama-perplexity", MODEL_VARIABLES)
+    servers, words = rpc_arguments(payload, words, environment, allow_remote=False)
     check_files(model, words, environment, engine=payload.engine)
-    command = ["-m", str(model), *threads(words), *words]
+    command = [*servers, "-m", str(model), *threads(words), *words]
     if not as_json:
         _run(payload, "llama-perplexity", command, environment)
         return None

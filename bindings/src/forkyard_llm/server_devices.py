@@ -11,7 +11,7 @@ from .health import option_name
 from .loading import rpc_servers
 from .payloads import Payload
 
-__all__ = ["device_arguments"]
+__all__ = ["device_arguments", "rpc_arguments"]
 
 _RPC = ("--rpc",)
 _SPLIT = ("-sm", "--split-mode")
@@ -27,27 +27,34 @@ def device_arguments(
 
     Raises UnsupportedOption (a payload without RPC), UsageError (an address), EngineError (a server that is not there).
     """
-    own, others = _taken(arguments)
-    given = own or _variable(payload, environment, _RPC)
-    front = []
-    if given:
-        if not payload.remote:
-            msg = (
-                f"--rpc {given}: {payload.distribution} has no RPC; take a payload of the variant rpc (--variant rpc;"
-                " `nox -s build-rpc` builds one)"
-            )
-            raise UnsupportedOption(msg)
-        found = addresses(given.split(","), allow_remote)
-        servers = rpc_servers(payload)
-        for address in found:
-            servers.greet(address)
-        front = ["--rpc", ",".join(found)]
+    front, others = rpc_arguments(payload, arguments, environment, allow_remote=allow_remote)
     tensor = _last(others, _SPLIT) or _variable(payload, environment, _SPLIT)
     fitting = any(option_name(argument) in _FIT for argument in others) or _variable(payload, environment, _FIT)
     if payload.engine == "llama.cpp" and tensor == "tensor" and not fitting:
         # It has no way to fit such a split to memory; by itself it tries, fails, says so and goes on.
         front += ["-fit", "off"]
     return [*front, *others]
+
+
+def rpc_arguments(
+    payload: Payload, arguments: Sequence[str], environment: Mapping[str, str], *, allow_remote: bool
+) -> tuple[list[str], list[str]]:
+    """What names the RPC servers, which were greeted, and the arguments without it. Raises as `device_arguments`."""
+    own, others = _taken(arguments)
+    given = own or _variable(payload, environment, _RPC)
+    if not given:
+        return [], others
+    if not payload.remote:
+        msg = (
+            f"--rpc {given}: {payload.distribution} has no RPC; take a payload of the variant rpc (--variant rpc;"
+            " `nox -s build-rpc` builds one)"
+        )
+        raise UnsupportedOption(msg)
+    found = addresses(given.split(","), allow_remote)
+    servers = rpc_servers(payload)
+    for address in found:
+        servers.greet(address)
+    return ["--rpc", ",".join(found)], others
 
 
 def _taken(arguments: Sequence[str]) -> tuple[str, list[str]]:

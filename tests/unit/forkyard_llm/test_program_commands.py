@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from forkyard_llm import program_commands
-from forkyard_llm.errors import AbiMismatch, EngineError, ModelError, UsageError
+from forkyard_llm.errors import AbiMismatch, EngineError, ModelError, UnsupportedOption, UsageError
 from forkyard_llm.payloads import Payload, read_payload
 from forkyard_llm.program_commands import bench, perplexity, quantize
 
@@ -201,3 +201,12 @@ def test_an_interrupted_program_is_asked_to_end(payload: Payload, model: Path, s
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) != 0
     assert (state / "ended").exists()
+
+
+@pytest.mark.parametrize("run", [bench, perplexity])
+def test_rpc_servers_are_not_called_unasked(
+    payload: Payload, model: Path, state: Path, run: Callable[..., object]
+) -> None:
+    with pytest.raises(UnsupportedOption, match="has no RPC"):
+        run(payload, model, ["--rpc", "10.0.0.1:50052"], as_json=False)
+    assert not (state / "calls").exists()
