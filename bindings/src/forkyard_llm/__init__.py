@@ -22,30 +22,46 @@ from .errors import (
     ModelError,
     PayloadNotFound,
     PayloadRejected,
+    PromptTooLong,
+    QueueFull,
     UnsupportedOption,
     UsageError,
 )
 
 if TYPE_CHECKING:
+    from .engines.adapters import ControlVector as ControlVector
+    from .engines.adapters import Lora as Lora
     from .engines.devices import Device as Device
     from .llama import Llama as Llama
     from .llama import devices as devices
     from .payloads import discover as discover
+    from .sampling import SamplingParams as SamplingParams
     from .selection import select as select
+    from .state import DiskCache as DiskCache
+    from .state import LlamaState as LlamaState
+    from .state import RamCache as RamCache
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AbiMismatch",
+    "ControlVector",
     "Device",
+    "DiskCache",
     "DownloadError",
     "EngineDied",
     "EngineError",
     "ForkyardLlmError",
     "Llama",
+    "LlamaState",
+    "Lora",
     "ModelError",
     "PayloadNotFound",
     "PayloadRejected",
+    "PromptTooLong",
+    "QueueFull",
+    "RamCache",
+    "SamplingParams",
     "UnsupportedOption",
     "UsageError",
     "__version__",
@@ -55,8 +71,14 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ControlVector": "engines.adapters",
     "Device": "engines.devices",
+    "DiskCache": "state",
     "Llama": "llama",
+    "LlamaState": "state",
+    "Lora": "engines.adapters",
+    "RamCache": "state",
+    "SamplingParams": "sampling",
     "devices": "llama",
     "discover": "payloads",
     "select": "selection",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.segment import Segment
 from rich.text import Text
 
 __all__ = ["Display", "PlainDisplay", "TerminalDisplay", "finished_blocks"]
@@ -88,10 +89,10 @@ class TerminalDisplay:
             self._live.start()
         done = finished_blocks(self._text)
         if done:
-            self._console.print(Markdown(self._text[:done]))
+            self._console.print(_Block(self._text[:done]))
             self._console.print()
             self._text = self._text[done:]
-        self._live.update(Markdown(self._text))
+        self._live.update(_Block(self._text))
 
     def __enter__(self) -> TerminalDisplay:
         self._waiting.start()
@@ -109,6 +110,25 @@ class TerminalDisplay:
         if self._thinking:
             self._console.print("\n")
             self._thinking = False
+
+
+class _Block:
+    """Markdown without the empty lines that stand around some of its elements and not around others."""
+
+    def __init__(self, text: str) -> None:
+        self._markdown = Markdown(text)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._markdown, options, pad=False)
+        filled = [number for number, line in enumerate(lines) if not all(map(_is_empty, line))]
+        for line in lines[filled[0] : filled[-1] + 1] if filled else ():
+            yield from line
+            yield Segment.line()
+
+
+def _is_empty(segment: Segment) -> bool:
+    # A line of code may have nothing but its background.
+    return not segment.text.strip() and (segment.style is None or segment.style.bgcolor is None)
 
 
 def finished_blocks(text: str) -> int:

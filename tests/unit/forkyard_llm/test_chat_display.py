@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from forkyard_llm.chat_display import PlainDisplay, TerminalDisplay, finished_blocks
@@ -54,6 +55,17 @@ def test_markdown_is_rendered_however_it_comes(console: Console) -> None:
     assert "•" in shown
     assert "```" not in shown[shown.rindex("End") - 20 :]
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")  # the cursor is there again
+
+
+def test_one_empty_line_between_blocks_whatever_they_are(console: Console) -> None:
+    with TerminalDisplay(console) as display:
+        for piece in ("# A\n\n", "```\nx\n```\n\n", "1. b\n\n", "2. c\n\n", "| d |\n|-|\n| e |\n\n", "f"):
+            display.content(piece)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", said(console)).splitlines()
+    lines = [line.strip() for line in shown]
+    # Those of the code's own background are its padding.
+    assert lines[lines.index("1 b") :][:3] == ["1 b", "", "2 c"]
+    assert "f" in lines
 
 
 def test_reasoning_is_dim_and_before_the_answer(console: Console) -> None:
