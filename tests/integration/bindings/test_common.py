@@ -235,6 +235,13 @@ def test_bad_schemas_are_refused_or_harmless(llm: Llama, schema: str):
         "{{ messages[99].content }}",
         "{{ 1 / 0 }}",
         "{{ x.y.z }}",
+        "{{ a",
+        "{{ [1,",
+        "{% for x in",
+        "{{ {'a':",
+        "{% for x in y %}a",
+        "{% macro f(",
+        "{{ )",
     ],
 )
 def test_bad_templates_are_refused_or_harmless(llm: Llama, template: str):

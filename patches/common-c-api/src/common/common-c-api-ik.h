@@ -4,6 +4,7 @@
 
 #include "chat.h"
 #include "common.h"
+#include "jinja/lexer.h"
 #include "json-schema-to-grammar.h"
 #include "log.h"
 #include "sampling.h"
@@ -30,6 +31,35 @@ static const bool CUT_IS_PARTIAL = true;
 
 inline std::string dump(const json & value) {
     return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+// Refuse a template that ends within a tag or a bracket: the parser reads tokens behind the last one then.
+inline void check_template(const std::string & source) {
+    std::vector<jinja::token::type> open;
+    for (const auto & token : jinja::lexer().tokenize(source).tokens) {
+        switch (token.t) {
+            case jinja::token::open_statement:       open.push_back(jinja::token::close_statement);      break;
+            case jinja::token::open_expression:      open.push_back(jinja::token::close_expression);     break;
+            case jinja::token::open_paren:           open.push_back(jinja::token::close_paren);          break;
+            case jinja::token::open_square_bracket:  open.push_back(jinja::token::close_square_bracket); break;
+            case jinja::token::open_curly_bracket:   open.push_back(jinja::token::close_curly_bracket);  break;
+            case jinja::token::close_statement:
+            case jinja::token::close_expression:
+            case jinja::token::close_paren:
+            case jinja::token::close_square_bracket:
+            case jinja::token::close_curly_bracket:
+                if (open.empty() || open.back() != token.t) {
+                    throw std::invalid_argument("the template closes what it has not opened");
+                }
+                open.pop_back();
+                break;
+            default:
+                break;
+        }
+    }
+    if (!open.empty()) {
+        throw std::invalid_argument("the template ends within a tag or a bracket");
+    }
 }
 
 inline void prefill(common_chat_templates_inputs & inputs) {

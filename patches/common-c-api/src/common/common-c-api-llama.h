@@ -31,6 +31,9 @@ inline std::string dump(const json & value) {
     return value.dump_safe();
 }
 
+inline void check_template(const std::string &) {
+}
+
 inline void prefill(common_chat_templates_inputs & inputs) {
     const auto & messages = inputs.messages;
     if (messages.size() >= 2 && messages[messages.size() - 2].role == "assistant") {

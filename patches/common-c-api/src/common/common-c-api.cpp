@@ -163,6 +163,8 @@ const char * common_c_error(void) {
 common_c_chat * common_c_chat_init(const llama_model * model, const char * chat_template) {
     return guarded((common_c_chat *) nullptr, [&] {
         const std::string text = chat_template ? chat_template : "";
+        const char * own = llama_model_chat_template(model, nullptr);
+        engine::check_template(text.empty() && own ? own : text);
         auto chat = std::make_unique<common_c_chat>();
         chat->templates = common_chat_templates_init(model, text);
         return chat.release();
