@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from forkyard_llm.payloads import Payload
 
+from ..conftest import ROOT
+
 PROMPT = "The capital of France is"
 # With any instruction set, and on any GPU.
 EXPECTED = " Paris."
@@ -34,6 +36,8 @@ def built_payloads(payloads: dict[str, Path], tmp_path_factory: pytest.TempPathF
         patch.setenv("FORKYARD_LLM_PAYLOAD_PATH", os.pathsep.join(map(str, payloads.values())))
         patch.delenv("FORKYARD_LLM_PAYLOAD", raising=False)
         patch.setenv("FORKYARD_LLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # For children: the bindings are those of the repository.
+        patch.setenv("PYTHONPATH", str(ROOT / "bindings" / "src"))
         yield
 
 

@@ -26,7 +26,7 @@ def test_two_at_once_get_one_verified_file(name: str, tmp_path: Path, environmen
     answers = [json.loads(process.communicate(timeout=1800)[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert answers[0] == answers[1]
-    path = Path(answers[0]["path"])
+    path = Path(answers[0]["models"][0]["path"])
     known = known_models()[name]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == known.sha256
     assert check(path).architecture == known.architecture
