@@ -269,6 +269,10 @@ class ModelOptions:
             value = getattr(self, name)
             if value is not None or defaults[name] is not None:
                 self._set(name, option.checked(name, value))
+        if self.n_parallel > self.n_batch:
+            # A batch holds a token of each request.
+            msg = f"n_parallel is {self.n_parallel}, and a batch has room for {self.n_batch} tokens: raise n_batch"
+            raise UsageError(msg)
         self._set("tensor_split", _shares(self.tensor_split))
         self._check_embedding()
         if self.devices is not None:

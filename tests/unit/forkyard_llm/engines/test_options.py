@@ -89,3 +89,9 @@ def test_families_with():
     assert families_with("mla_attn") == ("ik_llama.cpp",)
     assert families_with("split_mode:tensor") == ("llama.cpp",)
     assert families_with("telepathy") == ()
+
+
+def test_a_batch_has_room_for_a_token_of_each_request():
+    assert ModelOptions(n_parallel=8, n_batch=8).n_parallel == 8
+    with pytest.raises(UsageError, match="n_parallel is 9, and a batch has room for 8 tokens"):
+        ModelOptions(n_parallel=9, n_batch=8)
