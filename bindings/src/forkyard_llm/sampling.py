@@ -155,24 +155,20 @@ class SamplingParams:
     @property
     def basic(self) -> bool:
         """Whether the samplers of the engines' own C APIs are enough."""
-        return not self._beyond
-
-    @property
-    def _beyond(self) -> dict[str, Any]:
-        """What is not its default and needs the samplers of ``common``."""
-        return {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if one.name not in _BASIC and getattr(self, one.name) != one.default
-        }
+        return all(one.name in _BASIC or getattr(self, one.name) == one.default for one in fields(self))
 
     def settings(self) -> dict[str, Any]:
-        """The parameters as the samplers of ``common`` take them: JSON, without what is their default anyway."""
-        chosen = {name: getattr(self, name) for name in _BASIC} | self._beyond
+        """The parameters as the samplers of ``common`` take them: JSON.
+
+        All of them: the engines' own defaults are others, and differ from one another.
+        """
+        chosen = {one.name: getattr(self, one.name) for one in fields(self)}
+        if self.tfs_z == 1.0:
+            # Only one engine has it.
+            del chosen["tfs_z"]
         chosen["seed"] = self.resolved_seed()
         chosen["logit_bias"] = [[token, None if bias == -math.inf else bias] for token, bias in self.logit_bias.items()]
-        if "mirostat_mode" in chosen:
-            chosen["mirostat"] = chosen.pop("mirostat_mode")
+        chosen["mirostat"] = chosen.pop("mirostat_mode")
         return chosen
 
     @property

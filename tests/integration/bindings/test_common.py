@@ -287,7 +287,7 @@ def test_a_chat_s_logprobs(llm: Llama):
         {"typical_p": 0.5},
         {"mirostat_mode": 1},
         {"mirostat_mode": 2, "mirostat_tau": 3.0},
-        {"xtc_probability": 0.9, "xtc_threshold": 0.05},
+        {"xtc_probability": 1.0},
         {"dry_multiplier": 2.0, "dry_allowed_length": 1},
         {"top_n_sigma": 0.5},
         {"dynatemp_range": 0.5},

@@ -120,3 +120,19 @@ def test_no_seed_means_a_known_fresh_one(seed):
 
 def test_fresh_seeds_are_never_the_engines_own_word_for_any():
     assert all(0 <= fresh_seed() < RANDOM_SEED for _ in range(50))
+
+
+def test_what_is_left_at_its_default_is_said_all_the_same():
+    # ik_llama.cpp's own threshold turns XTC off, llama.cpp's own DRY looks 64 tokens back.
+    settings = SamplingParams(xtc_probability=0.5, dry_multiplier=1.0, seed=1).settings()
+    assert settings["xtc_threshold"] == 0.1
+    assert settings["dry_penalty_last_n"] == -1
+    assert "tfs_z" not in settings
+    assert SamplingParams(tfs_z=0.5).settings()["tfs_z"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "basic"), [({}, True), ({"top_k": 1, "seed": 2}, True), ({"min_keep": 1}, False)]
+)
+def test_what_needs_the_samplers_of_common(arguments, basic: bool):
+    assert SamplingParams(**arguments).basic is basic
