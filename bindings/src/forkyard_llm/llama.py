@@ -224,6 +224,12 @@ class Llama:
         seed = SamplingParams(seed=seed).resolved_seed()
         flag("prompt_reuse", prompt_reuse)
         flag("verbose", verbose)
+        guesses = integer("draft_tokens", draft_tokens, 1, MOST_GUESSES)
+        limit = integer("max_waiting", max_waiting, 0)
+        scale = number("lora_scale", lora_scale)
+        if draft_model is not None and options.n_parallel > 1:
+            msg = "draft_model and n_parallel do not go together: leave one of them out"
+            raise UnsupportedOption(msg)
         purposes = (
             gguf_check.WITH_A_TOKENIZER if vocab_only else gguf_check.FOR_EMBEDDINGS if embedding else {gguf_check.TEXT}
         )
@@ -244,13 +250,7 @@ class Llama:
             options = replace(options, n_gpu_layers=layers)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)
         self._generation: Generation | Scheduler
-        guesses = integer("draft_tokens", draft_tokens, 1, MOST_GUESSES)
         if options.n_parallel > 1:
-            limit = integer("max_waiting", max_waiting, 0)
-            if draft_model is not None:
-                session.close()
-                msg = "draft_model and n_parallel do not go together: leave one of them out"
-                raise UnsupportedOption(msg)
             self._generation = Scheduler(session, parallel=options.n_parallel, limit=limit, name=self.model_path)
         else:
             try:
@@ -270,7 +270,7 @@ class Llama:
         self._finalizer = weakref.finalize(self, self._generation.close)
         if lora_path is not None:
             try:
-                self._adapters = ((self.load_lora(lora_path), number("lora_scale", lora_scale)),)
+                self._adapters = ((self.load_lora(lora_path), scale),)
             except BaseException:
                 self.close()
                 raise
