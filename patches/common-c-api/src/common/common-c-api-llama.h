@@ -35,13 +35,6 @@ inline void check_template(const std::string &) {
 }
 
 inline void prefill(common_chat_templates_inputs & inputs) {
-    const auto & messages = inputs.messages;
-    if (messages.size() >= 2 && messages[messages.size() - 2].role == "assistant") {
-        throw std::invalid_argument("two messages of the assistant stand at the end");
-    }
-    if (!messages.back().tool_calls.empty()) {
-        throw std::invalid_argument("a message with tool calls cannot be continued");
-    }
     inputs.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
     inputs.add_generation_prompt  = false;
 }

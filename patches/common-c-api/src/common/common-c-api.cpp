@@ -221,6 +221,12 @@ static common_chat_templates_inputs read_request(const json & request) {
         if (inputs.messages.back().role != "assistant") {
             throw std::invalid_argument("prefill needs a last message of the assistant");
         }
+        if (inputs.messages.size() >= 2 && inputs.messages[inputs.messages.size() - 2].role == "assistant") {
+            throw std::invalid_argument("two messages of the assistant stand at the end");
+        }
+        if (!inputs.messages.back().tool_calls.empty()) {
+            throw std::invalid_argument("a message with tool calls cannot be continued");
+        }
         engine::prefill(inputs);
     }
     return inputs;
