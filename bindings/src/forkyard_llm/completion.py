@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,7 +66,7 @@ class Completion:
 
 def run(
     source: CompletionSource,
-    tokens: Iterator[Token],
+    tokens: Generator[Token, None, None],
     max_tokens: int | None,
     stops: Sequence[str],
     *,
@@ -75,7 +76,7 @@ def run(
     """Deltas of one completion; the last one has a finish reason: ``stop`` (end token, stop string) or ``length``.
 
     Args:
-        tokens: the generated tokens; its end means that the context is full.
+        tokens: the generated tokens; its end means that the context is full. Closed at the end.
         max_tokens: how many to take at most; None for as many as there are.
         spelled: control tokens that are part of the text.
         criterion: whether the text ends after a token, beside what ends it anyway.
@@ -84,27 +85,29 @@ def run(
     count = 0
     reason = "length"
     since: list[Token] = []
-    while max_tokens is None or count < max_tokens:
-        token = next(tokens, None)
-        if token is None:
-            break
-        if source.is_end(token.id):
-            reason = "stop"
-            break
-        count += 1
-        since.append(token)
-        text = assembler.add(source.piece(token.id, special=token.id in spelled))
-        if assembler.stopped:
-            yield Delta(text, "stop", count, tuple(since))
-            return
-        if text:
-            yield Delta(text, tokens=tuple(since))
-            since = []
-        if criterion is not None and criterion(token):
-            reason = "stop"
-            break
-    rest = assembler.finish()
-    yield Delta(rest, "stop" if assembler.stopped else reason, count, tuple(since))
+    # At once, not when the traceback of an error goes: one generation is done at a time.
+    with contextlib.closing(tokens):
+        while max_tokens is None or count < max_tokens:
+            token = next(tokens, None)
+            if token is None:
+                break
+            if source.is_end(token.id):
+                reason = "stop"
+                break
+            count += 1
+            since.append(token)
+            text = assembler.add(source.piece(token.id, special=token.id in spelled))
+            if assembler.stopped:
+                yield Delta(text, "stop", count, tuple(since))
+                return
+            if text:
+                yield Delta(text, tokens=tuple(since))
+                since = []
+            if criterion is not None and criterion(token):
+                reason = "stop"
+                break
+        rest = assembler.finish()
+        yield Delta(rest, "stop" if assembler.stopped else reason, count, tuple(since))
 
 
 def completion_body(

@@ -13,6 +13,7 @@ from .engines.adapters import Scaled
 from .engines.embedding import Embedder, Vectors
 from .engines.options import NO_POOLING, RANK
 from .engines.session import Session
+from .engines.threads import end_threads
 from .errors import EngineError, ModelError, UsageError
 from .gguf_purpose import RANKING, purpose_of
 from .gguf_reader import GgufSummary
@@ -184,6 +185,7 @@ def _computed(owner: Owner, texts: Sequence[Sequence[int]], adapters: Scaled) ->
     made: list[Vectors] = []
     for batch in owner.call(lambda session: list(_embedder(session).batches(texts))):
         made += owner.call(functools.partial(_batch, batch, adapters))
+    end_threads(shared=True)
     if not all(math.isfinite(math.hypot(*vector)) for vectors in made for vector in vectors):
         msg = (
             "the model makes values of these texts that are no numbers (NaN or infinity): its file is damaged, or they"

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -709,7 +709,10 @@ class Llama:
         return openai_types(self.create_chat_completion(*arguments, **named))
 
     async def acreate_completion(self, *arguments: Any, **named: Any) -> Any:
-        """:meth:`create_completion` in a thread; a stream is an asynchronous iterator. Cancelling the task ends it."""
+        """:meth:`create_completion` in a thread of its own; a stream is an asynchronous iterator.
+
+        Cancelling the task ends the request, and it is over when the task is.
+        """
         return await awaited(self.create_completion, *arguments, **named)
 
     async def acreate_chat_completion(self, *arguments: Any, **named: Any) -> Any:
@@ -795,7 +798,7 @@ class Llama:
             raise UsageError(msg)
         return session
 
-    def _stream(self, request: Request) -> Iterator[Token]:
+    def _stream(self, request: Request) -> Generator[Token, None, None]:
         # A method of this object, so that a stream keeps it, and with it the session, alive.
         cache = self._cache if not request.adapters and not request.scored else None
         if cache is None:
@@ -825,7 +828,7 @@ class Llama:
         self,
         completion: Completion,
         request: Request,
-        made: Iterator[Token],
+        made: Generator[Token, None, None],
         stops: Sequence[str],
         shown: str,
         stopping: Callable[[Sequence[int]], bool] | None,

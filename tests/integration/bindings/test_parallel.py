@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -160,6 +161,27 @@ def test_tasks_of_asyncio(llm: Llama):
         return results
 
     assert all(asyncio.run(main()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_generation_leaves_no_threads_and_a_cancelled_one_no_work(smollm2: Path, engine: str):
+    """Threads that stay slow down every other thread that computes."""
+    with Llama(smollm2, engine=engine, n_ctx=512, n_threads=2) as llm:
+        before = len(os.listdir("/proc/self/task"))
+        stream = llm("Once", max_tokens=4, stream=True)
+        next(stream)
+        assert len(os.listdir("/proc/self/task")) > before
+        list(stream)
+        assert len(os.listdir("/proc/self/task")) == before
+
+        async def main() -> None:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(llm.acreate_completion("Once", max_tokens=400, ignore_eos=True), 0.1)
+            # It is not busy any more.
+            assert text_of(await llm.acreate_completion("Once", max_tokens=1))
+
+        asyncio.run(main())
+        assert llm.n_tokens < 400
 
 
 @pytest.mark.parametrize("engine", ENGINES)

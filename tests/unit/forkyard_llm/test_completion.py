@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Generator
+
+import pytest
 from forkyard_llm.completion import (
     Completion,
     Delta,
@@ -25,7 +28,7 @@ class Letters:
 
 
 def collect(tokens: list[int], max_tokens: int | None = None, stops: tuple[str, ...] = ()) -> tuple[str, Delta]:
-    deltas = list(run(Letters(), map(Token, tokens), max_tokens, stops))
+    deltas = list(run(Letters(), (Token(token) for token in tokens), max_tokens, stops))
     assert all(delta.finish_reason is None for delta in deltas[:-1])
     return "".join(delta.text for delta in deltas), deltas[-1]
 
@@ -36,10 +39,10 @@ def test_an_end_token_stops_and_is_not_counted():
 
 
 def test_max_tokens_gives_length_and_takes_no_token_too_many():
-    tokens = map(Token, [0, 1, 2])
-    deltas = list(run(Letters(), tokens, 2, ()))
+    numbers = iter([0, 1, 2])
+    deltas = list(run(Letters(), (Token(number) for number in numbers), 2, ()))
     assert deltas[-1] == Delta("", "length", 2)
-    assert next(tokens).id == 2
+    assert next(numbers) == 2
 
 
 def test_a_full_context_gives_length():
@@ -84,7 +87,7 @@ def test_requests_have_ids_of_their_own():
 
 def test_tokens_go_with_the_text_they_made_sure():
     tokens = [Token(0), Token(1), Token(2), Token(END)]
-    deltas = list(run(Letters(), iter(tokens), None, ("bx",)))
+    deltas = list(run(Letters(), (token for token in tokens), None, ("bx",)))
     assert [(delta.text, [token.id for token in delta.tokens]) for delta in deltas] == [
         ("a", [0]),
         ("bc", [1, 2]),
@@ -93,12 +96,14 @@ def test_tokens_go_with_the_text_they_made_sure():
 
 
 def test_control_tokens_of_the_text_are_spelled_out():
-    deltas = list(run(Letters(), map(Token, [0, 1, 2]), None, (), spelled={1}))
+    deltas = list(run(Letters(), (Token(token) for token in [0, 1, 2]), None, (), spelled={1}))
     assert "".join(delta.text for delta in deltas) == "aBc"
 
 
 def test_a_criterion_ends_the_text_after_its_token():
-    deltas = list(run(Letters(), map(Token, [0, 1, 2]), None, (), criterion=lambda token: token.id == 1))
+    deltas = list(
+        run(Letters(), (Token(token) for token in [0, 1, 2]), None, (), criterion=lambda token: token.id == 1)
+    )
     assert "".join(delta.text for delta in deltas) == "ab"
     assert deltas[-1].finish_reason == "stop"
 
@@ -112,3 +117,19 @@ def test_logprobs_have_openai_s_shape():
         "token_logprobs": [None, -0.5],
         "top_logprobs": [None, {"c": -0.25, "b": -0.5}],
     }
+
+
+def test_an_error_of_a_criterion_ends_the_generation_at_once():
+    ended = []
+
+    def tokens() -> Generator[Token, None, None]:
+        try:
+            while True:
+                yield Token(0)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(run(Letters(), tokens(), None, (), criterion=lambda token: token.id // 0 > 0))
+    assert ended
+    del caught

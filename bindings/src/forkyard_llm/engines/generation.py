@@ -13,7 +13,7 @@ from .drafts import Draft
 from .loaded import Buffer
 from .request import Progress, Request, Token, check_prompt, choose, common_length, scores
 from .session import Row, Sampler, Session
-from .threads import check_model
+from .threads import check_model, end_threads
 
 __all__ = ["Generation"]
 
@@ -125,8 +125,10 @@ class Generation:
             self._stale = True
             raise
         finally:
-            if sampler is not None and os.getpid() == self._process:
-                sampler.close()
+            if os.getpid() == self._process:
+                if sampler is not None:
+                    sampler.close()
+                end_threads()
             self._turn.release()
 
     def _drafted(self, sampler: Sampler, request: Request, token: int) -> Iterator[Token]:
@@ -237,6 +239,7 @@ class Generation:
             self._fresh = False
             raise
         finally:
+            end_threads(shared=True)
             self._turn.release()
 
     def piece(self, token: int, *, special: bool = False) -> bytes:

@@ -19,7 +19,7 @@ from ..errors import EngineError, QueueFull
 from .adapters import Scaled
 from .request import Request, Token, check_prompt, choose, common_length, scores
 from .session import Row, Sampler, Session
-from .threads import check_model
+from .threads import check_model, end_threads
 
 __all__ = ["Scheduler"]
 
@@ -214,6 +214,7 @@ class Scheduler:
         while True:
             with self._wake:
                 while not (self._closing or self._calls or self._waiting or any(slot.job for slot in self._slots)):
+                    end_threads()
                     self._wake.wait()
                 if self._closing:
                     break

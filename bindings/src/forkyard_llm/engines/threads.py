@@ -6,21 +6,51 @@ list of threads came along: the next computation with several threads would wait
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import threading
+from typing import Any
 
 from ..errors import EngineError
 
-__all__ = ["check_model", "check_threads", "note_threads", "openmp_limit"]
+__all__ = ["check_model", "check_threads", "end_threads", "note_threads", "openmp_limit"]
 
 _computed_in: int | None = None
+_callers: set[int] = set()
+_SOFTLY = 1
 
 
 def note_threads(count: int) -> None:
-    """Remember that an engine computes in this process with ``count`` threads."""
+    """Remember that an engine computes with ``count`` threads for the calling one."""
     global _computed_in
     if count > 1:
         _computed_in = os.getpid()
+        _callers.add(threading.get_ident())
+
+
+def end_threads(*, shared: bool = False) -> None:
+    """End the threads that OpenMP keeps for the calling thread's next computation.
+
+    libgomp lets all threads sleep at every barrier as soon as those that it keeps for different callers are more than
+    the processors: with two callers SmolLM2 generates a quarter to a half slower. Making them anew takes 0.1 ms for
+    two.
+
+    Args:
+        shared: only if several threads computed in this process, for what is shorter than a generation.
+    """
+    if _computed_in is not None and not (shared and len(_callers) < 2) and (pause := _pause()) is not None:
+        pause(_SOFTLY)
+
+
+@functools.cache
+def _pause() -> Any:
+    """OpenMP's function for that in the library that the engine uses, which is loaded when something was computed."""
+    try:
+        library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except (OSError, AttributeError):
+        return None
+    return getattr(library, "omp_pause_resource_all", None)
 
 
 def openmp_limit() -> int | None:
