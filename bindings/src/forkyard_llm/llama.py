@@ -60,6 +60,7 @@ __all__ = ["Llama", "devices"]
 _MOST_LOGPROBS = 1000
 MOST_GUESSES = 256
 NGRAM = "ngram"
+MTP = "mtp"
 
 
 def devices(
@@ -125,7 +126,8 @@ class Llama:
         numa_mirror: what ``mirror`` copies: ``weights``, ``kv``, ``all``, ``none``, ``best-effort``; None for all.
         lora_path, lora_scale: a LoRA adapter that all requests use which name no other, and its factor.
         draft_model: guess tokens and have the model check several at a time, which changes no text: a path of a smaller
-            model of the same vocabulary, or ``"ngram"`` for what followed the last few tokens before.
+            model of the same vocabulary; ``"ngram"`` for what followed the last few tokens before; ``"mtp"`` for what
+            layers of the model say that predict further tokens.
         draft_tokens: how many are guessed at a time.
         prompt_reuse: keep the part of the KV cache that a new prompt shares with the last one. Faster for chats; a
             result may then differ in the last digits from the same request on a fresh ``Llama``.
@@ -193,11 +195,14 @@ class Llama:
             isolated.isolate(self)
             return
         threads = default_threads() if n_threads is None else n_threads
+        guesses = integer("draft_tokens", draft_tokens, 1, MOST_GUESSES)
         options = ModelOptions(
             n_ctx=n_ctx,
             n_batch=n_batch,
             n_ubatch=n_ubatch,
             n_parallel=n_parallel,
+            guesses=guesses if draft_model is not None else 0,
+            own_guesses=draft_model == MTP,
             n_threads=threads,
             n_threads_batch=threads if n_threads_batch is None else n_threads_batch,
             n_gpu_layers=0 if n_gpu_layers == "auto" else n_gpu_layers,
@@ -224,7 +229,6 @@ class Llama:
         seed = SamplingParams(seed=seed).resolved_seed()
         flag("prompt_reuse", prompt_reuse)
         flag("verbose", verbose)
-        guesses = integer("draft_tokens", draft_tokens, 1, MOST_GUESSES)
         limit = integer("max_waiting", max_waiting, 0)
         scale = number("lora_scale", lora_scale)
         if draft_model is not None and options.n_parallel > 1:
@@ -259,7 +263,7 @@ class Llama:
                 session.close()
                 raise
             self._generation = Generation(
-                session, reuse=prompt_reuse, name=self.model_path, draft=draft, guesses=guesses
+                session, reuse=prompt_reuse, name=self.model_path, draft=draft, guesses=options.guesses
             )
         self._options = options
         self._cache: PromptCache | None = None
@@ -281,9 +285,11 @@ class Llama:
             return None
         if wish == NGRAM:
             return PromptLookup()
+        if wish == MTP:
+            return session.own_guesses
         path = os.fspath(wish)
         gguf_check.check(path, engine=self._payload.engine, purposes={gguf_check.TEXT})
-        drafting = self._engine.open(Path(path), replace(options, engine_options={}, n_ctx=session.n_ctx))
+        drafting = self._engine.open(Path(path), replace(options, engine_options={}, n_ctx=session.n_ctx, guesses=0))
         if drafting.n_vocab != session.n_vocab:
             drafting.close()
             msg = f"{path} has {drafting.n_vocab} tokens, {self.model_path} {session.n_vocab}: they must be the same"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forkyard_llm import Llama
+from forkyard_llm import Llama, SamplingParams, models
 from forkyard_llm.errors import ModelError, UnsupportedOption, UsageError
 from forkyard_llm.state import DiskCache, LlamaState, RamCache
+
+from ..numa.state_models import write_hybrid_delta
+from .tiny_texts import write_guesser
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
 
@@ -130,9 +134,47 @@ def test_guesses_change_no_text_and_save_batches(smollm2: Path, llm: Llama, draf
         assert one == text_of(quick("Once upon a time", max_tokens=12, seed=5, temperature=0.9))
 
 
-def test_a_draft_of_another_vocabulary_is_refused(smollm2: Path, llm: Llama):
-    from forkyard_llm import models
+def test_layers_of_the_model_guess(llm: Llama, tmp_path: Path):
+    write_guesser(tmp_path / "guesser.gguf")
+    options: dict[str, Any] = {"engine": llm.engine, "n_ctx": 192, "n_threads": 1}
+    prompt = [261, 262] * 20
 
+    def made(llm: Llama, known: int = 0) -> list[int]:
+        tokens = llm.generate(prompt + expected[:known], SamplingParams(temperature=0))
+        return list(itertools.islice(tokens, 120 - known))
+
+    expected: list[int] = []
+    with Llama(tmp_path / "guesser.gguf", **options) as plain:
+        expected += made(plain)
+    # Prompts of several batches, and batches of several parts.
+    options |= {"draft_model": "mtp", "draft_tokens": 3, "n_batch": 32, "n_ubatch": 16, "prompt_reuse": True}
+    with Llama(tmp_path / "guesser.gguf", **options) as quick:
+        assert made(quick) == expected
+        # The engines count batches of several tokens as prompts: here each is of a token and three guesses.
+        rounds = (quick.perf().prompt_tokens - len(prompt)) / 4
+        assert rounds < 80
+        assert made(quick, 30) == expected[30:]
+        state = quick.save_state()
+        quick.reset()
+        quick.load_state(state)
+        assert made(quick, 60) == expected[60:]
+    with pytest.raises(ModelError, match="no layers that predict further tokens"):
+        Llama(models.get("smollm2-135m"), draft_model="mtp", engine=llm.engine)
+
+
+@pytest.mark.parametrize("guess", ["ngram", "mtp"])
+def test_guesses_for_a_cache_that_only_grows(tmp_path: Path, guess: str):
+    write_hybrid_delta(tmp_path / "hybrid.gguf", drafts=True)
+
+    def made(draft: str | None) -> list[int]:
+        with Llama(tmp_path / "hybrid.gguf", engine="llama.cpp", n_ctx=256, n_threads=1, draft_model=draft) as one:
+            tokens = one.generate(one.tokenize("ab ab"), SamplingParams(temperature=0))
+            return list(itertools.islice(tokens, 100))
+
+    assert made(guess) == made(None)
+
+
+def test_a_draft_of_another_vocabulary_is_refused(smollm2: Path, llm: Llama):
     with pytest.raises(ModelError, match="they must be the same"):
         Llama(smollm2, engine=llm.engine, n_threads=1, draft_model=models.get("gemma3-270m"))
     with pytest.raises(UnsupportedOption, match="do not go together"):

@@ -13,20 +13,39 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 class _Writer(gguf.GGUFWriter):  # type: ignore[misc]
-    def __init__(self, path: Path, arch: str) -> None:
+    def __init__(self, path: Path, arch: str, layers: int = N_LAYER) -> None:
         super().__init__(path, arch)
         self._rng = np.random.default_rng(SEED)
         self.add_context_length(256)
         self.add_embedding_length(N_EMBD)
-        self.add_block_count(N_LAYER)
+        self.add_block_count(layers)
         self.add_feed_forward_length(N_FF)
         self.add_head_count(N_HEAD)
 
-    def matrix(self, name: str, *shape: int) -> None:
-        self.add_tensor(name, self._rng.standard_normal(shape, dtype=np.float32) * np.float32(shape[-1] ** -0.5))
+    def matrix(self, name: str, *shape: int, scale: float = 1.0) -> None:
+        self.add_tensor(
+            name, self._rng.standard_normal(shape, dtype=np.float32) * np.float32(scale * shape[-1] ** -0.5)
+        )
 
     def vector(self, name: str, size: int, value: float = 1.0) -> None:
         self.add_tensor(name, np.full(size, value, dtype=np.float32))
+
+    def byte_vocabulary(self) -> int:
+        """A SentencePiece vocabulary with a token for each byte; how many tokens it has."""
+        tokens = ["<unk>", "<s>", "</s>", *BYTES, "\u2581", "a", "b", "\u2581a", "ab"]
+        self.add_tokenizer_model("llama")
+        self.add_token_scores([-float(token) for token in range(len(tokens))])
+        self.add_token_types([2, 3, 3, *[6] * 256, *[1] * 5])
+        self.add_unk_token_id(0)
+        self.ends(tokens)
+        return len(tokens)
+
+    def ends(self, tokens: list[str]) -> None:
+        self.add_token_list(tokens)
+        self.add_bos_token_id(tokens.index("<s>"))
+        self.add_eos_token_id(tokens.index("</s>"))
+        self.add_pad_token_id(tokens.index("</s>"))
+        self.add_add_bos_token(True)
 
     def finish(self) -> None:
         self.write_header_to_file()
@@ -49,11 +68,7 @@ def write_decoder(path: Path, *, bytes_as_tokens: bool, causal: bool = True) -> 
     w.add_rope_scaling_factor(4.0)
     w.add_rope_scaling_orig_ctx_len(128)
     if bytes_as_tokens:
-        tokens = ["<unk>", "<s>", "</s>", *BYTES, "\u2581", "a", "b", "\u2581a", "ab"]
-        w.add_tokenizer_model("llama")
-        w.add_token_scores([-float(token) for token in range(len(tokens))])
-        w.add_token_types([2, 3, 3, *[6] * 256, *[1] * 5])
-        w.add_unk_token_id(0)
+        n_vocab = w.byte_vocabulary()
     else:
         visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
         hidden = [byte for byte in range(256) if byte not in visible]
@@ -63,14 +78,11 @@ def write_decoder(path: Path, *, bytes_as_tokens: bool, causal: bool = True) -> 
         w.add_tokenizer_pre("gpt-2")
         w.add_token_merges(["h e"])
         w.add_token_types([*[1] * 257, 3, 3])
-    w.add_token_list(tokens)
-    w.add_bos_token_id(tokens.index("<s>"))
-    w.add_eos_token_id(tokens.index("</s>"))
-    w.add_pad_token_id(tokens.index("</s>"))
-    w.add_add_bos_token(True)
-    w.matrix("token_embd.weight", len(tokens), N_EMBD)
+        w.ends(tokens)
+        n_vocab = len(tokens)
+    w.matrix("token_embd.weight", n_vocab, N_EMBD)
     w.vector("output_norm.weight", N_EMBD)
-    w.matrix("output.weight", len(tokens), N_EMBD)
+    w.matrix("output.weight", n_vocab, N_EMBD)
     for layer in range(N_LAYER):
         blk = f"blk.{layer}"
         w.vector(f"{blk}.attn_norm.weight", N_EMBD)
@@ -162,4 +174,52 @@ def write_encoder(path: Path, *, ranks: bool = False, causal: bool = False) -> N
         for name, size in (("cls", N_EMBD), ("cls.output", 1)):
             w.matrix(f"{name}.weight", size, N_EMBD)
             w.vector(f"{name}.bias", size, 0.25)
+    w.finish()
+
+
+def write_guesser(path: Path) -> None:
+    """``glm4moe`` with a layer that predicts a token further, and a vocabulary of bytes.
+
+    What follows a token depends on that token first, by its large embedding, so that many guesses are right.
+    """
+    n_expert, scale = 4, np.float32(24)
+    w = _Writer(path, "glm4moe", layers=N_LAYER + 1)
+    w.add_nextn_predict_layers(1)
+    w.add_head_count_kv(N_HEAD_KV)
+    w.add_key_length(HEAD_DIM)
+    w.add_value_length(HEAD_DIM)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_rope_dimension_count(HEAD_DIM)
+    w.add_rope_freq_base(10000.0)
+    w.add_expert_count(n_expert)
+    w.add_expert_used_count(2)
+    w.add_expert_shared_count(1)
+    w.add_expert_feed_forward_length(N_FF)
+    w.add_expert_weights_scale(1.0)
+    w.add_expert_weights_norm(True)
+    w.add_leading_dense_block_count(1)
+    n_vocab = w.byte_vocabulary()
+    w.matrix("token_embd.weight", n_vocab, N_EMBD, scale=scale)
+    w.vector("output_norm.weight", N_EMBD)
+    w.matrix("output.weight", n_vocab, N_EMBD)
+    for layer in range(N_LAYER + 1):
+        blk = f"blk.{layer}"
+        w.vector(f"{blk}.attn_norm.weight", N_EMBD)
+        w.vector(f"{blk}.post_attention_norm.weight", N_EMBD)
+        for part, heads in (("q", N_HEAD), ("k", N_HEAD_KV), ("v", N_HEAD_KV)):
+            w.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, N_EMBD)
+            w.vector(f"{blk}.attn_{part}.bias", heads * HEAD_DIM, 0.0)
+        w.matrix(f"{blk}.attn_output.weight", N_EMBD, N_HEAD * HEAD_DIM)
+        kinds = [("", ())] if layer == 0 else [("_exps", (n_expert,)), ("_shexp", ())]
+        for kind, several in kinds:
+            w.matrix(f"{blk}.ffn_gate{kind}.weight", *several, N_FF, N_EMBD)
+            w.matrix(f"{blk}.ffn_up{kind}.weight", *several, N_FF, N_EMBD)
+            w.matrix(f"{blk}.ffn_down{kind}.weight", *several, N_EMBD, N_FF)
+        if layer:
+            w.matrix(f"{blk}.ffn_gate_inp.weight", n_expert, N_EMBD)
+            w.vector(f"{blk}.exp_probs_b.bias", n_expert, 0.0)
+    for part in ("enorm", "hnorm", "shared_head_norm"):
+        w.vector(f"{blk}.nextn.{part}.weight", N_EMBD)
+    # Of the token and of what was made of the one before it, the token.
+    w.add_tensor(f"{blk}.nextn.eh_proj.weight", np.eye(N_EMBD, 2 * N_EMBD, dtype=np.float32) * scale)
     w.finish()

@@ -14,6 +14,8 @@ from typing import ClassVar
 
 from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from ..payloads import Payload, discover
+from .common import CAPABILITY as GUESSING
+from .common import OwnGuesses
 from .context_memory import batch_bytes, least_bytes
 from .cuda import gpus_without_code
 from .devices import GPU_KINDS, Device
@@ -28,10 +30,11 @@ from .rpc import Servers
 from .session import Session
 from .threads import check_threads
 
-__all__ = ["Engine"]
+__all__ = ["NO_LAYERS", "Engine"]
 
 log = logging.getLogger(__name__)
 
+NO_LAYERS = "it has no layers that predict further tokens (nextn_predict_layers)"
 _ALL_LAYERS = 2**15
 _MLOCK_HINT = "raise the limit on locked memory (`ulimit -l`, in systemd LimitMEMLOCK=) or leave use_mlock out"
 _NO_GPU_PAYLOAD = (
@@ -118,6 +121,8 @@ class Engine(ABC):
         """
         own = check_engine_options(self.family, options.engine_options)
         self.numa.check(options.numa)
+        if options.own_guesses:
+            self.loaded.need(GUESSING, "draft_model='mtp'")
         if options.pooling is not None:
             choice(self.family, "pooling", "pooling", options.pooling)
         check_threads(max(options.n_threads, options.n_threads_batch))
@@ -136,8 +141,12 @@ class Engine(ABC):
         except BaseException:
             session.close()
             raise
+        # Layers that guess are left out unless they are asked for.
+        left_out = {found[1] for line in complaints if (found := re.search(r"unused tensor (blk\.\d+\.)nextn", line))}
         for line in complaints:
             if self.idle_talk.search(line) or (options.embedding and IDLE_TALK.search(line)):
+                continue
+            if any(f"unused tensor {layer}" in line for layer in left_out):
                 continue
             log.warning("%s, loading %s: %s", self.family, path.name, line)
         return session
@@ -168,6 +177,10 @@ class Engine(ABC):
             raise ModelError(msg)
         self.numa.warn_unplaced(complaints)
         context = plan = None
+        if options.own_guesses and (why := self._cannot_guess(model)):
+            self._free_model(model)
+            msg = f"{path} cannot guess tokens by itself: {why}; leave draft_model='mtp' out"
+            raise ModelError(msg)
         if not options.vocab_only:
             if not (options.embedding or self._writes_text(model)):
                 self._free_model(model)
@@ -206,7 +219,17 @@ class Engine(ABC):
         session = self._session(model, context, options, release)
         if plan is not None:
             session.embedder = Embedder(session, plan)
+        if options.own_guesses:
+            try:
+                session.own_guesses = OwnGuesses(self.loaded, context, context_params, options.guesses)
+            except BaseException:
+                session.close()
+                raise
         return session
+
+    @abstractmethod
+    def _cannot_guess(self, model: Handle) -> str | None:
+        """Why the model cannot guess further tokens by layers of its own."""
 
     def _writes_text(self, model: Handle) -> bool:
         """What the engine says of its architectures, for those made after the file check's table."""

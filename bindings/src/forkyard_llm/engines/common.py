@@ -14,13 +14,14 @@ from typing import Any
 
 from ..errors import EngineError, ModelError, UsageError
 from ..text import to_engine
-from .loaded import Buffer, Handle, Loaded
+from .loaded import Buffer, Handle, Loaded, Params
 
 __all__ = [
     "CAPABILITY",
     "AnswerParser",
     "ChatPlan",
     "CommonSampler",
+    "OwnGuesses",
     "Templates",
     "control_vector_of",
     "logprobs_of",
@@ -215,3 +216,49 @@ class CommonSampler:
         handle, self._handle = self._handle, None
         if handle:
             self._api.common_c_sampler_free(handle)
+
+
+class OwnGuesses:
+    """Guesses by the layers that a model has for that (multi-token prediction): a ``Draft`` of one sequence.
+
+    It must be told of all that the context computes and forgets.
+
+    Raises:
+        EngineError: the engine cannot make a context for these layers.
+    """
+
+    def __init__(self, loaded: Loaded, context: Handle, params: Params, most: int) -> None:
+        self._loaded = loaded
+        self._api = loaded.api
+        loaded.log.forget()
+        self._handle = self._api.common_c_mtp_init(context, params, most)
+        if not self._handle:
+            msg = f"{loaded.family} cannot let this model guess: {_reason(loaded)}; {loaded.log.complaints()}"
+            raise EngineError(msg)
+
+    def propose(self, tokens: Sequence[int], count: int) -> Sequence[int]:
+        """See :class:`forkyard_llm.engines.drafts.Draft`; all tokens but the last must be computed."""
+        guesses = (ctypes.c_int32 * count)()
+        found = self._api.common_c_mtp_guess(self._handle, tokens[-1], len(tokens) - 1, guesses, count)
+        self._check(found >= 0)
+        return guesses[:found]
+
+    def computed(self, tokens: Sequence[int], position: int) -> None:
+        """Hear of the tokens of the context's last batch."""
+        given = (ctypes.c_int32 * len(tokens))(*tokens)
+        self._check(self._api.common_c_mtp_add(self._handle, given, len(tokens), position))
+
+    def truncate(self, position: int) -> None:
+        """Hear that the context forgot what stands at ``position`` and behind it."""
+        self._check(self._api.common_c_mtp_truncate(self._handle, position))
+
+    def _check(self, done: bool) -> None:
+        if not done:
+            msg = f"{self._loaded.family} cannot guess: {_reason(self._loaded)}; {self._loaded.log.complaints()}"
+            raise EngineError(msg)
+
+    def close(self) -> None:
+        """Free it; harmless the second time."""
+        handle, self._handle = self._handle, None
+        if handle:
+            self._api.common_c_mtp_free(handle)

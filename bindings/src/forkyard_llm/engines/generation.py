@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
-from ..errors import EngineError, UnsupportedOption
+from ..errors import EngineError
 from .drafts import Draft
 from .loaded import Buffer
 from .request import Progress, Request, Token, check_prompt, choose, common_length, scores
@@ -58,6 +58,8 @@ class Generation:
         # Whether the session still has the logits of the last of them.
         self._fresh = False
         self._draft = draft
+        # Whether its cache drops no tokens at its end: found out when guesses are wrong for the first time.
+        self._grows = False
         self._guesses = guesses
 
     @property
@@ -151,6 +153,7 @@ class Generation:
         count = min(self._guesses, room - 1, session.n_batch - 1)
         guesses = list(self._draft.propose(text, count))[:count] if count > 0 else []
         rows = [Row(one, position + index, 0, wanted=True) for index, one in enumerate([token, *guesses])]
+        before = session.state(growing=True) if self._grows and guesses else None
         session.decode_rows(rows)
         chosen: list[Token] = []
         for index in range(len(rows)):
@@ -159,10 +162,22 @@ class Generation:
                 break
         self._evaluated += [token, *guesses[: len(chosen) - 1]]
         self._fresh = False
-        if len(chosen) <= len(guesses) and not session.truncate(len(self._evaluated)):
-            msg = f"guesses that were wrong cannot be taken back: this model's cache only grows ({self._name})"
-            raise UnsupportedOption(msg)
+        if len(chosen) <= len(guesses):
+            self._take_back(session, before, position)
         return chosen
+
+    def _take_back(self, session: Session, before: bytes | None, position: int) -> None:
+        """Forget the guesses behind the evaluated tokens; ``before`` is the state at ``position``, if it was kept."""
+        if before is None and session.truncate(len(self._evaluated)):
+            return
+        self._grows = True
+        if before is None:
+            position = 0
+            session.forget()
+        else:
+            session.restore(before, growing=True)
+            session.truncate(position)
+        session.decode(self._evaluated[position:], position)
 
     # -- step by step
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..errors import EngineError, UnsupportedOption
 from ..sampling import SamplingParams
-from .base import Engine
+from .base import NO_LAYERS, Engine
 from .devices import CPU, Device
-from .loaded import Buffer, Handle, Loaded, Params
+from .loaded import Api, Buffer, Handle, Loaded, Params
 from .options import FLASH_CACHE, ModelOptions
 from .session import NO_TOKEN, Perf, Sampler, Session
 
@@ -53,6 +53,7 @@ class IkLlamaEngine(Engine):
         keep = super()._fill_model_params(params, options)
         params.use_mmap = options.use_mmap
         params.use_mlock = options.use_mlock
+        params.mtp = options.own_guesses
         if options.flash_attn is not None:
             params.flash_attn = options.flash_attn
         for name, value in (("type_k", options.type_k), ("type_v", options.type_v)):
@@ -62,6 +63,9 @@ class IkLlamaEngine(Engine):
 
     def _fill_context_params(self, params: Params, options: ModelOptions) -> None:
         super()._fill_context_params(params, options)
+        if options.own_guesses:
+            params.mtp = params.embeddings = True
+            params.pooling_type = self._enum("llama_pooling_type", "LLAMA_POOLING_TYPE_NONE", "draft_model")
         if options.flash_attn is not None:
             params.flash_attn = options.flash_attn
 
@@ -96,6 +100,12 @@ class IkLlamaEngine(Engine):
             return int(own)
         return width // heads if heads else 0
 
+    def _cannot_guess(self, model: Handle) -> str | None:
+        if self.api.llama_model_n_nextn_layer(model) <= 0:
+            return NO_LAYERS
+        architecture = self.loaded.metadata(model, "general.architecture")
+        return None if architecture == "glm4moe" else f"ik_llama.cpp lets no {architecture} do that, llama.cpp may"
+
     def _free_model(self, model: Handle) -> None:
         self.api.llama_free_model(model)
 
@@ -116,8 +126,6 @@ class IkLlamaEngine(Engine):
 
 class IkLlamaSession(Session):
     """One ik_llama.cpp model and context."""
-
-    _state_flags = (0,)
 
     def __init__(
         self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
@@ -152,10 +160,14 @@ class IkLlamaSession(Session):
     def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         return _CandidateSampler(self, params, history)
 
-    def forget(self) -> None:
+    def _state_functions(self) -> tuple[Api, Api, Api]:
+        api = self._api
+        return api.llama_state_seq_get_size, api.llama_state_seq_get_data, api.llama_state_seq_set_data
+
+    def _forget(self) -> None:
         self._api.llama_kv_cache_clear(self._context)
 
-    def truncate(self, position: int, sequence: int = 0) -> bool:
+    def _truncate(self, position: int, sequence: int) -> bool:
         return bool(self._api.llama_kv_cache_seq_rm(self._context, sequence, position, -1))
 
     def infill_tokens(self) -> tuple[int, int, int] | None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..errors import EngineError, UnsupportedOption, UsageError
 from ..sampling import SamplingParams
-from .base import Engine
+from .base import NO_LAYERS, Engine
 from .devices import KINDS, REMOTE, Device
-from .loaded import Buffer, Handle, Loaded, Params
+from .loaded import Api, Buffer, Handle, Loaded, Params
 from .options import ModelOptions
 from .session import NO_TOKEN, Perf, Sampler, Session
 
@@ -97,6 +97,8 @@ class LlamaCppEngine(Engine):
     def _fill_model_params(self, params: Params, options: ModelOptions) -> object:
         keep = super()._fill_model_params(params, options)
         self._check_split(options)
+        if options.own_guesses:
+            params.load_mtp = True
         mode = self._load_mode(options)
         if "llama_load_mode" not in self.abi.ENUMS:
             # An older pin has a switch for each.
@@ -130,9 +132,15 @@ class LlamaCppEngine(Engine):
     def _fill_context_params(self, params: Params, options: ModelOptions) -> None:
         super()._fill_context_params(params, options)
         params.no_perf = False
+        if hasattr(type(params), "n_rs_seq"):
+            # What only grows, the state of recurrent layers, is kept before each guess.
+            params.n_rs_seq = options.guesses
         if options.flash_attn is not None:
             name = "ENABLED" if options.flash_attn else "DISABLED"
             params.flash_attn_type = self._enum("llama_flash_attn_type", f"LLAMA_FLASH_ATTN_TYPE_{name}", "flash_attn")
+
+    def _cannot_guess(self, model: Handle) -> str | None:
+        return None if self.api.llama_model_n_layer_nextn(model) > 0 else NO_LAYERS
 
     def _free_model(self, model: Handle) -> None:
         self.api.llama_model_free(model)
@@ -208,10 +216,14 @@ class LlamaCppSession(Session):
     def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         return _ChainSampler(self, params, history)
 
-    def forget(self) -> None:
+    def _state_functions(self) -> tuple[Api, Api, Api]:
+        api = self._api
+        return api.llama_state_seq_get_size_ext, api.llama_state_seq_get_data_ext, api.llama_state_seq_set_data_ext
+
+    def _forget(self) -> None:
         self._api.llama_memory_clear(self._memory, False)
 
-    def truncate(self, position: int, sequence: int = 0) -> bool:
+    def _truncate(self, position: int, sequence: int) -> bool:
         return bool(self._api.llama_memory_seq_rm(self._memory, sequence, position, -1))
 
     def infill_tokens(self) -> tuple[int, int, int] | None:

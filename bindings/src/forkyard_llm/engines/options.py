@@ -230,7 +230,8 @@ CAPABILITIES: Mapping[str, frozenset[str]] = {
 class ModelOptions:
     """How to load a model and make its context. None means: what the engine's own defaults say.
 
-    ``positions`` is how many the model has, where they are rows of a tensor; 0 where they are not.
+    ``positions`` is how many the model has, where they are rows of a tensor; 0 where they are not. ``guesses`` are
+    the most tokens that are guessed and checked at a time, ``own_guesses`` are made by layers of the model.
     ``engine_options`` holds the options of :data:`ENGINE_OPTIONS` by name; ``rpc_servers`` what
     :func:`forkyard_llm.engines.rpc.addresses` made of addresses.
     """
@@ -241,6 +242,8 @@ class ModelOptions:
     n_threads_batch: int = 1
     n_ubatch: int | None = None
     n_parallel: int = 1
+    guesses: int = 0
+    own_guesses: bool = False
     n_gpu_layers: int = 0
     split_mode: str | None = None
     main_gpu: int = 0

@@ -20,12 +20,13 @@ from .common import (
     AnswerParser,
     ChatPlan,
     CommonSampler,
+    OwnGuesses,
     Templates,
     control_vector_of,
     logprobs_of,
     schema_to_grammar,
 )
-from .loaded import Buffer, Handle, Loaded
+from .loaded import Api, Buffer, Handle, Loaded
 from .options import ModelOptions
 from .threads import note_threads
 
@@ -78,8 +79,6 @@ class Session(ABC):
     _threads = 1
     _parallel = 1
     _adapters: Scaled = ()
-    _state_flags: tuple[int, ...] = ()
-    """What its functions about a sequence's state take beside what both families' take."""
 
     def __init__(
         self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
@@ -105,6 +104,8 @@ class Session(ABC):
         self._run = loaded.api.llama_encode if encodes else loaded.api.llama_decode
         self.embedder: Embedder | None = None
         """Set by who made the context for embeddings."""
+        self.own_guesses: OwnGuesses | None = None
+        """Set by who made the context for them."""
         self._templates: dict[str, Templates] = {}
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
@@ -292,6 +293,8 @@ class Session(ABC):
         for start in range(0, len(tokens), self.n_batch):
             part = tokens[start : start + self.n_batch]
             self._decode_batch(part, position + start)
+            if self.own_guesses is not None:
+                self.own_guesses.computed(part, position + start)
             if progress is not None:
                 progress(position + start + len(part), position + len(tokens))
 
@@ -313,6 +316,8 @@ class Session(ABC):
         code = self._run(self._context, batch)
         if code:
             self._check_decoded(code, rows[0].position)
+        if self.own_guesses is not None:
+            self.own_guesses.computed([row.token for row in rows], rows[0].position)
 
     @property
     def n_embd(self) -> int:
@@ -362,28 +367,38 @@ class Session(ABC):
         self.loaded.need(CAPABILITY, "sampling with a grammar, several requests at a time, or these samplers")
         return CommonSampler(self.loaded, self._context, {**params.settings(), **(answer or {})}, history)
 
-    def state(self) -> bytes:
-        """What the context holds of its first sequence, as the engine writes it."""
-        size = int(self._api.llama_state_seq_get_size(self._context, 0, *self._state_flags))
+    def state(self, *, growing: bool = False) -> bytes:
+        """What the context holds of its first sequence, as the engine writes it.
+
+        Args:
+            growing: only what stands for all tokens at once, as the state of recurrent layers does.
+        """
+        size_of, read, _ = self._state_functions()
+        flags = self._state_flags(growing)
+        size = int(size_of(self._context, 0, flags))
         buffer = (ctypes.c_uint8 * size)()
-        written = int(self._api.llama_state_seq_get_data(self._context, buffer, size, 0, *self._state_flags))
+        written = int(read(self._context, buffer, size, 0, flags))
         if written != size:
             msg = f"{self.loaded.family} wrote {written} of {size} bytes of its state: {self.loaded.log.complaints()}"
             raise EngineError(msg)
         return bytes(buffer)
 
-    def restore(self, data: bytes) -> None:
+    def restore(self, data: bytes, *, growing: bool = False) -> None:
         """Let the first sequence be what :meth:`state` gave.
 
         Raises:
             EngineError: the engine refuses it; the sequence is empty then.
         """
         self.loaded.log.forget()
+        flags = self._state_flags(growing)
         given = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        if not self._api.llama_state_seq_set_data(self._context, given, len(data), 0, *self._state_flags):
+        if not self._state_functions()[2](self._context, given, len(data), 0, flags):
             self.forget()
             msg = f"{self.loaded.family} refuses this state: {self.loaded.log.complaints() or 'it gives no reason'}"
             raise EngineError(msg)
+
+    def _state_flags(self, growing: bool) -> int:
+        return int(self.loaded.abi.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) if growing else 0
 
     def load_lora(self, path: str) -> Lora:
         """A LoRA adapter for this model, freed with it.
@@ -463,6 +478,8 @@ class Session(ABC):
         """Free context and model; harmless the second time."""
         context, self._context = self._context, None
         model, self._model = self._model, None
+        if self.own_guesses is not None:
+            self.own_guesses.close()
         templates, self._templates = self._templates, {}
         for one in templates.values():
             one.close()
@@ -499,13 +516,28 @@ class Session(ABC):
     def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         """A sampler of the engine's own C API, the fastest."""
 
-    @abstractmethod
     def forget(self) -> None:
         """Empty the KV cache."""
+        self._forget()
+        if self.own_guesses is not None:
+            self.own_guesses.truncate(0)
 
-    @abstractmethod
     def truncate(self, position: int, sequence: int = 0) -> bool:
         """Drop a sequence's KV cache from ``position`` on; False if this model's cache cannot (then drop all of it)."""
+        done = self._truncate(position, sequence)
+        if done and self.own_guesses is not None:
+            self.own_guesses.truncate(position)
+        return done
+
+    @abstractmethod
+    def _state_functions(self) -> tuple[Api, Api, Api]:
+        """Those that size, read and write the state of a sequence; they take flags."""
+
+    @abstractmethod
+    def _forget(self) -> None: ...
+
+    @abstractmethod
+    def _truncate(self, position: int, sequence: int) -> bool: ...
 
     @abstractmethod
     def copy_sequence(self, source: int, target: int) -> None:

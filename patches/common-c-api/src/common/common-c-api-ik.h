@@ -15,6 +15,7 @@
 #include <climits>
 #include <cmath>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -173,5 +174,104 @@ inline float chosen_logit(common_sampler * sampler, llama_token token) {
 inline llama_control_vector_data load_control_vector(const char * path) {
     return llama_control_vector_load({ { 1.0f, path } });
 }
+
+// The layers of a model that guess tokens, in a context of their own.
+//
+// The layer takes a token together with what the model made of the one before it. The server of this engine gives it
+// what the model made of the token itself while it reads a prompt; guesses are better without that.
+class mtp {
+  public:
+    mtp(llama_context * target, llama_context_params params, int32_t) : target(target) {
+        const auto * model = llama_get_model(target);
+        params.mtp_op_type = MTP_OP_WARMUP;
+        ctx    = llama_init_from_model(const_cast<llama_model *>(model), params);
+        n_embd = llama_model_n_embd(model);
+        before.resize(n_embd);
+        if (!ctx) {
+            throw std::runtime_error("no context can be made for the layers that guess tokens");
+        }
+        batch = llama_batch_init(llama_n_ubatch(ctx), 0, 1);
+    }
+
+    mtp(const mtp &) = delete;
+    mtp & operator=(const mtp &) = delete;
+
+    ~mtp() {
+        if (ctx) {
+            llama_batch_free(batch);
+            llama_free(ctx);
+        }
+    }
+
+    void add(const llama_token * tokens, int32_t n_tokens, llama_pos pos) {
+        const float * made = llama_get_embeddings(target);
+        if (!made) {
+            throw std::runtime_error("the context gives no embeddings, which the layers that guess tokens need");
+        }
+        // one row for each token: what the model made of the one before it
+        std::vector<float> given(before);
+        given.insert(given.end(), made, made + (size_t) (n_tokens - 1)*n_embd);
+        const int32_t n_ubatch = llama_n_ubatch(ctx);
+        for (int32_t i = 0; i < n_tokens; i += n_ubatch) {
+            const int32_t n = std::min(n_ubatch, n_tokens - i);
+            common_batch_clear(batch);
+            for (int32_t j = 0; j < n; j++) {
+                common_batch_add(batch, tokens[i + j], pos + i + j, { 0 }, true);
+            }
+            run(MTP_OP_WARMUP, given.data() + (size_t) i*n_embd);
+        }
+        first = pos;
+        rows.assign(made, made + (size_t) n_tokens*n_embd);
+        before.assign(rows.end() - n_embd, rows.end());
+    }
+
+    void truncate(llama_pos pos) {
+        const llama_pos last = pos - 1 - first; // the row of the last batch that stays
+        if (last >= 0 && (size_t) (last + 1)*n_embd <= rows.size()) {
+            before.assign(rows.begin() + (size_t) last*n_embd, rows.begin() + (size_t) (last + 1)*n_embd);
+        }
+        llama_kv_cache_seq_rm(ctx, 0, pos, -1);
+    }
+
+    std::vector<llama_token> guess(llama_token token, llama_pos pos, int32_t n_max) {
+        std::vector<llama_token> made;
+        std::vector<float> state(before);
+        const int32_t n_vocab = llama_n_vocab(llama_get_model(ctx));
+        while ((int32_t) made.size() < n_max) {
+            common_batch_clear(batch);
+            common_batch_add(batch, token, pos + (llama_pos) made.size(), { 0 }, true);
+            run(MTP_OP_DRAFT_GEN, state.data());
+            const float * logits = llama_get_logits_ith(ctx, 0);
+            const float * next   = llama_get_embeddings_ith(ctx, 0);
+            if (!logits || !next) {
+                break;
+            }
+            token = (llama_token) (std::max_element(logits, logits + n_vocab) - logits);
+            made.push_back(token);
+            state.assign(next, next + n_embd);
+        }
+        llama_kv_cache_seq_rm(ctx, 0, pos, -1);
+        return made;
+    }
+
+  private:
+    void run(llama_mtp_op_type what, const float * states) {
+        llama_set_draft_input_hidden_state(ctx, states);
+        llama_set_mtp_op_type(ctx, what);
+        const int32_t code = llama_decode(ctx, batch);
+        llama_set_mtp_op_type(ctx, MTP_OP_NONE);
+        if (code) {
+            throw std::runtime_error("the layers that guess tokens cannot be computed");
+        }
+    }
+
+    llama_context *    target;
+    llama_context *    ctx    = nullptr;
+    llama_batch        batch  = {};
+    int32_t            n_embd = 0;
+    llama_pos          first  = 0;
+    std::vector<float> rows;   // what the model made of the tokens of the last batch
+    std::vector<float> before; // of the last token that stays
+};
 
 } // namespace engine

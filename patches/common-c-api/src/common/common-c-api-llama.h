@@ -8,11 +8,13 @@
 #include "json.h"
 #include "log.h"
 #include "sampling.h"
+#include "speculative.h"
 
 #include <algorithm>
 #include <climits>
 #include <cmath>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -140,5 +142,75 @@ inline float chosen_logit(common_sampler * sampler, llama_token) {
 inline common_control_vector_data load_control_vector(const char * path) {
     return common_control_vector_load({ { 1.0f, path } });
 }
+
+// The layers of a model that guess tokens, in a context of their own.
+class mtp {
+  public:
+    mtp(llama_context * target, llama_context_params params, int32_t n_max) : batch(target) {
+        params.ctx_type  = LLAMA_CONTEXT_TYPE_MTP;
+        params.ctx_other = target;
+        params.n_ctx     = llama_n_ctx(target);
+        params.n_rs_seq  = 0;
+        // const is of the accessor: the context of the target keeps its model as it is
+        ctx.reset(llama_init_from_model(const_cast<llama_model *>(llama_get_model(target)), params));
+        if (!ctx) {
+            throw std::runtime_error("no context can be made for the layers that guess tokens");
+        }
+        common_params_speculative how;
+        how.types         = { COMMON_SPECULATIVE_TYPE_DRAFT_MTP };
+        how.draft.n_max   = n_max;
+        how.draft.ctx_tgt = target;
+        how.draft.ctx_dft = ctx.get();
+        how.draft.backend_sampling = false;
+        spec.reset(common_speculative_init(how, 1));
+        if (!spec) {
+            throw std::runtime_error("this model's layers cannot guess tokens");
+        }
+    }
+
+    void add(const llama_token * tokens, int32_t n_tokens, llama_pos pos) {
+        batch.clear();
+        for (int32_t i = 0; i < n_tokens; i++) {
+            batch.add(tokens[i], pos + i, 0, true);
+        }
+        first = pos;
+        if (!common_speculative_process(spec.get(), batch)) {
+            throw std::runtime_error("the layers that guess tokens cannot be computed");
+        }
+    }
+
+    void truncate(llama_pos pos) {
+        const llama_pos last = pos - 1 - first; // the row of the last batch that stays
+        if (guessed && last >= 0 && last < batch.size()) {
+            common_speculative_accept(spec.get(), 0, last);
+        }
+        remove(pos);
+    }
+
+    std::vector<llama_token> guess(llama_token token, llama_pos pos, int32_t n_max) {
+        llama_tokens made;
+        auto & asked = common_speculative_get_draft_params(spec.get(), 0);
+        asked = { true, n_max, pos, token, &none, &made };
+        common_speculative_draft(spec.get());
+        asked.drafting = false;
+        guessed = guessed || !made.empty();
+        remove(pos);
+        return made;
+    }
+
+  private:
+    void remove(llama_pos pos) {
+        if (!llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, pos, -1)) {
+            throw std::runtime_error("the layers that guess tokens cannot forget");
+        }
+    }
+
+    const llama_tokens     none;
+    llama_context_ptr      ctx;
+    common_speculative_ptr spec;
+    common_batch           batch; // the last one
+    llama_pos              first   = 0;
+    bool                   guessed = false;
+};
 
 } // namespace engine

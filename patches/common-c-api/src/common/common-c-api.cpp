@@ -40,6 +40,10 @@ struct common_c_sampler {
     }
 };
 
+struct common_c_mtp {
+    engine::mtp layers;
+};
+
 static thread_local std::string last_error;
 static thread_local std::string last_text;
 static thread_local std::vector<float> last_numbers;
@@ -677,5 +681,37 @@ const float * common_c_control_vector(const char * path, int32_t * n_embd, int32
         *n_embd   = loaded.n_embd;
         *n_values = (int32_t) last_numbers.size();
         return (const float *) last_numbers.data();
+    });
+}
+
+common_c_mtp * common_c_mtp_init(llama_context * ctx, llama_context_params params, int32_t n_max) {
+    return guarded((common_c_mtp *) nullptr, [&] {
+        return new common_c_mtp { { ctx, params, n_max } };
+    });
+}
+
+void common_c_mtp_free(common_c_mtp * mtp) {
+    delete mtp;
+}
+
+bool common_c_mtp_add(common_c_mtp * mtp, const llama_token * tokens, int32_t n_tokens, llama_pos pos) {
+    return guarded(false, [&] {
+        mtp->layers.add(tokens, n_tokens, pos);
+        return true;
+    });
+}
+
+bool common_c_mtp_truncate(common_c_mtp * mtp, llama_pos pos) {
+    return guarded(false, [&] {
+        mtp->layers.truncate(pos);
+        return true;
+    });
+}
+
+int32_t common_c_mtp_guess(common_c_mtp * mtp, llama_token token, llama_pos pos, llama_token * guesses, int32_t n_max) {
+    return guarded((int32_t) -1, [&] {
+        const auto made = mtp->layers.guess(token, pos, n_max);
+        std::copy(made.begin(), made.end(), guesses);
+        return (int32_t) made.size();
     });
 }

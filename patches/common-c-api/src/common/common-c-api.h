@@ -31,6 +31,7 @@ extern "C" {
 struct common_c_chat;    // the chat templates of a model
 struct common_c_parser;  // what reads one answer
 struct common_c_sampler; // what chooses the tokens of one answer
+struct common_c_mtp;     // what guesses tokens with the layers that a model has for that
 
 // Why the last call of this thread failed; "" if none did.
 COMMON_C_API const char * common_c_error(void);
@@ -99,6 +100,27 @@ COMMON_C_API int32_t common_c_logprobs(
 // A control vector of a GGUF file: n_embd numbers for each layer from 1 on, n_values in all.
 // returns the numbers, valid as a returned text is
 COMMON_C_API const float * common_c_control_vector(const char * path, int32_t * n_embd, int32_t * n_values);
+
+// Guesses of tokens by the layers that a model has for that (multi-token prediction), for sequence 0 of a context. The
+// context must outlive it. Its model must have been loaded with these layers; ik_llama.cpp also wants "mtp" and
+// "embeddings" of the context's params.
+//
+// params: those that the context was made with
+// n_max:  the most guesses at a time
+COMMON_C_API struct common_c_mtp * common_c_mtp_init(struct llama_context * ctx, struct llama_context_params params, int32_t n_max);
+COMMON_C_API void                  common_c_mtp_free(struct common_c_mtp * mtp);
+
+// Tell it of the tokens of the last llama_decode, all of them, of which the first stands at pos.
+COMMON_C_API bool common_c_mtp_add(struct common_c_mtp * mtp, const llama_token * tokens, int32_t n_tokens, llama_pos pos);
+
+// Forget what stands at pos and behind it.
+COMMON_C_API bool common_c_mtp_truncate(struct common_c_mtp * mtp, llama_pos pos);
+
+// Guess what follows a token that is to stand at pos, right behind what was added.
+// guesses: room for n_max tokens, of which as many as are returned are written
+// returns -1 if it fails
+COMMON_C_API int32_t common_c_mtp_guess(
+        struct common_c_mtp * mtp, llama_token token, llama_pos pos, llama_token * guesses, int32_t n_max);
 
 #ifdef __cplusplus
 }

@@ -41,6 +41,7 @@ class FakeSession(Session):
         self.end = end
         self.closed = False
         self.loaded = cast("Any", SimpleNamespace(family="fake"))
+        self.own_guesses = None
         self.before_batch: Callable[[], object] = lambda: None
 
     @property
@@ -91,10 +92,10 @@ class FakeSession(Session):
         assert not self.caches[target]
         self.caches[target] = list(self.caches[source])
 
-    def state(self) -> bytes:
+    def state(self, *, growing: bool = False) -> bytes:
         return bytes(self.cache)
 
-    def restore(self, data: bytes) -> None:
+    def restore(self, data: bytes, *, growing: bool = False) -> None:
         self.caches[0] = list(data)
 
     def perf(self) -> Perf:

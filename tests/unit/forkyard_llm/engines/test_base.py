@@ -87,6 +87,9 @@ class FakeEngine(Engine):
     def _server_devices(self, address: str, count: int) -> list[Device]:
         return [Device(f"Far{index}@{address[-1]}", address, "remote", 1, 2) for index in range(count)]
 
+    def _cannot_guess(self, model: Any) -> str | None:
+        return None
+
     def _free_model(self, _model: Any) -> None: ...
 
     def _session(self, _model: Any, _context: Any, options: ModelOptions, _release: Any) -> Any:

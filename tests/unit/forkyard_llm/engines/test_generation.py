@@ -8,7 +8,7 @@ import pytest
 from forkyard_llm.engines.generation import Generation
 from forkyard_llm.engines.request import Request, common_length
 from forkyard_llm.engines.session import Session
-from forkyard_llm.errors import EngineError, UnsupportedOption, UsageError
+from forkyard_llm.errors import EngineError, UsageError
 from forkyard_llm.sampling import SamplingParams
 from hypothesis import given
 from hypothesis import strategies as st
@@ -255,18 +255,19 @@ def test_guesses_change_no_text_and_fewer_batches_make_it():
     assert draft.closed
 
 
-def test_wrong_guesses_that_cannot_be_taken_back_are_an_error():
+def test_wrong_guesses_are_taken_back_from_a_cache_that_only_grows():
     class Wrong:
         def propose(self, tokens: Sequence[int], count: int) -> Sequence[int]:
-            return [0]
+            return [tokens[-1] + 1, 0][:count]
 
         def close(self) -> None: ...
 
-    generation = Generation(FakeSession(truncates=False), reuse=False, name="m", draft=Wrong(), guesses=1)
-    stream = generation.tokens(Request([1], GREEDY))
-    next(stream)
-    with pytest.raises(UnsupportedOption, match="only grows"):
-        next(stream)
+    session = FakeSession(n_ctx=12, truncates=False, n_batch=16)
+    generation = Generation(session, reuse=False, name="m", draft=Wrong(), guesses=2)
+    assert [token.id for token in generation.tokens(Request([1], GREEDY))] == list(range(2, 14))
+    assert session.cache == list(range(1, 13))
+    # All of it once, and then what is right of the guesses: the state before them was kept.
+    assert session.decoded[1:5] == [[2, 3, 0], [1, 2, 3], [4, 5, 0], [4, 5]]
 
 
 def test_step_by_step():
