@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from forkyard_llm.errors import ModelError, UnsupportedOption, UsageError
 from forkyard_llm.state import DiskCache, LlamaState, RamCache
 
 from ..numa.state_models import write_hybrid_delta
+from ..split.graph_models import write_hybrid
 from .tiny_texts import write_guesser
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
+GREEDY = SamplingParams(temperature=0)
+PERIOD = [5, 9, 7, 5, 9, 7, 5, 9, 7, 11]
 PROMPT = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 4,"
 
 
@@ -140,7 +144,7 @@ def test_layers_of_the_model_guess(llm: Llama, tmp_path: Path):
     prompt = [261, 262] * 20
 
     def made(llm: Llama, known: int = 0) -> list[int]:
-        tokens = llm.generate(prompt + expected[:known], SamplingParams(temperature=0))
+        tokens = llm.generate(prompt + expected[:known], GREEDY)
         return list(itertools.islice(tokens, 120 - known))
 
     expected: list[int] = []
@@ -162,16 +166,38 @@ def test_layers_of_the_model_guess(llm: Llama, tmp_path: Path):
         Llama(models.get("smollm2-135m"), draft_model="mtp", engine=llm.engine)
 
 
-@pytest.mark.parametrize("guess", ["ngram", "mtp"])
-def test_guesses_for_a_cache_that_only_grows(tmp_path: Path, guess: str):
+def test_a_model_guesses_whose_cache_only_grows(tmp_path: Path):
     write_hybrid_delta(tmp_path / "hybrid.gguf", drafts=True)
 
     def made(draft: str | None) -> list[int]:
         with Llama(tmp_path / "hybrid.gguf", engine="llama.cpp", n_ctx=256, n_threads=1, draft_model=draft) as one:
-            tokens = one.generate(one.tokenize("ab ab"), SamplingParams(temperature=0))
-            return list(itertools.islice(tokens, 100))
+            return list(itertools.islice(one.generate(one.tokenize("ab ab"), GREEDY), 100))
 
-    assert made(guess) == made(None)
+    assert made("mtp") == made(None)
+
+
+def test_what_recurrent_layers_remember_is_of_the_text_alone(llm: Llama, tmp_path: Path):
+    write_hybrid(tmp_path / "hybrid.gguf")
+    options: dict[str, Any] = {"engine": llm.engine, "n_ctx": 128, "n_threads": 1}
+    prompts = [PERIOD, PERIOD[:6], PERIOD, [*PERIOD, 5]]
+
+    def made(one: Llama) -> list[list[int]]:
+        return [list(itertools.islice(one.generate(prompt, GREEDY), 30)) for prompt in prompts]
+
+    with Llama(tmp_path / "hybrid.gguf", **options) as plain:
+        expected = made(plain)
+    for more in ({"draft_model": "ngram"}, {"prompt_reuse": True}):
+        with Llama(tmp_path / "hybrid.gguf", **options, **more) as other:
+            assert made(other) == expected, more
+    try:
+        other = Llama(tmp_path / "hybrid.gguf", **options, n_parallel=3)
+    except UnsupportedOption as error:
+        assert llm.engine == "ik_llama.cpp"
+        assert "one text at a time" in str(error)
+        return
+    with other, ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda prompt: list(itertools.islice(other.generate(prompt, GREEDY), 30)), prompts)
+        assert list(found) == expected
 
 
 def test_a_draft_of_another_vocabulary_is_refused(smollm2: Path, llm: Llama):

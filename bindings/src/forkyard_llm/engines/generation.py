@@ -365,7 +365,8 @@ class Generation:
         kept = common_length(self._evaluated, prompt) if wanted and not self._stale else 0
         self._stale = True
         self._fresh = False
-        if kept == 0 or not session.truncate(kept):
+        # Not to forget where nothing is kept: ik_llama.cpp then writes zeros into all of the cache.
+        if not session.truncate(kept):
             kept = 0
             session.forget()
         session.decode(prompt[kept:], kept, progress)

@@ -71,6 +71,13 @@ class IkLlamaEngine(Engine):
 
     def _check_context(self, path: Path, model: Handle, options: ModelOptions, params: Params) -> None:
         super()._check_context(path, model, options, params)
+        if options.n_parallel > 1 and self.api.llama_model_has_recurrent(model):
+            # It ends the process over a batch with parts of several texts, and mixes up the states of single tokens.
+            msg = (
+                f"ik_llama.cpp computes one text at a time with a model that has recurrent layers, as {path} has: leave"
+                " n_parallel out, or take llama.cpp (engine='llama.cpp')"
+            )
+            raise UnsupportedOption(msg)
         given = {name: (getattr(options, name) or "f16").lower() for name in FLASH_CACHE}
         if params.flash_attn and not self._has_gpu():
             both_bf16 = set(given.values()) == {"bf16"} and "avx512_bf16" in self.payload.cpu_features
@@ -168,7 +175,10 @@ class IkLlamaSession(Session):
         self._api.llama_kv_cache_clear(self._context)
 
     def _truncate(self, position: int, sequence: int) -> bool:
-        return bool(self._api.llama_kv_cache_seq_rm(self._context, sequence, position, -1))
+        more = self._api.llama_kv_cache_seq_pos_max(self._context, sequence) >= position > 0
+        done = bool(self._api.llama_kv_cache_seq_rm(self._context, sequence, position, -1))
+        # It says so of recurrent layers, too, whose state stays what it was.
+        return done and not (more and self._api.llama_model_has_recurrent(self._model))
 
     def infill_tokens(self) -> tuple[int, int, int] | None:
         api, model = self._api, self._model
