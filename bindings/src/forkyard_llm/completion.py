@@ -27,13 +27,10 @@ __all__ = [
 
 
 class CompletionSource(Protocol):
-    """What a completion needs of the model: a token's bytes, and whether it ends the text."""
+    """What a completion needs of the model."""
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes the token adds to the text; a control token adds none unless ``special``."""
-
-    def is_end(self, token: int) -> bool:
-        """Whether the token ends the text."""
+    def read(self, token: int, *, special: bool = False) -> bytes | None:
+        """The bytes a token adds to the text, or None if it ends it; a control token adds none unless ``special``."""
 
 
 Shown = Callable[[int], bytes]
@@ -91,12 +88,13 @@ def run(
             token = next(tokens, None)
             if token is None:
                 break
-            if source.is_end(token.id):
+            raw = source.read(token.id, special=token.id in spelled)
+            if raw is None:
                 reason = "stop"
                 break
             count += 1
             since.append(token)
-            text = assembler.add(source.piece(token.id, special=token.id in spelled))
+            text = assembler.add(raw)
             if assembler.stopped:
                 yield Delta(text, "stop", count, tuple(since))
                 return

@@ -23,8 +23,8 @@ class Letters:
         letter = bytes([ord("a") + token])
         return letter.upper() if special else letter
 
-    def is_end(self, token: int) -> bool:
-        return token == END
+    def read(self, token: int, *, special: bool = False) -> bytes | None:
+        return None if token == END else self.piece(token, special=special)
 
 
 def collect(tokens: list[int], max_tokens: int | None = None, stops: tuple[str, ...] = ()) -> tuple[str, Delta]:

@@ -74,6 +74,9 @@ class Generation:
             EngineError: it is closed, or another process loaded it.
         """
         check_model(self._process, self._name)
+        return self._opened()
+
+    def _opened(self) -> Session:
         session = self._session
         if session is None:
             msg = f"this Llama is closed ({self._name}); make a new one"
@@ -91,7 +94,7 @@ class Generation:
             self._refuse_inside()
             self._inside = True
             try:
-                return function(self.open_session())
+                return function(self._opened())
             finally:
                 self._inside = False
 
@@ -111,15 +114,14 @@ class Generation:
             sampler = self.call(lambda session: self._begin(session, request))
             if request.scored:
                 yield from self._scores(request)
-            choose_next = functools.partial(self._choose, sampler, request)
-            while True:
-                token = self.call(choose_next)
-                yield token
-                if self._draft is not None:
-                    yield from self._drafted(sampler, request, token.id)
-                    return
-                if not self.call(functools.partial(self._advance, token.id)):
-                    return
+            token = self.call(functools.partial(self._choose, sampler, request))
+            yield token
+            if self._draft is not None:
+                yield from self._drafted(sampler, request, token.id)
+                return
+            while (after := self.call(functools.partial(self._advance, sampler, request, token.id))) is not None:
+                yield after
+                token = after
         except GeneratorExit:
             raise
         except BaseException:
@@ -257,13 +259,9 @@ class Generation:
             end_threads(shared=True)
             self._turn.release()
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes ``token`` adds to a text; raises as :meth:`call` does."""
-        return self.call(lambda session: session.piece(token, special=special))
-
-    def is_end(self, token: int) -> bool:
-        """Whether ``token`` ends a generation; raises as :meth:`call` does."""
-        return self.call(lambda session: session.is_end(token))
+    def read(self, token: int, *, special: bool = False) -> bytes | None:
+        """The bytes ``token`` adds to a text, or None if it ends it; raises as :meth:`call` does."""
+        return self.call(lambda session: session.read(token, special=special))
 
     def reset(self) -> None:
         """Empty the cache and set the engine's counters to zero.
@@ -347,15 +345,14 @@ class Generation:
         self._fresh = False
         return choose(session, sampler, request, -1, self._evaluated)
 
-    def _advance(self, token: int, session: Session) -> bool:
-        """Put ``token`` behind the evaluated ones; False if there is no room."""
+    def _advance(self, sampler: Sampler, request: Request, token: int, session: Session) -> Token | None:
+        """Put ``token`` behind the evaluated ones, and choose the one after it; None if there is no room."""
         position = len(self._evaluated)
         if position >= session.n_ctx:
-            return False
+            return None
         session.decode_one(token, position)
         self._evaluated.append(token)
-        self._fresh = True
-        return True
+        return self._choose(sampler, request, session)
 
     def _evaluate(
         self, session: Session, prompt: Sequence[int], progress: Progress | None = None, *, reuse: bool = False

@@ -150,13 +150,9 @@ class Scheduler:
                 with self._wake:
                     self._wake.notify()
 
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes ``token`` adds to a text."""
-        return self.open_session().piece(token, special=special)
-
-    def is_end(self, token: int) -> bool:
-        """Whether ``token`` ends a generation."""
-        return self.open_session().is_end(token)
+    def read(self, token: int, *, special: bool = False) -> bytes | None:
+        """The bytes ``token`` adds to a text, or None if it ends it."""
+        return self.open_session().read(token, special=special)
 
     def reset(self) -> None:
         """Empty the cache and set the engine's counters to zero.

@@ -108,6 +108,7 @@ class Session(ABC):
         """Set by who made the context for them."""
         self._templates: dict[str, Templates] = {}
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._read: dict[tuple[int, bool], bytes | None] = {}
 
     def tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> list[int]:
         """Tokens of ``text`` (UTF-8).
@@ -170,6 +171,14 @@ class Session(ABC):
         # Pieces never change, and asking again costs more than a dictionary look-up on every token.
         piece = self._pieces[token, special] = buffer.raw[: max(count, 0)]
         return piece
+
+    def read(self, token: int, *, special: bool = False) -> bytes | None:
+        """What :meth:`piece` gives for ``token``, or None if it ends a generation."""
+        try:
+            return self._read[token, special]
+        except KeyError:
+            known = self._read[token, special] = None if self.is_end(token) else self.piece(token, special=special)
+            return known
 
     def _need_tokenizer(self) -> None:
         # The engines answer with an abort.
