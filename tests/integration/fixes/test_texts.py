@@ -1,0 +1,65 @@
+"""What ik_llama.cpp makes of capital letters, and of logits that are all negative."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..bindings.tiny_texts import write_decoder, write_encoder
+
+TOKENS = """
+import sys
+from forkyard_llm import Llama
+with Llama(sys.argv[1], vocab_only=True) as llm:
+    print([llm.tokenize(text) for text in sys.argv[2:]])
+"""
+SIGMA = """
+import ctypes, sys
+from forkyard_llm import Llama
+with Llama(sys.argv[1], n_threads=1) as llm:
+    loaded = llm._generation.open_session().loaded
+    abi = loaded.abi
+    logits = [-9.0, -7.5, -8.0, -8.5, -9.5, -20.0]
+    data = (abi.llama_token_data * 6)(*((token, logit, 0.0) for token, logit in enumerate(logits)))
+    array = abi.llama_token_data_array(data, 6, -1, False)
+    loaded.api.llama_sample_top_n_sigma(None, ctypes.byref(array), 0.2)
+    print(sorted(data[index].id for index in range(array.size)))
+"""
+TIMEOUT_S = 120
+
+
+@pytest.fixture
+def run(engine_payload: Callable[[str], Path], environment: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """A function that runs a program with the payload in a child, as it may end the process, for what it prints."""
+    own = {
+        "FORKYARD_LLM_PAYLOAD_PATH": str(engine_payload("ik_llama.cpp")),
+        "FORKYARD_LLM_CACHE": str(tmp_path / "cache"),
+    }
+
+    def run(program: str, *words: str) -> str:
+        command = [sys.executable, "-c", program, *words]
+        done = subprocess.run(
+            command, env={**os.environ, **environment, **own}, capture_output=True, text=True, timeout=TIMEOUT_S,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.strip()
+
+    return run
+
+
+def test_bert_lowers_capital_letters(run: Callable[..., str], tmp_path: Path) -> None:
+    write_encoder(tmp_path / "bert.gguf")
+    big, small = eval(run(TOKENS, str(tmp_path / "bert.gguf"), "ABC XYZ", "abc xyz"))  # noqa: S307 - lists of numbers
+    assert big == small
+    assert len(small) == 8
+
+
+def test_the_best_of_negative_logits_stays(run: Callable[..., str], tmp_path: Path) -> None:
+    write_decoder(tmp_path / "tiny.gguf", bytes_as_tokens=True)
+    assert run(SIGMA, str(tmp_path / "tiny.gguf")) == "[1, 2]"
