@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def run(engine_payload: Callable[[str], Path], environment: dict[str, str], tmp_
 
 def test_bert_lowers_capital_letters(run: Callable[..., str], tmp_path: Path) -> None:
     write_encoder(tmp_path / "bert.gguf")
-    big, small = eval(run(TOKENS, str(tmp_path / "bert.gguf"), "ABC XYZ", "abc xyz"))  # noqa: S307 - lists of numbers
+    big, small = json.loads(run(TOKENS, str(tmp_path / "bert.gguf"), "ABC XYZ", "abc xyz"))
     assert big == small
     assert len(small) == 8
 
