@@ -38,19 +38,28 @@ with Llama(model, engine="llama.cpp", n_ctx=512) as one, Llama(model, engine="ik
 print(json.dumps(texts))
 """
 
+DROP_IN = """
+import sys
+from llama_cpp import Llama
+with Llama(model_path=sys.argv[1], n_ctx=128, n_threads=1, verbose=False) as llm:
+    print(llm.engine + ":" + llm(sys.argv[2], max_tokens=2, temperature=0.0)["choices"][0]["text"])
+"""
+
 
 @pytest.fixture(scope="session")
 def fresh(dist: Path, variant: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new virtual environment with the bindings and both payloads installed; its bin folder."""
+    """A new virtual environment with the bindings, the drop-in and both payloads; its bin folder."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     venv.create(folder, with_pip=True)
     name = variant.replace("-", "_")
-    wheels = [
-        path
-        for pattern in ("forkyard_llm-*", f"forkyard_llama_cpp_{name}-*", f"forkyard_ik_llama_cpp_{name}-*")
-        for path in dist.glob(f"{pattern}.whl")
-    ]
-    assert len(wheels) == 3, wheels
+    packages = (
+        "forkyard_llm",
+        "forkyard_llama_cpp_python",
+        f"forkyard_llama_cpp_{name}",
+        f"forkyard_ik_llama_cpp_{name}",
+    )
+    wheels = [path for package in packages for path in dist.glob(f"{package}-*.whl")]
+    assert len(wheels) == len(packages), wheels
     python = folder / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", *wheels]
     subprocess.run(install, env=pip_variables(python, os.environ), check=True, timeout=1800)
@@ -103,6 +112,21 @@ def test_the_generate_command(fresh: Path, smollm2: Path, tmp_path: Path, engine
     )
     assert done.returncode == 0, done.stderr
     assert EXPECTED.strip() in done.stdout
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", "ik_llama.cpp"])
+def test_the_module_llama_cpp(fresh: Path, smollm2: Path, tmp_path: Path, engine: str) -> None:
+    done = subprocess.run(
+        [fresh / "python", "-c", DROP_IN, smollm2, PROMPT],
+        cwd=tmp_path,
+        env={**outside(tmp_path), "FORKYARD_LLM_ENGINE": engine},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{engine}:{EXPECTED}\n"
 
 
 def test_the_doctor_finds_both_payloads(fresh: Path, tmp_path: Path) -> None:
