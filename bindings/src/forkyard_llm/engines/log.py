@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +37,9 @@ class EngineLog:
         # The engine keeps the bare pointer: this attribute keeps the callback alive as long as the library is.
         self._callback = abi.ggml_log_callback(self._receive)
         api.llama_log_set(self._callback, None)
-        # A library that logs from a destructor must not call into an interpreter that is gone.
-        atexit.register(api.llama_log_set, abi.ggml_log_callback(), None)
+        # A library that logs from a destructor must not call into an interpreter that is gone. Finalizers run in the
+        # order of their making backwards: the models are freed before, and what the engine says then is not printed.
+        weakref.finalize(self, api.llama_log_set, abi.ggml_log_callback(), None)
 
     def _receive(self, level: int, text: bytes | None, _user_data: int | None) -> None:
         line = (text or b"").decode("utf-8", "replace")
