@@ -155,8 +155,14 @@ def test_chat_formats_and_handlers(llm: llama_cpp.Llama, smollm2: Path):
         llm.chat_format = llama_chat_format.OWN
 
 
-def test_functions_in_openais_old_form(llm: llama_cpp.Llama):
-    said = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("auto", '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'),
+        ({"name": "weather"}, '{"city": "Paris"}'),
+    ],
+)
+def test_functions_in_openais_old_form(llm: llama_cpp.Llama, wish: Any, said: str):
     words = [*llm.tokenize(said.encode(), add_bos=False), llm.token_eos()]
     function = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
     begun: list[int] = []
@@ -169,7 +175,7 @@ def test_functions_in_openais_old_form(llm: llama_cpp.Llama):
     def ask(**more: Any) -> Any:
         begun.clear()
         return llm.create_chat_completion(
-            HI, functions=[function], function_call={"name": "weather"}, max_tokens=40, temperature=0,
+            HI, functions=[function], function_call=wish, max_tokens=40, temperature=0,
             logits_processor=llama_cpp.LogitsProcessorList([saying]), **more,
         )  # fmt: skip
 
@@ -186,6 +192,27 @@ def test_functions_in_openais_old_form(llm: llama_cpp.Llama):
     assert (
         "".join(call.get("arguments", "") for call in calls if call) == choice["message"]["function_call"]["arguments"]
     )
+
+
+def test_a_tool_that_is_named_is_called_whatever_the_template_knows(llm: llama_cpp.Llama):
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": {"type": "object", "required": ["city"], **more}}}
+        for name, more in (("time", {}), ("weather", {"properties": {"city": {"type": "string", "maxLength": 20}}}))
+    ]
+    asked: Any = {"tools": tools, "tool_choice": {"type": "function", "function": {"name": "weather"}}}
+    messages = [{"role": "user", "content": "What is the weather in Paris?"}]
+    answer = llm.create_chat_completion(messages, max_tokens=48, temperature=0, **asked)
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert list(json.loads(call["function"]["arguments"])) == ["city"]
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    llm.chat_format = "chatml-function-calling"
+    try:
+        with_tools = llm.create_chat_completion(messages, max_tokens=48, temperature=0, **asked)
+    finally:
+        llm.chat_format = llama_chat_format.OWN
+    assert with_tools["usage"]["prompt_tokens"] > answer["usage"]["prompt_tokens"] + 40, "this template shows the tools"
+    assert with_tools["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "weather"
 
 
 def test_caches_drafts_and_pickles(llm: llama_cpp.Llama, smollm2: Path):

@@ -17,7 +17,7 @@ import llama_cpp
 import numpy as np
 import pytest
 from forkyard_llm.errors import PayloadNotFound, UnsupportedOption, UsageError
-from llama_cpp import _beside, _hooks, _once, _options, llama_chat_format, llama_types
+from llama_cpp import _beside, _calls, _hooks, _once, _options, llama_chat_format, llama_types
 from llama_cpp._templates import FORMATS
 from llama_cpp.llama_cache import as_prompt_cache
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
@@ -79,9 +79,14 @@ def test_a_c_name_on_ik_names_the_other_engine(monkeypatch: pytest.MonkeyPatch):
         _ = llama_cpp.llama_cpp.llama_decode  # type: ignore[attr-defined]
 
 
-def test_images_are_an_import_error():
-    with pytest.raises(ImportError, match="images"):
-        _ = llama_chat_format.Llava15ChatHandler
+def test_handlers_of_images_are_names_alone():
+    from llama_cpp.llama_chat_format import Llava15ChatHandler
+
+    assert Llava15ChatHandler is llama_chat_format.Llava15ChatHandler
+    assert issubclass(Llava15ChatHandler, llama_chat_format.MTMDChatHandler)
+    with pytest.raises(UnsupportedOption, match="Llava15ChatHandler is for images"):
+        Llava15ChatHandler(clip_model_path="mmproj.gguf")
+    assert not hasattr(llama_chat_format, "OtherChatHandler")
 
 
 @pytest.mark.parametrize(("files", "refused"), [(["llama_cpp/__init__.py"], True), (["other/a.py"], False)])
@@ -327,20 +332,65 @@ def test_a_formatter_of_ones_own():
         chunks = list(handler(llama=llama, messages=MESSAGES, stream=True))
         assert [one["choices"][0]["delta"] for one in chunks] == [{"role": "assistant"}, {"content": "Hi"}, {}]
         assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
-        with pytest.raises(UnsupportedOption, match="template"):
-            handler(llama=llama, messages=MESSAGES, tool_choice={"function": {"name": "f"}})
+        function = {"name": "f", "parameters": {"type": "object"}}
+        named = {"tools": [{"type": "function", "function": function}], "tool_choice": {"function": {"name": "f"}}}
+        (choice,) = handler(llama=llama, messages=MESSAGES, **named)["choices"]
+        assert llama.asked["grammar"]._schema == '{"type": "object"}'
+        assert choice["message"]["tool_calls"][0]["function"] == {"name": "f", "arguments": "Hi"}
     finally:
         llama_chat_format.LlamaChatCompletionHandlerRegistry().unregister_chat_handler("shout")
+
+
+FUNCTION = {"name": "f", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"tools": [{"function": FUNCTION}], "tool_choice": {"function": {"name": "f"}}}, True),
+        ({"tools": [{"function": FUNCTION}], "tool_choice": {"function": {"name": "g"}}}, False),
+        ({"tools": [{"function": FUNCTION}], "tool_choice": "required"}, False),
+        ({"tools": None, "tool_choice": {"function": {"name": "f"}}}, False),
+        ({"functions": [FUNCTION], "function_call": {"name": "f"}}, True),
+        ({"functions": [FUNCTION], "function_call": "auto"}, False),
+        ({}, False),
+    ],
+)
+def test_a_function_that_is_named(asked: dict[str, Any], named: bool):
+    assert _calls.named_function(asked) == (FUNCTION if named else None)
+
+
+def test_arguments_become_the_call_of_a_function():
+    body = {"id": "1", "choices": [{"message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}]}
+    (choice,) = _calls.as_call(body, "f")["choices"]
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    assert choice["message"] == {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert choice["finish_reason"] == "tool_calls"
+
+    def chunk(reason: str | None = None, **delta: Any) -> dict[str, Any]:
+        return {"id": "1", "choices": [{"delta": delta, "finish_reason": reason}]}
+
+    given = [chunk(role="assistant"), chunk(content="{"), chunk(content="}"), chunk("length")]
+    made = [one["choices"][0] for one in _calls.as_call(iter(given), "f")]
+    begun = {**call, "index": 0, "function": {"name": "f", "arguments": "{"}}
+    rest = {"index": 0, "function": {"arguments": "}"}}
+    assert [one["delta"] for one in made] == [
+        {"role": "assistant"},
+        {"tool_calls": [begun]},
+        {"tool_calls": [rest]},
+        {},
+    ]
+    assert made[-1]["finish_reason"] == "length"
 
 
 def test_calls_of_functions_in_openais_old_form():
     call = {"index": 0, "type": "function", "function": {"name": "f", "arguments": "{}"}}
     whole = {"choices": [{"message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}
-    (choice,) = llama_chat_format.with_function_calls(whole)["choices"]
+    (choice,) = _calls.with_function_calls(whole)["choices"]
     assert choice["message"]["function_call"] == call["function"]
     assert choice["finish_reason"] == "function_call"
     chunk = {"choices": [{"delta": {"tool_calls": [{**call, "index": 1}]}, "finish_reason": None}]}
-    assert list(llama_chat_format.with_function_calls(iter([chunk]))) == [chunk]
+    assert list(_calls.with_function_calls(iter([chunk]))) == [chunk]
 
 
 def test_small_parts():

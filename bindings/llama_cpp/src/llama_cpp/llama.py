@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import random
 from collections.abc import Generator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import forkyard_llm
@@ -16,6 +17,7 @@ from forkyard_llm.optional import hub_file, openai_types
 from forkyard_llm.sampling import RANDOM_SEED, SamplingParams
 
 from . import llama_chat_format, llama_types
+from ._calls import arguments_format, as_call, named_function, with_function_calls
 from ._engine import default_engine
 from ._hooks import (
     LogitsProcessor,
@@ -143,6 +145,11 @@ class Llama:
     def n_ctx(self) -> int:
         """Context size in tokens."""
         return self._llm.n_ctx()
+
+    @property
+    def context_params(self) -> SimpleNamespace:
+        """What the context is like, by llama.h's names: what programs read of that struct."""
+        return SimpleNamespace(n_ctx=self.n_ctx(), n_batch=self.n_batch)
 
     def n_embd(self) -> int:
         """Numbers in a vector of the model."""
@@ -447,20 +454,34 @@ class Llama:
         top_logprobs: int | None = None,
         **sampling: Any,
     ) -> Any:
-        """A chat completion by a Jinja template, empty for the model's own, with the engine's own parser."""
+        """A chat completion by a Jinja template, empty for the model's own, with the engine's own parser.
+
+        A tool that is named is called whatever the template knows: the text is its arguments, by a grammar of them.
+        """
+        values: dict[str, Any] = {}
+        function = named_function(
+            {"functions": functions, "function_call": function_call, "tools": tools, "tool_choice": tool_choice}
+        )
         if functions is not None:
             tools = [{"type": "function", "function": one} for one in functions]
             tool_choice = function_call
             if isinstance(function_call, Mapping):
                 tool_choice = {"type": "function", "function": function_call}
+        if function is not None:
+            response_format, sampling["grammar"] = arguments_format(function), None
+            # The template shows them to the model; the engine would have it write calls in a form of its own.
+            values, tools, tool_choice = {"tools": tools}, None, None
         processors, _ = hooks(logits_processor, None)
         answer = self._llm.create_chat_completion(
             messages, tools=tools, tool_choice=tool_choice, stream=stream, stop=stop, max_tokens=max_tokens,
             response_format=response_format, logprobs=bool(logprobs), top_logprobs=top_logprobs,
-            chat_template=template, logits_processor=processors, **self._sampling(**sampling),
+            chat_template=template, chat_template_kwargs=values, logits_processor=processors,
+            **self._sampling(**sampling),
         )  # fmt: skip
+        if function is not None:
+            answer = as_call(answer, function["name"])
         if functions is not None:
-            answer = llama_chat_format.with_function_calls(answer)
+            answer = with_function_calls(answer)
         return named_answer(answer, model)
 
     # -- embeddings

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from forkyard_llm.chat import schema_of
 from forkyard_llm.errors import UnsupportedOption, UsageError
 
+from ._calls import arguments_format, as_call, named_function
 from ._templates import FORMATS, Format
 from .llama_grammar import LlamaGrammar
 
@@ -37,7 +38,6 @@ __all__ = [
     "hf_tokenizer_config_to_chat_formatter",
     "register_chat_completion_handler",
     "register_chat_format",
-    "with_function_calls",
 ]
 
 OWN = "chat_template.default"
@@ -218,17 +218,17 @@ def register_chat_format(name: str) -> Callable[[ChatFormatter], ChatFormatter]:
 def chat_formatter_to_chat_completion_handler(chat_formatter: ChatFormatter) -> LlamaChatCompletionHandler:
     """A handler that completes the formatter's prompt.
 
-    Tools reach the formatter, and no call is read from the answer: for that there are templates.
+    Tools reach the formatter, and no call is read from the answer but that of a tool which is named.
     """
 
     def handler(*, llama: Llama, messages: Sequence[Mapping[str, Any]], **asked: Any) -> Any:
-        if isinstance(asked.get("tool_choice"), Mapping) or isinstance(asked.get("function_call"), Mapping):
-            msg = "a chat formatter cannot make the model call a tool: leave chat_format out for the model's template"
-            raise UnsupportedOption(msg)
+        function = named_function(asked)
         tools = {name: asked.pop(name, None) for name in ("functions", "function_call", "tools", "tool_choice")}
         made = chat_formatter(messages=messages, **tools)
         prompt = llama.tokenize(made.prompt.encode("utf-8"), add_bos=not made.added_special, special=True)
         schema = schema_of(asked.pop("response_format", None))
+        if function is not None:
+            schema, asked["grammar"] = schema_of(arguments_format(function)), None
         if schema is not None and asked.get("grammar") is None:
             asked["grammar"] = LlamaGrammar.from_json_schema(json.dumps(schema))
         stops = [*_listed(asked.pop("stop", None)), *_listed(made.stop)]
@@ -240,7 +240,8 @@ def chat_formatter_to_chat_completion_handler(chat_formatter: ChatFormatter) -> 
             logprobs=(top or 0) if probable else None,
             **{**asked, "max_tokens": asked.get("max_tokens")},
         )
-        return _chat_answer(answer) if isinstance(answer, Mapping) else _chat_chunks(answer)
+        chat = _chat_answer(answer) if isinstance(answer, Mapping) else _chat_chunks(answer)
+        return chat if function is None else as_call(chat, function["name"])
 
     return handler
 
@@ -287,25 +288,6 @@ def _chat_logprobs(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"content": content, "refusal": None}
 
 
-def with_function_calls(answer: Any) -> Any:
-    """An answer, or its chunks, with the first tool call also in OpenAI's old form, ``function_call``."""
-    if isinstance(answer, Mapping):
-        return _with_function_call(answer, "message")
-    return (_with_function_call(chunk, "delta") for chunk in answer)
-
-
-def _with_function_call(answer: Mapping[str, Any], word: str) -> dict[str, Any]:
-    choices = []
-    for choice in answer["choices"]:
-        calls = [call for call in choice[word].get("tool_calls") or () if call.get("index", 0) == 0]
-        if calls:
-            choice = {**choice, word: {**choice[word], "function_call": calls[0]["function"]}}
-        if choice["finish_reason"] == "tool_calls":
-            choice = {**choice, "finish_reason": "function_call"}
-        choices.append(choice)
-    return {**answer, "choices": choices}
-
-
 def _by_template(template: str) -> LlamaChatCompletionHandler:
     def handler(*, llama: Llama, messages: Sequence[Mapping[str, Any]], **asked: Any) -> Any:
         return llama.chat_by_template(template, messages, **asked)
@@ -336,10 +318,39 @@ format_qwen = _formatter(FORMATS["qwen"])
 format_zephyr = _formatter(FORMATS["zephyr"])
 
 
-def __getattr__(name: str) -> object:
-    """Say why handlers of images are not there, as an ImportError, which programs expect of what is optional."""
-    if name.endswith("ChatHandler"):
-        msg = f"{name} is for images, which forkyard_llm does not read yet; use llama-cpp-python for them"
-        raise ImportError(msg)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+class MTMDChatHandler:
+    """A handler of images. There is none: the names are here for programs that import one, and may not use it.
+
+    Raises UnsupportedOption.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        msg = (
+            f"{type(self).__name__} is for images, which forkyard_llm does not read yet; use llama-cpp-python for them"
+        )
+        raise UnsupportedOption(msg)
+
+
+_OF_IMAGES = {
+    f"{name}ChatHandler": type(f"{name}ChatHandler", (MTMDChatHandler,), {})
+    for name in (
+        "Gemma4",
+        "Llama3VisionAlpha",
+        "Llava15",
+        "Llava16",
+        "MiniCPMv26",
+        "Moondream",
+        "NanoLlava",
+        "Obsidian",
+        "Qwen25VL",
+    )
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The handlers of images."""
+    try:
+        return _OF_IMAGES[name]
+    except KeyError:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg) from None
