@@ -354,7 +354,7 @@ class Llama:
 
     def token_nl(self) -> int:
         """The token of a line's end, or -1. Raises ModelError for a model without a tokenizer."""
-        return self._generation.call(lambda session: session.newline())
+        return self._generation.read(lambda session: session.newline())
 
     def description(self) -> str:
         """The engine's short description of the model."""
@@ -514,13 +514,13 @@ class Llama:
         flag("add_bos", add_bos)
         flag("special", special)
         raw = to_engine(text, "the text")
-        return self._generation.call(lambda session: session.tokenize(raw, add_special=add_bos, parse_special=special))
+        return self._generation.read(lambda session: session.tokenize(raw, add_special=add_bos, parse_special=special))
 
     def detokenize(self, tokens: Sequence[int], special: bool = False) -> bytes:
         """Text of ``tokens`` as bytes; special tokens are spelled out only if ``special``."""
         flag("special", special)
         plain = token_ids("tokens", tokens)
-        return self._generation.call(lambda session: session.detokenize(plain, special=special))
+        return self._generation.read(lambda session: session.detokenize(plain, special=special))
 
     def pieces(self, tokens: Sequence[int], special: bool = False) -> list[bytes]:
         """What each of ``tokens`` adds to a text, a space in front of a word included, wherever the word stands.
@@ -535,7 +535,7 @@ class Llama:
             session.check_tokens(plain)
             return [session.piece(token, special=special) for token in plain]
 
-        return self._generation.call(spelled)
+        return self._generation.read(spelled)
 
     # -- generation
 

@@ -84,6 +84,7 @@ def test_processors_and_criteria(llm: llama_cpp.Llama):
 
     def london(ids: Any, scores: Any) -> Any:
         assert scores.shape == (llm.n_vocab(),)
+        assert llm.detokenize(ids) in (PROMPT.encode(), PROMPT.encode() + b" London")
         allowed = np.full_like(scores, -np.inf)
         allowed[only] = 0
         return allowed

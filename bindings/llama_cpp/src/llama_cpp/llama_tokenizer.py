@@ -44,7 +44,7 @@ class LlamaTokenizer(BaseLlamaTokenizer):
         Behind the token that begins a text there is no space, which some tokenizers put in front of every text.
         """
         text = b"".join(self._model.pieces(tokens, special=special))
-        begins = bool(tokens) and tokens[0] == self._model.token_bos()
+        begins = len(tokens) > 0 and tokens[0] == self._model.token_bos()
         return text[1:] if begins and text.startswith(b" ") else text
 
     def encode(self, text: str, add_bos: bool = True, special: bool = True) -> list[int]:

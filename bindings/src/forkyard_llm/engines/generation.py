@@ -92,11 +92,21 @@ class Generation:
         check_model(self._process, self._name)
         with self._step:
             self._refuse_inside()
-            self._inside = True
+            return self.read(function)
+
+    def read(self, function: Callable[[Session], Result]) -> Result:
+        """:meth:`call` for what uses the vocabulary alone: a logits_processor may do that, within a call of its thread.
+
+        Raises:
+            EngineError: the session is closed, or another process loaded it.
+        """
+        check_model(self._process, self._name)
+        with self._step:
+            before, self._inside = self._inside, True
             try:
                 return function(self._opened())
             finally:
-                self._inside = False
+                self._inside = before
 
     def tokens(self, request: Request) -> Generator[Token, None, None]:
         """Tokens that follow a prompt, until the context is full; the turn is taken at the first ``next``.

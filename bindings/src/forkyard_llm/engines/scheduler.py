@@ -113,6 +113,8 @@ class Scheduler:
             self._start()
         return future.result()
 
+    read = call
+
     def tokens(self, request: Request) -> Generator[Token, None, None]:
         """Tokens that follow a prompt; the request is made at the first ``next``. Closing the iterator ends it.
 

@@ -176,6 +176,23 @@ def test_a_thread_inside_a_call_is_refused_instead_of_waiting_for_itself():
     assert next(generation.tokens([1], GREEDY)) == 2
 
 
+def test_the_vocabulary_may_be_read_inside_a_call_and_no_more_than_that():
+    session = FakeSession()
+    generation = make(session)
+
+    def reading(session: Session) -> int:
+        with pytest.raises(EngineError, match="signal handler"):
+            generation.close()
+        return session.n_vocab
+
+    assert generation.read(reading) == 1000
+    assert generation.call(lambda _: generation.read(reading)) == 1000
+    assert generation.call(lambda _: 1) == 1
+    generation.close()
+    with pytest.raises(EngineError, match="is closed"):
+        generation.read(reading)
+
+
 def test_a_stream_s_own_consumer_may_use_everything_but_a_second_stream():
     session = FakeSession()
     generation = make(session)
