@@ -253,7 +253,11 @@ def test_embeddings(llm: llama_cpp.Llama, smollm2: Path):
 
 def test_the_low_level_names_are_the_payloads(built_payloads: None, llm: llama_cpp.Llama):
     if llm.engine != "llama.cpp":
+        with pytest.raises(UnsupportedOption, match=r"this is ik_llama\.cpp"):
+            _ = llm.model
         pytest.skip("names of llama.cpp's C interface")
+    vocabulary = llama_cpp.llama_model_get_vocab(llm.model)
+    assert llama_cpp.llama_vocab_n_tokens(vocabulary) == llm.n_vocab()
     params = llama_cpp.llama_cpp.llama_model_default_params()  # type: ignore[attr-defined]
     assert isinstance(params, llama_cpp.llama_model_params)
     assert llama_cpp.LLAMA_LOAD_MODE_MMAP == llama_cpp.llama_cpp.LLAMA_LOAD_MODE_MMAP  # type: ignore[attr-defined]

@@ -151,6 +151,22 @@ class Llama:
         """What the context is like, by llama.h's names: what programs read of that struct."""
         return SimpleNamespace(n_ctx=self.n_ctx(), n_batch=self.n_batch)
 
+    @property
+    def model(self) -> Any:
+        """llama.cpp's pointer to the model, for the names of llama.h; good until :meth:`close`.
+
+        Raises:
+            UnsupportedOption: the engine is another one, or in a process of its own.
+        """
+        generation = getattr(self._llm, "_generation", None)
+        if self.engine != "llama.cpp" or generation is None:
+            alone = " in a process of its own" if generation is None else ""
+            msg = (
+                f"the pointer to the model is for llama.cpp's C interface in this process; this is {self.engine}{alone}"
+            )
+            raise UnsupportedOption(msg)
+        return generation.open_session()._model
+
     def n_embd(self) -> int:
         """Numbers in a vector of the model."""
         return self._llm.n_embd()
