@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forkyard_llm.payloads import Payload
+from forkyard_llm.payloads import Payload, read_payload
 
-from ..conftest import ROOT
+from forkyard.cache import Cache
+from forkyard.console import Console
+from forkyard.gitstore import Store
+from forkyard.recipes import load_recipe
+from forkyard.sources import obtain
+from forkyard.stacks import load_stacks
+from forkyard.trees import patch
+
+from ..conftest import ROOT, libraries_of
 
 PROMPT = "The capital of France is"
 # With any instruction set, and on any GPU.
@@ -51,6 +61,42 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Payload]
         monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
 
     return only
+
+
+@pytest.fixture(scope="session")
+def sources(engine_payload: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from an engine to the sources that its payload was built of: the pin, patched."""
+
+    @functools.cache
+    def checked_out(engine: str) -> Path:
+        manifest = read_payload(engine_payload(engine)).manifest
+        cache, recipe = Cache.default(), load_recipe(manifest["recipe"], ROOT)
+        obtained = obtain(recipe, cache, Console())
+        patch(recipe, obtained, load_stacks(ROOT, recipe.stacks, recipe.series), cache)
+        store = Store(cache.store(recipe.family))
+        patched = manifest["patched"]
+        assert store.has(patched["tree"], "tree"), f"the payload of {engine} was built of other patches"
+        folder = tmp_path_factory.mktemp("sources")
+        store.check_out(store.without(patched["tree"], patched["absent"]), folder / engine, folder / "index")
+        return folder / engine
+
+    return checked_out
+
+
+def compiled(program: Path, payload: Path, tree: Path, into: Path) -> Path:
+    """A program in C or C++, with the sources' headers and the payload's libraries."""
+    names = ("CC", "cc", "gcc") if program.suffix == ".c" else ("CXX", "c++", "g++")
+    compiler = os.environ.get(names[0]) or shutil.which(names[1]) or shutil.which(names[2])
+    if compiler is None:
+        pytest.skip(f"there is no compiler for {program.name}")
+    folder = Path(libraries_of(payload)["llama"]).parent
+    headers = [f"-I{tree / name}" for name in ("include", "ggml/include", "src", "common", "vendor", ".")]
+    out = into / program.stem
+    words = [compiler, "-w", "-O0", "-DLLAMA_SHARED", "-DGGML_SHARED", *headers, str(program), "-o", str(out)]
+    words += [*map(str, sorted(folder.glob("lib*.so"))), f"-Wl,-rpath,{folder}", "-pthread", "-lm"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
 
 
 def say(
