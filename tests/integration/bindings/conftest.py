@@ -83,18 +83,20 @@ def sources(engine_payload: Callable[[str], Path], tmp_path_factory: pytest.Temp
     return checked_out
 
 
-def compiled(program: Path, payload: Path, tree: Path, into: Path) -> Path:
+def compiled(program: Path, payload: Path, tree: Path, into: Path, *words: str) -> Path:
     """A program in C or C++, with the sources' headers and the payload's libraries."""
     names = ("CC", "cc", "gcc") if program.suffix == ".c" else ("CXX", "c++", "g++")
     compiler = os.environ.get(names[0]) or shutil.which(names[1]) or shutil.which(names[2])
     if compiler is None:
         pytest.skip(f"there is no compiler for {program.name}")
     folder = Path(libraries_of(payload)["llama"]).parent
-    headers = [f"-I{tree / name}" for name in ("include", "ggml/include", "src", "common", "vendor", ".")]
+    headers = ("include", "ggml/include", "src", "common", "vendor", "tools/mtmd", ".")
     out = into / program.stem
-    words = [compiler, "-w", "-O0", "-DLLAMA_SHARED", "-DGGML_SHARED", *headers, str(program), "-o", str(out)]
-    words += [*map(str, sorted(folder.glob("lib*.so"))), f"-Wl,-rpath,{folder}", "-pthread", "-lm"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
+    command = [compiler, "-w", "-O0", "-DLLAMA_SHARED", "-DGGML_SHARED", *(f"-I{tree / name}" for name in headers)]
+    command += [] if program.suffix == ".c" else ["-std=c++17"]
+    command += [*words, str(program), "-o", str(out), *map(str, sorted(folder.glob("lib*.so")))]
+    command += [f"-Wl,-rpath,{folder}", "-pthread", "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
