@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm import models
+from forkyard_llm.cache import CACHE_ENV, cache_dir
+from forkyard_llm.errors import DownloadError
 from forkyard_llm.payloads import Payload, read_payload
 
 from forkyard.cache import Cache
@@ -24,6 +27,7 @@ from forkyard.stacks import load_stacks
 from forkyard.trees import patch
 
 from ..conftest import ROOT, libraries_of
+from . import qwen
 
 PROMPT = "The capital of France is"
 # With any instruction set, and on any GPU.
@@ -61,6 +65,24 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Payload]
         monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "cache"))
 
     return only
+
+
+@pytest.fixture(scope="session")
+def model_file() -> Callable[[str], Path]:
+    """A function from a model's name to its file, in the usual cache: ``built_payloads`` has an empty one."""
+    usual = str(cache_dir())
+
+    def file(name: str) -> Path:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv(CACHE_ENV, usual)
+            if name != qwen.NAME:
+                return models.get(name)
+            try:
+                return qwen.fetch()
+            except DownloadError as error:
+                pytest.skip(f"{name} cannot be had: {error}")
+
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,20 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forkyard_llm import Llama, models
+from forkyard_llm import Llama
 from forkyard_llm.errors import EngineError, UsageError
+
+from . import qwen
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
-MODELS = ("smollm2-135m", "gemma3-270m")
+MODELS = ("smollm2-135m", "gemma3-270m", pytest.param(qwen.NAME, marks=pytest.mark.deep))
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 WEATHER = {
     "type": "function",
@@ -92,8 +94,8 @@ def ask(address: str, body: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_chat_says_what_the_payload_s_own_server_says(engine: str, name: str):
-    path = models.get(name)
+def test_a_chat_says_what_the_payload_s_own_server_says(engine: str, name: str, model_file: Callable[[str], Path]):
+    path = model_file(name)
     asked: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": "Count from 1 to 12."}]},
         {"messages": QUESTION, "tools": [WEATHER]},

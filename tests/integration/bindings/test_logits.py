@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forkyard_llm import Llama, models
+from forkyard_llm import Llama
 
+from . import qwen
 from .conftest import compiled
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
@@ -22,12 +23,19 @@ TEXTS = (
 )
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m", pytest.param("gemma3-270m", marks=pytest.mark.deep)])
+@pytest.mark.parametrize(
+    "name", ["smollm2-135m", *(pytest.param(name, marks=pytest.mark.deep) for name in ("gemma3-270m", qwen.NAME))]
+)
 @pytest.mark.parametrize("engine", ["llama.cpp", "ik_llama.cpp"])
 def test_logits_are_a_c_program_s_bit_for_bit(
-    engine: str, name: str, payloads: dict[str, Path], sources: Callable[[str], Path], tmp_path: Path
+    engine: str,
+    name: str,
+    payloads: dict[str, Path],
+    model_file: Callable[[str], Path],
+    sources: Callable[[str], Path],
+    tmp_path: Path,
 ):
-    model = models.get(name)
+    model = model_file(name)
     program = compiled(PROGRAM, payloads[engine], sources(engine), tmp_path)
     with Llama(model, engine=engine, n_ctx=N_CTX, n_batch=N_BATCH, n_threads=1) as llm:
         parts = [llm.tokenize(text, add_bos=index == 0) for index, text in enumerate(TEXTS)]
