@@ -7,11 +7,11 @@ import json
 import os
 import random
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from . import gguf_check
 from .asynchronous import awaited
@@ -54,6 +54,8 @@ from .text import to_engine
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from .arguments import ChatOptions, CompletionOptions
 
 __all__ = ["Llama", "devices"]
 
@@ -561,6 +563,22 @@ class Llama:
         )  # fmt: skip
         return (token.id for token in self._stream(request))
 
+    @overload
+    def create_completion(
+        self,
+        prompt: str | bytes | Sequence[int],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> dict[str, Any]: ...
+    @overload
+    def create_completion(
+        self, prompt: str | bytes | Sequence[int], *, stream: Literal[True], **options: Unpack[CompletionOptions]
+    ) -> Generator[dict[str, Any], None, None]: ...
+    @overload
+    def create_completion(
+        self, prompt: str | bytes | Sequence[int], *, stream: bool, **options: Unpack[CompletionOptions]
+    ) -> dict[str, Any] | Generator[dict[str, Any], None, None]: ...
     def create_completion(
         self,
         prompt: str | bytes | Sequence[int],
@@ -627,6 +645,18 @@ class Llama:
 
     __call__ = create_completion
 
+    @overload
+    def create_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
+    ) -> dict[str, Any]: ...
+    @overload
+    def create_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Unpack[ChatOptions]
+    ) -> Generator[dict[str, Any], None, None]: ...
+    @overload
+    def create_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: bool, **options: Unpack[ChatOptions]
+    ) -> dict[str, Any] | Generator[dict[str, Any], None, None]: ...
     def create_chat_completion(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -714,6 +744,22 @@ class Llama:
         """:meth:`create_chat_completion` with the types of the package ``openai``, which has to be installed."""
         return openai_types(self.create_chat_completion(*arguments, **named))
 
+    @overload
+    async def acreate_completion(
+        self,
+        prompt: str | bytes | Sequence[int],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[CompletionOptions],
+    ) -> dict[str, Any]: ...
+    @overload
+    async def acreate_completion(
+        self, prompt: str | bytes | Sequence[int], *, stream: Literal[True], **options: Unpack[CompletionOptions]
+    ) -> AsyncGenerator[dict[str, Any], None]: ...
+    @overload
+    async def acreate_completion(
+        self, prompt: str | bytes | Sequence[int], *, stream: bool, **options: Unpack[CompletionOptions]
+    ) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]: ...
     async def acreate_completion(self, *arguments: Any, **named: Any) -> Any:
         """:meth:`create_completion` in a thread of its own; a stream is an asynchronous iterator.
 
@@ -721,6 +767,18 @@ class Llama:
         """
         return await awaited(self.create_completion, *arguments, **named)
 
+    @overload
+    async def acreate_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[False] = False, **options: Unpack[ChatOptions]
+    ) -> dict[str, Any]: ...
+    @overload
+    async def acreate_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **options: Unpack[ChatOptions]
+    ) -> AsyncGenerator[dict[str, Any], None]: ...
+    @overload
+    async def acreate_chat_completion(
+        self, messages: Sequence[Mapping[str, Any]], *, stream: bool, **options: Unpack[ChatOptions]
+    ) -> dict[str, Any] | AsyncGenerator[dict[str, Any], None]: ...
     async def acreate_chat_completion(self, *arguments: Any, **named: Any) -> Any:
         """:meth:`create_chat_completion`, as :meth:`acreate_completion` does it."""
         return await awaited(self.create_chat_completion, *arguments, **named)
