@@ -131,12 +131,12 @@ def test_prompts_too_long_and_bad_ones_are_the_request_s_own(llm: Llama):
 
 
 def test_what_waits_is_limited(smollm2: Path, llm: Llama):
-    # No room to wait at all: not even for the next batch.
-    with (
-        Llama(smollm2, engine=llm.engine, n_ctx=128, n_threads=1, n_parallel=2, max_waiting=0) as small,
-        pytest.raises(QueueFull, match="larger max_waiting"),
-    ):
-        small("x", max_tokens=1)
+    with Llama(smollm2, engine=llm.engine, n_ctx=128, n_threads=1, n_parallel=2, max_waiting=0) as small:
+        streams: list[Any] = [small("x", max_tokens=100, stream=True, ignore_eos=True) for _ in range(3)]
+        for stream in streams[:2]:
+            next(stream)
+        with pytest.raises(QueueFull, match="larger max_waiting"):
+            next(streams[2])
 
 
 def test_tasks_of_asyncio(llm: Llama):

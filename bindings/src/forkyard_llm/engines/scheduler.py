@@ -72,6 +72,8 @@ class Scheduler:
         self._process = os.getpid()
         self._slots = [_Slot(number) for number in range(parallel)]
         self._waiting: deque[_Job] = deque()
+        self._given = 0
+        """Requests that wait for a sequence, or have one."""
         self._calls: deque[tuple[Callable[[Session], Any], Future[Any]]] = deque()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -130,12 +132,13 @@ class Scheduler:
         job = _Job(request)
         with self._wake:
             self._refuse_closed()
-            if len(self._waiting) >= self._limit:
+            if self._given >= len(self._slots) + self._limit:
                 msg = (
-                    f"{len(self._waiting)} requests wait for this Llama already ({self._name}); try again later, or"
-                    " give a larger max_waiting"
+                    f"{self._given - len(self._slots)} requests wait for this Llama already ({self._name}); try again"
+                    " later, or give a larger max_waiting"
                 )
                 raise QueueFull(msg)
+            self._given += 1
             self._waiting.append(job)
             self._start()
         try:
@@ -260,8 +263,7 @@ class Scheduler:
                     return
                 self._waiting.popleft()
             if job.cancelled:
-                job.ended = True
-                job.out.put(None)
+                self._over(job)
                 continue
             prompt = job.request.prompt
             slot = max(idle, key=lambda one: (common_length(one.cached, prompt), -len(one.cached)))
@@ -275,8 +277,7 @@ class Scheduler:
                 if slot.sampler is not None:
                     slot.sampler.close()
                     slot.sampler = None
-                job.ended = True
-                job.out.put(error)
+                self._over(job, error)
                 continue
             slot.job = job
             slot.tokens = list(prompt)
@@ -399,8 +400,14 @@ class Scheduler:
         if sampler is not None:
             sampler.close()
         if job is not None:
-            job.ended = True
-            job.out.put(error)
+            self._over(job, error)
+
+    def _over(self, job: _Job, error: BaseException | None = None) -> None:
+        """Tell a request that nothing more comes of it; there is room for another one."""
+        job.ended = True
+        with self._wake:
+            self._given -= 1
+        job.out.put(error)
 
     def _forget(self, session: Session) -> None:
         session.forget()

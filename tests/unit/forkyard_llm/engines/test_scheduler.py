@@ -112,6 +112,28 @@ def test_prompts_take_turns(opened: list[Scheduler]):
     assert {first.count(0), first.count(1)} <= {4, 5, 6}
 
 
+def test_where_none_may_wait_those_have_room_that_can_begin(opened: list[Scheduler]):
+    session = FakeSession(n_ctx=9, sequences=2)
+    gate = Gate(session)
+    scheduler = make(session, opened, limit=0)
+    found: list[list[int]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(ids(scheduler.tokens(Request([1], GREEDY, limit=2)))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: scheduler._given == 2)
+    with pytest.raises(QueueFull, match="0 requests wait for this Llama already"):
+        next(scheduler.tokens(Request([1], GREEDY)))
+    gate.open()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert found == [[2, 3], [2, 3]]
+    assert ids(scheduler.tokens(Request([7], GREEDY, limit=1))) == [8]
+    assert scheduler._given == 0
+
+
 def test_what_waits_is_limited(opened: list[Scheduler]):
     session = FakeSession(n_ctx=9)
     gate = Gate(session)
