@@ -29,7 +29,7 @@ __all__ = [
 class CompletionSource(Protocol):
     """What a completion needs of the model."""
 
-    def read(self, token: int, *, special: bool = False) -> bytes | None:
+    def bytes_of(self, token: int, *, special: bool = False) -> bytes | None:
         """The bytes a token adds to the text, or None if it ends it; a control token adds none unless ``special``."""
 
 
@@ -88,7 +88,7 @@ def run(
             token = next(tokens, None)
             if token is None:
                 break
-            raw = source.read(token.id, special=token.id in spelled)
+            raw = source.bytes_of(token.id, special=token.id in spelled)
             if raw is None:
                 reason = "stop"
                 break

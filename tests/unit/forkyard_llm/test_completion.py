@@ -23,7 +23,7 @@ class Letters:
         letter = bytes([ord("a") + token])
         return letter.upper() if special else letter
 
-    def read(self, token: int, *, special: bool = False) -> bytes | None:
+    def bytes_of(self, token: int, *, special: bool = False) -> bytes | None:
         return None if token == END else self.piece(token, special=special)
 
 

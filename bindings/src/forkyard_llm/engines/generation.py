@@ -269,9 +269,9 @@ class Generation:
             end_threads(shared=True)
             self._turn.release()
 
-    def read(self, token: int, *, special: bool = False) -> bytes | None:
+    def bytes_of(self, token: int, *, special: bool = False) -> bytes | None:
         """The bytes ``token`` adds to a text, or None if it ends it; raises as :meth:`call` does."""
-        return self.call(lambda session: session.read(token, special=special))
+        return self.call(lambda session: session.bytes_of(token, special=special))
 
     def reset(self) -> None:
         """Empty the cache and set the engine's counters to zero.

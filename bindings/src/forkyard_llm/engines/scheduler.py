@@ -155,9 +155,9 @@ class Scheduler:
                 with self._wake:
                     self._wake.notify()
 
-    def read(self, token: int, *, special: bool = False) -> bytes | None:
+    def bytes_of(self, token: int, *, special: bool = False) -> bytes | None:
         """The bytes ``token`` adds to a text, or None if it ends it."""
-        return self.open_session().read(token, special=special)
+        return self.open_session().bytes_of(token, special=special)
 
     def reset(self) -> None:
         """Empty the cache and set the engine's counters to zero.

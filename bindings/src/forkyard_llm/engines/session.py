@@ -172,7 +172,7 @@ class Session(ABC):
         piece = self._pieces[token, special] = buffer.raw[: max(count, 0)]
         return piece
 
-    def read(self, token: int, *, special: bool = False) -> bytes | None:
+    def bytes_of(self, token: int, *, special: bool = False) -> bytes | None:
         """What :meth:`piece` gives for ``token``, or None if it ends a generation."""
         try:
             return self._read[token, special]

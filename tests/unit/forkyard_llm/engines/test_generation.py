@@ -147,7 +147,7 @@ def test_a_forked_child_gets_an_error_and_frees_nothing(monkeypatch: pytest.Monk
             generation.reset,
             generation.open_session,
             lambda: generation.call(lambda session: session.n_vocab),
-            lambda: generation.read(1),
+            lambda: generation.bytes_of(1),
         ):
             with pytest.raises(EngineError, match="load the model after the fork"):
                 use()
@@ -163,7 +163,7 @@ def test_a_thread_inside_a_call_is_refused_instead_of_waiting_for_itself():
     refused: list[str] = []
 
     def handler(_session: Session) -> None:
-        for use in (generation.close, lambda: generation.read(1), lambda: next(generation.tokens([1], GREEDY))):
+        for use in (generation.close, lambda: generation.bytes_of(1), lambda: next(generation.tokens([1], GREEDY))):
             try:
                 use()
             except EngineError as error:
