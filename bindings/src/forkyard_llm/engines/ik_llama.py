@@ -195,7 +195,9 @@ class IkLlamaSession(Session):
         self._api.llama_lora_adapter_clear(self._context)
         for handle, scale in loras:
             if self._api.llama_lora_adapter_set(self._context, handle, scale):
-                msg = f"ik_llama.cpp refuses the adapters: {self.loaded.log.complaints()}"
+                why = self.loaded.log.complaints()
+                hint = "; make a Llama with flash_attn=False for them" if "flash_attn" in why else ""
+                msg = f"ik_llama.cpp refuses the adapters: {why}{hint}"
                 raise EngineError(msg)
 
     def _set_control_vector(self, values: Buffer, size: int, n_embd: int, first: int, last: int) -> int:
