@@ -132,6 +132,9 @@ class FakeEngine(Engine):
     def _name_devices(self, params: Params, devices: Sequence[Device]) -> object:
         raise AssertionError
 
+    def _cannot_guess(self, model: Handle) -> str | None:
+        return None
+
     def _free_model(self, _model: Handle) -> None:
         self.api.calls.append("free model")
 
