@@ -79,6 +79,8 @@ class Session(ABC):
     _threads = 1
     _parallel = 1
     _adapters: Scaled = ()
+    own_guesses: OwnGuesses | None = None
+    """Set by who made the context for them."""
 
     def __init__(
         self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
@@ -104,8 +106,6 @@ class Session(ABC):
         self._run = loaded.api.llama_encode if encodes else loaded.api.llama_decode
         self.embedder: Embedder | None = None
         """Set by who made the context for embeddings."""
-        self.own_guesses: OwnGuesses | None = None
-        """Set by who made the context for them."""
         self._templates: dict[str, Templates] = {}
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._read: dict[tuple[int, bool], bytes | None] = {}

@@ -41,7 +41,6 @@ class FakeSession(Session):
         self.end = end
         self.closed = False
         self.loaded = cast("Any", SimpleNamespace(family="fake"))
-        self.own_guesses = None
         self.before_batch: Callable[[], object] = lambda: None
 
     @property
