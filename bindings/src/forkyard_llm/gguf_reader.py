@@ -19,7 +19,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import Final, NoReturn, TypeAlias
@@ -70,6 +70,8 @@ class GgufSummary:
     shapes: Mapping[str, tuple[int, ...]]
     model_bytes: int = 0
     """Of all files of the model, where they were looked at."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """Of each tensor, by its name."""
 
     @property
     def layers(self) -> int:
@@ -172,6 +174,7 @@ class _Reader:
         self._strings = 0
         self._values: dict[str, Value] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._names_of_types: dict[str, str] = {}
         self._engine = engine
         if engine is None:
             self._types: dict[int, TensorType] = {**TENSOR_TYPES["ik_llama.cpp"], **TENSOR_TYPES["llama.cpp"]}
@@ -187,7 +190,15 @@ class _Reader:
         data_offset = -(-end // alignment) * alignment if tensors else end
         self._tensor_places(places, data_offset)
         return GgufSummary(
-            self._path, version, architecture, alignment, data_offset, self._size, self._values, self._shapes
+            self._path,
+            version,
+            architecture,
+            alignment,
+            data_offset,
+            self._size,
+            self._values,
+            self._shapes,
+            types=self._names_of_types,
         )
 
     # -- the parts of the file -------------------------------------------------------------------------------
@@ -358,6 +369,7 @@ class _Reader:
             shape, kind, place = values[:dimensions], values[dimensions], values[dimensions + 1]
             self._shapes[key] = shape
             size = self._tensor_bytes(name, shape, kind, offset + 4)
+            self._names_of_types[key] = self._types[kind].name
             if place % alignment:
                 where = self._position - 8
                 self._fail(f"the data of tensor {name} is at {place}, not a multiple of {alignment}", where)
