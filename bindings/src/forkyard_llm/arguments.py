@@ -10,6 +10,7 @@ from .sampling import SamplingOptions
 if TYPE_CHECKING:
     from .engines.adapters import ControlVector, Lora
     from .engines.request import LogitsProcessor, Progress
+    from .media import FetchUrl
 
 __all__ = ["ChatOptions", "CompletionOptions"]
 
@@ -46,3 +47,4 @@ class ChatOptions(_RequestOptions, total=False):
     chat_template: str
     chat_template_kwargs: Mapping[str, Any] | None
     prefill: bool | None
+    fetch_url: FetchUrl | None

@@ -11,6 +11,7 @@ from .completion import Completion, Delta, Shown
 from .engines.common import AnswerParser
 from .engines.request import Token
 from .errors import UnsupportedOption, UsageError
+from .media import MEDIA_PARTS, Media
 from .text import to_engine
 
 __all__ = ["answer_body", "answer_chunks", "chat_logprobs", "chat_request", "schema_of"]
@@ -32,17 +33,19 @@ def chat_request(
     template_kwargs: Mapping[str, Any] | None = None,
     prefill: bool | None = None,
     stream: bool = False,
+    media: Media | None = None,
 ) -> dict[str, Any]:
     """A conversation as the engines' templates take it.
 
     Args:
+        media: takes its images and sounds; None for a model that has no projector.
         prefill: whether the last message is the beginning of the answer; None if it is the assistant's.
 
     Raises:
         UsageError: something in it makes no sense.
-        UnsupportedOption: content other than text.
+        UnsupportedOption: content that the model does not take.
     """
-    read = _messages(messages)
+    read = _messages(messages, media or Media(None))
     given, choice = _tools(tools, tool_choice)
     schema = schema_of(response_format)
     if grammar and (schema is not None or (given and choice != "none")):
@@ -74,17 +77,17 @@ def chat_request(
     return request
 
 
-def _messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _messages(messages: Sequence[Mapping[str, Any]], media: Media) -> list[dict[str, Any]]:
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         msg = f"messages must be a list of messages, each with a role and a content; got {type(messages).__name__}"
         raise UsageError(msg)
     if not messages:
         msg = "create_chat_completion needs at least one message"
         raise UsageError(msg)
-    return [_message(index, message) for index, message in enumerate(messages)]
+    return [_message(index, message, media) for index, message in enumerate(messages)]
 
 
-def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
+def _message(index: int, message: Mapping[str, Any], media: Media) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         msg = f"message {index} must have a role and a content; got {type(message).__name__}"
         raise UsageError(msg)
@@ -97,19 +100,22 @@ def _message(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, str):
         to_engine(content, f"message {index}", nul=False)
     elif isinstance(content, Sequence):
-        read["content"] = [_part(index, part) for part in content]
+        read["content"] = [_part(index, part, media) for part in content]
     elif content is None and role in _ROLES_WITHOUT_CONTENT and message.get("tool_calls"):
         read["content"] = None
     else:
-        msg = f"message {index} has no content (a text, or a list of text parts)"
+        msg = f"message {index} has no content (a text, or a list of parts)"
         raise UsageError(msg)
     return read
 
 
-def _part(index: int, part: object) -> dict[str, str]:
+def _part(index: int, part: object, media: Media) -> dict[str, str]:
+    if isinstance(part, Mapping) and part.get("type") in MEDIA_PARTS:
+        return media.part(f"message {index}", part)
     if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-        msg = f"message {index} has a part of type {kind!r}; only text parts are supported here"
+        there = " and ".join(MEDIA_PARTS)
+        msg = f"message {index} has a part of type {kind!r}; parts are texts (type 'text', with a text), {there}"
         raise UnsupportedOption(msg)
     to_engine(part["text"], f"message {index}", nul=False)
     return {"type": "text", "text": str(part["text"])}

@@ -16,12 +16,33 @@ from pathlib import Path
 from .errors import ModelError
 from .gguf_geometry import check_geometry
 from .gguf_parts import read_parts
-from .gguf_purpose import DRAFT, EMBEDDINGS, FOR_EMBEDDINGS, LACKS, RANKING, TEXT, WITH_A_TOKENIZER, purpose_of
+from .gguf_projector import check_projector
+from .gguf_purpose import (
+    DRAFT,
+    EMBEDDINGS,
+    FOR_EMBEDDINGS,
+    LACKS,
+    PROJECTOR,
+    RANKING,
+    TEXT,
+    WITH_A_TOKENIZER,
+    purpose_of,
+)
 from .gguf_reader import GgufSummary
 from .gguf_values import check_values
 from .gguf_weights import check_weights
 
-__all__ = ["DRAFT", "EMBEDDINGS", "FOR_EMBEDDINGS", "RANKING", "TEXT", "WITH_A_TOKENIZER", "GgufSummary", "check"]
+__all__ = [
+    "DRAFT",
+    "EMBEDDINGS",
+    "FOR_EMBEDDINGS",
+    "PROJECTOR",
+    "RANKING",
+    "TEXT",
+    "WITH_A_TOKENIZER",
+    "GgufSummary",
+    "check",
+]
 
 
 def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: Set[str] | None = None) -> GgufSummary:
@@ -35,12 +56,15 @@ def check(path: str | os.PathLike[str], *, engine: str | None = None, purposes: 
     """
     parts = read_parts(Path(path), engine=engine)
     first = parts[0]
+    purpose = purpose_of(first, tensors=sum(part.tensors for part in parts))
     if purposes is not None:
-        purpose = purpose_of(first, tensors=sum(part.tensors for part in parts))
         if purpose not in purposes:
             msg = f"{first.path}: {LACKS[purpose]}"
             raise ModelError(msg)
-        check_weights(parts, engine=engine)
+        if purpose != PROJECTOR:
+            check_weights(parts, engine=engine)
     check_values(first, engine=engine)
+    if purpose == PROJECTOR:
+        check_projector(first, engine=engine)
     check_geometry(parts, engine=engine)
     return replace(first, model_bytes=sum(part.file_size for part in parts))

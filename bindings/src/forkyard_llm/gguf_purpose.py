@@ -13,6 +13,7 @@ __all__ = [
     "ENCODERS",
     "FOR_EMBEDDINGS",
     "LACKS",
+    "PROJECTOR",
     "RANKING",
     "TEXT",
     "WITH_A_TOKENIZER",
@@ -23,6 +24,7 @@ TEXT: Final = "text"
 EMBEDDINGS: Final = "embeddings"
 RANKING: Final = "ranking"
 DRAFT: Final = "draft"
+PROJECTOR: Final = "projector"
 
 LACKS: Final[Mapping[str, str]] = {
     TEXT: "this is a whole model, which writes text",
@@ -47,9 +49,9 @@ LACKS: Final[Mapping[str, str]] = {
         "this is a draft model, which only guesses for another one; give that model, and this file to its server:"
         " `forkyard-llm serve MODEL -- -md THIS`"
     ),
-    "projector": (
-        "this is the projector of a model that sees or hears (mmproj), not the model; give the model, and this file to"
-        " its server: `forkyard-llm serve MODEL -- --mmproj THIS`"
+    PROJECTOR: (
+        "this is the projector of a model that sees or hears (mmproj), not the model; give the model, and this file"
+        " with it: Llama(MODEL, mmproj=THIS), `forkyard-llm serve MODEL -- --mmproj THIS`"
     ),
     "adapter": (
         "this is a LoRA adapter, not a model; give the model it was made for, and this file to its server:"
@@ -92,7 +94,7 @@ _ARCHITECTURES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("dream", "llada", "llada-moe", "rnd1"), "diffusion"),
     **dict.fromkeys(("wavtokenizer-dec", "pockettts", "qwen3tts"), "speech"),
     **dict.fromkeys(("eagle3", "dflash", "gemma4-assistant"), DRAFT),
-    "clip": "projector",
+    "clip": PROJECTOR,
     "controlvector": "control-vector",
     "imatrix": "imatrix",
 }
@@ -102,8 +104,8 @@ _TYPES: Final[Mapping[str, str]] = {
     "adapter": "adapter",
     "control-vector": "control-vector",
     "imatrix": "imatrix",
-    "mmproj": "projector",
-    "clip-vision": "projector",
+    "mmproj": PROJECTOR,
+    "clip-vision": PROJECTOR,
     "vocab": "vocabulary",
 }
 _POOLING_RANK: Final = 4

@@ -36,15 +36,17 @@ from .engines.drafts import Draft, DraftModel, PromptLookup
 from .engines.embedding import Vectors
 from .engines.generation import Generation
 from .engines.loaded import Buffer
+from .engines.media import Prompt
 from .engines.numa import numa_choice
 from .engines.numa_mirror import NumaNode, NumaReport
 from .engines.options import NO_POOLING, ModelOptions, check_engine_options
-from .engines.request import LogitsProcessor, Progress, Request, Token, check_prompt, common_length
+from .engines.request import LogitsProcessor, Progress, Request, Token, check_prompt, common_length, spare_cells
 from .engines.rpc import addresses
 from .engines.scheduler import Scheduler
 from .engines.session import NO_TOKEN, Perf, Session
 from .errors import AbiMismatch, EngineError, ModelError, UnsupportedOption, UsageError
 from .loading import load
+from .media import FetchUrl, Media
 from .optional import hub_file, openai_types
 from .payloads import Payload
 from .sampling import RANDOM_SEED, SamplingOptions, SamplingParams
@@ -131,6 +133,7 @@ class Llama:
             model of the same vocabulary; ``"ngram"`` for what followed the last few tokens before; ``"mtp"`` for what
             layers of the model say that predict further tokens.
         draft_tokens: how many are guessed at a time.
+        mmproj: the projector of the model, a GGUF file of its own: what images and sounds in chats need.
         prompt_reuse: keep the part of the KV cache that a new prompt shares with the last one. Faster for chats; a
             result may then differ in the last digits from the same request on a fresh ``Llama``.
         isolate: run the engine in a child process, whose death is an exception, :class:`EngineDied`.
@@ -183,6 +186,7 @@ class Llama:
         lora_scale: float = 1.0,
         draft_model: str | os.PathLike[str] | None = None,
         draft_tokens: int = 8,
+        mmproj: str | os.PathLike[str] | None = None,
         prompt_reuse: bool = False,
         isolate: bool = False,
         verbose: bool = False,
@@ -236,6 +240,9 @@ class Llama:
         if draft_model is not None and options.n_parallel > 1:
             msg = "draft_model and n_parallel do not go together: leave one of them out"
             raise UnsupportedOption(msg)
+        if mmproj is not None and (vocab_only or embedding or draft_model is not None):
+            msg = "mmproj is for chats, and goes neither with vocab_only, nor embedding, nor draft_model: leave one out"
+            raise UnsupportedOption(msg)
         purposes = (
             gguf_check.WITH_A_TOKENIZER if vocab_only else gguf_check.FOR_EMBEDDINGS if embedding else {gguf_check.TEXT}
         )
@@ -243,6 +250,8 @@ class Llama:
             self._payload = select(engine, variant)
             check_engine_options(self._payload.engine, engine_options)
             summary = gguf_check.check(self.model_path, engine=self._payload.engine, purposes=purposes)
+            if mmproj is not None:
+                gguf_check.check(mmproj, engine=self._payload.engine, purposes={gguf_check.PROJECTOR})
             try:
                 self._engine = load(self._payload)
                 break
@@ -255,6 +264,12 @@ class Llama:
             layers = fitting_layers(there, summary.model_bytes, summary.layers)
             options = replace(options, n_gpu_layers=layers)
         session = self._engine.open(Path(self.model_path), options, verbose=verbose)
+        if mmproj is not None:
+            try:
+                session.load_projector(Path(mmproj), options)
+            except BaseException:
+                session.close()
+                raise
         self._generation: Generation | Scheduler
         if options.n_parallel > 1:
             self._generation = Scheduler(session, parallel=options.n_parallel, limit=limit, name=self.model_path)
@@ -675,6 +690,7 @@ class Llama:
         chat_template: str = "",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         prefill: bool | None = None,
+        fetch_url: FetchUrl | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
         stopping_criteria: Callable[[Sequence[int]], bool] | None = None,
         progress: Progress | None = None,
@@ -694,23 +710,27 @@ class Llama:
             enable_thinking: let models think that can be told not to.
             chat_template, chat_template_kwargs: a Jinja template instead of the model's, and values for it.
             prefill: the last message is the beginning of the answer; None for yes if it is the assistant's.
+            fetch_url: gives the bytes of images that messages name by ``http`` or ``https``, which are refused without.
 
         The other arguments are those of :meth:`create_completion`.
 
         Raises:
-            UnsupportedOption: the payload lacks the stack common-c-api, or a message is more than text.
-            UsageError: a conversation that the template refuses.
+            UnsupportedOption: the payload lacks the stack common-c-api; a message has an image or a sound, and the
+                model takes none.
+            UsageError: a conversation that the template refuses; an image or a sound that cannot be read.
         """
         flag("stream", stream)
         params = self._params(sampling, None)
+        media = Media(self._context().projector, fetch_url)
         asked = chat_request(
             messages, tools=tools, tool_choice=tool_choice, parallel_tool_calls=parallel_tool_calls,
             response_format=response_format, grammar=params.grammar, reasoning_format=reasoning_format,
             enable_thinking=enable_thinking, template_kwargs=chat_template_kwargs, prefill=prefill, stream=stream,
+            media=media,
         )  # fmt: skip
-        self._context()
         plan, spelled = self._generation.call(lambda session: _plan(session, chat_template, asked))
-        tokens = self._chat_tokens(plan.prompt)
+        made = self._chat_prompt(plan.prompt, media.files)
+        tokens, pieces = made.tokens, made.pieces
         flag("logprobs", logprobs)
         if top_logprobs is not None and not logprobs:
             msg = "top_logprobs needs logprobs=True"
@@ -719,9 +739,10 @@ class Llama:
             tokens, params, answer=plan.sampling,
             top_logprobs=integer("top_logprobs", top_logprobs or 0, 0, _MOST_LOGPROBS) if logprobs else None,
             processors=_processors(logits_processor), progress=progress, limit=_limit(max_tokens),
+            pieces=pieces,
         )  # fmt: skip
         stops = tuple(dict.fromkeys((*stop_strings(stop), *plan.stops)))
-        check_prompt(self._context(), tokens)
+        check_prompt(self._context(), tokens, pieces)
         deltas = run(
             self._generation, self._stream(request), request.limit, stops, spelled=spelled,
             criterion=_criterion(tokens, stopping_criteria),
@@ -736,7 +757,7 @@ class Llama:
             message = parser.add(text, last.finish_reason)["message"]
         finally:
             parser.close()
-        counts = usage(len(tokens), last.completion_tokens)
+        counts = usage(len(tokens) + spare_cells(pieces), last.completion_tokens)
         told = chat_logprobs(self._spell, last.tokens)
         return answer_body(completion, message, last.finish_reason or "stop", counts, told)
 
@@ -864,7 +885,7 @@ class Llama:
 
     def _stream(self, request: Request) -> Generator[Token, None, None]:
         # A method of this object, so that a stream keeps it, and with it the session, alive.
-        cache = self._cache if not request.adapters and not request.scored else None
+        cache = self._cache if not (request.adapters or request.scored or request.pieces) else None
         if cache is None:
             yield from self._generation.tokens(request)
             return
@@ -959,13 +980,15 @@ class Llama:
         begin = [session.bos] if session.adds_bos and session.bos != NO_TOKEN else []
         return [*begin, marks[0], *first, marks[1], *second, marks[2]]
 
-    def _chat_tokens(self, prompt: str) -> list[int]:
+    def _chat_prompt(self, prompt: str, files: Sequence[bytes]) -> Prompt:
+        if files:
+            return self._generation.call(lambda session: session.media_prompt(prompt.encode(), files))
         tokens = self.tokenize(prompt, special=True)
         session = self._context()
         if session.adds_bos and tokens[:2] == [session.bos, session.bos]:
             # Some templates write the BOS the tokenizer adds as well.
             del tokens[0]
-        return tokens
+        return Prompt(tokens, {})
 
 
 def _plan(session: Session, template: str, asked: Mapping[str, Any]) -> tuple[ChatPlan, frozenset[int]]:

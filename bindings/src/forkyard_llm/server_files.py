@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from .gguf_check import DRAFT, EMBEDDINGS, RANKING, TEXT, check
+from .gguf_check import DRAFT, EMBEDDINGS, PROJECTOR, RANKING, TEXT, check
 
 __all__ = ["check_files"]
 
@@ -30,7 +30,7 @@ class _FileOption:
 
 
 _FILE_OPTIONS: Final = (
-    _FileOption(("-mm", "--mmproj"), {"projector"}, "LLAMA_ARG_MMPROJ"),
+    _FileOption(("-mm", "--mmproj"), {PROJECTOR}, "LLAMA_ARG_MMPROJ"),
     _FileOption(
         ("-md", "--model-draft", "--spec-draft-model"),
         {TEXT, DRAFT},

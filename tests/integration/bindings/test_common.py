@@ -59,13 +59,13 @@ def llm(request: pytest.FixtureRequest, built_payloads: None, smollm2: Path) -> 
 
 
 @contextlib.contextmanager
-def server(llm: Llama, model: Path) -> Iterator[str]:
+def server(llm: Llama, model: Path, *more: str) -> Iterator[str]:
     """The address of the payload's own server, computing as ``Llama`` does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = [str(llm.payload.tool("llama-server")), "-m", str(model), "--port", str(port), "-c", "1024", "-t", "1"]
-    words += ["-np", "1", "--jinja", "-fa", "on"]
+    words += ["-np", "1", "--jinja", "-fa", "on", *more]
     if llm.engine == "llama.cpp":
         # With checkpoints it computes a prompt in other parts, and rounds otherwise.
         words += ["-fit", "off", "--cache-ram", "0", "--ctx-checkpoints", "0", "--swa-full"]

@@ -14,6 +14,7 @@ import pytest
 from forkyard_llm.payloads import read_payload
 
 from ...examples import ROOT, Example, examples
+from .tiny_media import LLAVA, png, write_projector
 from .tiny_texts import SEED, write_encoder
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
@@ -34,6 +35,8 @@ def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(made / "reranker.gguf", ranks=True)
     model = gguf.GGUFReader(smollm2)
     (n_embd,) = {int(tensor.shape[0]) for tensor in model.tensors if tensor.name == "output_norm.weight"}
+    write_projector(made / "mmproj.gguf", LLAVA, n_embd=n_embd)
+    (made / "cat.png").write_bytes(png(96, 64, 1))
     layers = sum(tensor.name.endswith("attn_q.weight") for tensor in model.tensors)
     rng = np.random.default_rng(SEED)
 

@@ -12,15 +12,12 @@ N_EMBD, N_HEAD, N_HEAD_KV, HEAD_DIM, N_FF, N_LAYER = 64, 4, 2, 16, 128, 2
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
-class _Writer(gguf.GGUFWriter):  # type: ignore[misc]
-    def __init__(self, path: Path, arch: str, layers: int = N_LAYER) -> None:
+class Writer(gguf.GGUFWriter):  # type: ignore[misc]
+    """Writes a model of random weights, the same ones each time."""
+
+    def __init__(self, path: Path, arch: str) -> None:
         super().__init__(path, arch)
         self._rng = np.random.default_rng(SEED)
-        self.add_context_length(256)
-        self.add_embedding_length(N_EMBD)
-        self.add_block_count(layers)
-        self.add_feed_forward_length(N_FF)
-        self.add_head_count(N_HEAD)
 
     def matrix(self, name: str, *shape: int, scale: float = 1.0) -> None:
         self.add_tensor(
@@ -54,9 +51,24 @@ class _Writer(gguf.GGUFWriter):  # type: ignore[misc]
         self.close()
 
 
-def write_decoder(path: Path, *, bytes_as_tokens: bool, causal: bool = True) -> None:
-    """``llama`` with a SentencePiece vocabulary that has a token for each byte, or a byte-level BPE one."""
-    w = _Writer(path, "llama")
+class _Writer(Writer):
+    def __init__(self, path: Path, arch: str, *, layers: int = N_LAYER, context: int = 256) -> None:
+        super().__init__(path, arch)
+        self.add_context_length(context)
+        self.add_embedding_length(N_EMBD)
+        self.add_block_count(layers)
+        self.add_feed_forward_length(N_FF)
+        self.add_head_count(N_HEAD)
+
+
+def write_decoder(
+    path: Path, *, bytes_as_tokens: bool, causal: bool = True, sections: bool = False, context: int = 256
+) -> None:
+    """``llama`` with a SentencePiece vocabulary that has a token for each byte, or a byte-level BPE one.
+
+    ``sections``: ``qwen2vl``, whose positions have several dimensions.
+    """
+    w = _Writer(path, "qwen2vl" if sections else "llama", context=context)
     w.add_causal_attention(causal)
     w.add_head_count_kv([N_HEAD_KV] * N_LAYER)
     w.add_key_length(HEAD_DIM)
@@ -64,9 +76,12 @@ def write_decoder(path: Path, *, bytes_as_tokens: bool, causal: bool = True) -> 
     w.add_layer_norm_rms_eps(1e-5)
     w.add_rope_dimension_count(HEAD_DIM)
     w.add_rope_freq_base(10000.0)
-    w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    w.add_rope_scaling_factor(4.0)
-    w.add_rope_scaling_orig_ctx_len(128)
+    if sections:
+        w.add_rope_dimension_sections([2, 3, 3, 0])
+    else:
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(4.0)
+        w.add_rope_scaling_orig_ctx_len(128)
     if bytes_as_tokens:
         n_vocab = w.byte_vocabulary()
     else:
@@ -89,6 +104,8 @@ def write_decoder(path: Path, *, bytes_as_tokens: bool, causal: bool = True) -> 
         w.vector(f"{blk}.ffn_norm.weight", N_EMBD)
         for part, heads in (("q", N_HEAD), ("k", N_HEAD_KV), ("v", N_HEAD_KV)):
             w.matrix(f"{blk}.attn_{part}.weight", heads * HEAD_DIM, N_EMBD)
+            if sections:
+                w.vector(f"{blk}.attn_{part}.bias", heads * HEAD_DIM, 0.125)
         w.matrix(f"{blk}.attn_output.weight", N_EMBD, N_HEAD * HEAD_DIM)
         w.matrix(f"{blk}.ffn_gate.weight", N_FF, N_EMBD)
         w.matrix(f"{blk}.ffn_up.weight", N_FF, N_EMBD)

@@ -22,6 +22,7 @@ from .devices import GPU_KINDS, Device
 from .embedding import IDLE_TALK, Embedder, EmbeddingPlan
 from .loaded import Api, Handle, Loaded, Params
 from .log import EngineLog
+from .media import MTMD
 from .numa import Numa
 from .numa_mirror import CAPABILITY, NumaMirror
 from .options import CAPABILITIES, ENGINE_OPTIONS, UNDONE, ModelOptions, check_engine_options, choice
@@ -76,6 +77,7 @@ class Engine(ABC):
     def capabilities(self) -> frozenset[str]:
         """What this payload can do: its family's abilities and those its patch stacks add."""
         found = {CAPABILITY} if self.numa.available else set()
+        found |= {MTMD} if self.payload.has_library(MTMD) else set()
         return CAPABILITIES[self.family] | frozenset(self.payload.capabilities) | found
 
     def start(self) -> None:

@@ -9,15 +9,28 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 from ..errors import EngineError
+from ..sampling import SamplingParams
 from .drafts import Draft
 from .loaded import Buffer
-from .request import Progress, Request, Token, check_prompt, choose, common_length, scores
+from .request import (
+    Progress,
+    Request,
+    Token,
+    check_prompt,
+    choose,
+    reusable,
+    scores,
+    spare_cells,
+    stretches,
+)
 from .session import Row, Sampler, Session
 from .threads import check_model, end_threads
 
 __all__ = ["Generation"]
 
 Result = TypeVar("Result")
+
+_ANY = SamplingParams()
 
 _BUSY = (
     "this Llama is in the middle of a generation; exhaust or close that stream first, or use another Llama"
@@ -195,8 +208,8 @@ class Generation:
 
     @property
     def evaluated(self) -> tuple[int, ...]:
-        """The tokens that the cache holds."""
-        return () if self._stale else tuple(self._evaluated)
+        """The tokens that the cache holds; none where images or sounds are among them."""
+        return () if self._stale or min(self._evaluated, default=0) < 0 else tuple(self._evaluated)
 
     def extend(self, tokens: Sequence[int], progress: Progress | None = None) -> None:
         """Compute more tokens behind the evaluated ones. Raises as :meth:`tokens` does."""
@@ -204,7 +217,7 @@ class Generation:
         def more(session: Session) -> None:
             whole = [*self.evaluated, *tokens]
             check_prompt(session, whole)
-            self._evaluate(session, whole, progress, reuse=True)
+            self._evaluate(session, Request(whole, _ANY, progress=progress), reuse=True)
 
         self._at_once(more)
 
@@ -236,7 +249,7 @@ class Generation:
         known = self.evaluated
         check_prompt(session, known)
         if not self._fresh:
-            self._evaluate(session, known, reuse=True)
+            self._evaluate(session, Request(known, _ANY), reuse=True)
         return known
 
     def state(self) -> tuple[tuple[int, ...], bytes]:
@@ -320,17 +333,17 @@ class Generation:
         self._stale = self._fresh = False
 
     def _begin(self, session: Session, request: Request) -> Sampler:
-        check_prompt(session, request.prompt)
+        check_prompt(session, request.prompt, request.pieces)
         if session.use(request.adapters):
             self._stale = True
         # Before the work: what cannot be sampled is refused at once.
-        sampler = session.sampler(request.params, request.prompt, request.answer)
+        sampler = session.sampler(request.params, request.history, request.answer)
         try:
             if request.scored:
                 self._stale, self._fresh = True, False
                 session.forget()
             else:
-                self._evaluate(session, request.prompt, request.progress)
+                self._evaluate(session, request)
         except BaseException:
             sampler.close()
             raise
@@ -358,25 +371,31 @@ class Generation:
     def _advance(self, sampler: Sampler, request: Request, token: int, session: Session) -> Token | None:
         """Put ``token`` behind the evaluated ones, and choose the one after it; None if there is no room."""
         position = len(self._evaluated)
-        if position >= session.n_ctx:
+        if position + spare_cells(request.pieces) >= session.n_ctx:
             return None
         session.decode_one(token, position)
         self._evaluated.append(token)
         return self._choose(sampler, request, session)
 
-    def _evaluate(
-        self, session: Session, prompt: Sequence[int], progress: Progress | None = None, *, reuse: bool = False
-    ) -> None:
-        """Bring the context to the end of ``prompt``, with the logits of its last token."""
+    def _evaluate(self, session: Session, request: Request, *, reuse: bool = False) -> None:
+        """Bring the context to the end of the prompt, with the logits of its last token."""
         wanted = self.reuse or reuse
-        kept = common_length(self._evaluated, prompt) if wanted and not self._stale else 0
+        kept = reusable(self._evaluated, request) if wanted and not self._stale else 0
         self._stale = True
         self._fresh = False
         # Not to forget where nothing is kept: ik_llama.cpp then writes zeros into all of the cache.
         if not session.truncate(kept):
             kept = 0
             session.forget()
-        session.decode(prompt[kept:], kept, progress)
+        prompt, progress = request.prompt, request.progress
+        told = None if progress is None else lambda done, _: progress(done, len(prompt))
+        for start, end, piece in stretches(request, kept):
+            if piece is None:
+                session.decode(prompt[start:end], start, told)
+                continue
+            session.decode_piece(piece, start)
+            if told is not None:
+                told(end, end)
         self._evaluated = list(prompt)
         self._stale = False
         self._fresh = True

@@ -14,6 +14,7 @@ from ..sampling import SamplingParams
 from .base import NO_LAYERS, Engine
 from .devices import CPU, Device
 from .loaded import Api, Buffer, Handle, Loaded, Params
+from .media import Piece, Projector
 from .options import FLASH_CACHE, ModelOptions
 from .session import NO_TOKEN, Perf, Sampler, Session
 
@@ -134,6 +135,9 @@ class IkLlamaEngine(Engine):
 class IkLlamaSession(Session):
     """One ik_llama.cpp model and context."""
 
+    # It has no function for what its encoders of sounds compute with (GELU with erf), and ends the process over it.
+    _hears = False
+
     def __init__(
         self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
     ) -> None:
@@ -160,6 +164,45 @@ class IkLlamaSession(Session):
         code = self._api.llama_decode(self._context, self._one_batch)
         if code:
             self._check_decoded(code, position)
+
+    def load_projector(self, path: Path, options: ModelOptions) -> Projector:
+        projector = super().load_projector(path, options)
+        if self._api.mtmd_decode_use_non_causal(projector.handle):
+            # Its mask of what sees what has other columns than its cache then, and with flash attention twice the room.
+            msg = (
+                f"ik_llama.cpp computes the images of {path} wrongly, of which each part sees all the others, and"
+                " writes beyond its memory; llama.cpp does them (engine='llama.cpp')"
+            )
+            raise UnsupportedOption(msg)
+        return projector
+
+    def _decode_vectors(self, projector: Projector, piece: Piece, vectors: Handle, position: int, sequence: int) -> int:
+        # Its own helper does the same, and writes about it to standard output.
+        api, count = self._api, piece.cells
+        width = int(api.llama_model_n_embd_inp(self._model))
+        places = [[position + index for index in range(count)]]
+        if projector.mrope:
+            columns = int(api.mtmd_image_tokens_get_nx(api.mtmd_input_chunk_get_tokens_image(piece.chunk)))
+            rows = [position + index // columns for index in range(count)]
+            places = [[position] * count, rows, [position + index % columns for index in range(count)], [0] * count]
+        row = ctypes.POINTER(ctypes.c_int32)
+        of_sequence = (ctypes.c_int32 * 1)(sequence)
+        for start in range(0, count, self.n_batch):
+            size = min(self.n_batch, count - start)
+            batch = self.loaded.abi.llama_batch(
+                n_tokens=size,
+                embd=ctypes.cast(ctypes.addressof(vectors.contents) + 4 * width * start, type(vectors)),
+                pos=(ctypes.c_int32 * (len(places) * size))(
+                    *(place for section in places for place in section[start : start + size])
+                ),
+                n_seq_id=(ctypes.c_int32 * size)(*[1] * size),
+                seq_id=(row * (size + 1))(*[ctypes.cast(of_sequence, row)] * size),
+                logits=(ctypes.c_int8 * size)(),
+            )
+            code = int(api.llama_decode(self._context, batch))
+            if code:
+                return code
+        return 0
 
     def _release(self) -> None:
         """Nothing more to free."""

@@ -13,8 +13,9 @@ from ..sampling import SamplingParams
 from .base import NO_LAYERS, Engine
 from .devices import KINDS, REMOTE, Device
 from .loaded import Api, Buffer, Handle, Loaded, Params
+from .media import Piece, Projector
 from .options import ModelOptions
-from .session import NO_TOKEN, Perf, Sampler, Session
+from .session import NO_TOKEN, Perf, Row, Sampler, Session
 
 __all__ = ["LlamaCppEngine"]
 
@@ -203,15 +204,37 @@ class LlamaCppSession(Session):
         return int(self._api.llama_token_to_piece(vocab, token, buffer, size, lstrip, special))
 
     def _decode_batch(self, tokens: Sequence[int], position: int) -> None:
+        if self.projector is not None and self.projector.mrope:
+            self._decode_at(tokens, position)
+            return
         given = (ctypes.c_int32 * len(tokens))(*tokens)
         batch = self._api.llama_batch_get_one(given, len(tokens))
         self._check_decoded(self._api.llama_decode(self._context, batch), position)
 
+    def _decode_at(self, tokens: Sequence[int], position: int) -> None:
+        """As `_decode_batch`, where the next position is not the one behind the last: after an image of M-RoPE."""
+        last = len(tokens) - 1
+        self.decode_rows([Row(token, position + at, 0, at == last) for at, token in enumerate(tokens)])
+
     def decode_one(self, token: int, position: int) -> None:
+        if self.projector is not None and self.projector.mrope:
+            self._decode_at((token,), position)
+            return
         self._one_token[0] = token
         code = self._api.llama_decode(self._context, self._one_batch)
         if code:
             self._check_decoded(code, position)
+
+    def _decode_vectors(self, projector: Projector, piece: Piece, vectors: Handle, position: int, sequence: int) -> int:
+        decode, after = self._api.mtmd_helper_decode_image_chunk, ctypes.c_int32()
+        # A newer pin has a callback.
+        more = [kind() for kind in decode.argtypes[8:]]
+        return int(
+            decode(
+                projector.handle, self._context, piece.chunk, vectors, position, sequence, self.n_batch,
+                ctypes.byref(after), *more,
+            )
+        )  # fmt: skip
 
     def _basic_sampler(self, params: SamplingParams, history: Sequence[int]) -> Sampler:
         return _ChainSampler(self, params, history)

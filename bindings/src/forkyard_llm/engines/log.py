@@ -40,6 +40,11 @@ class EngineLog:
         # A library that logs from a destructor must not call into an interpreter that is gone. Finalizers run in the
         # order of their making backwards: the models are freed before, and what the engine says then is not printed.
         weakref.finalize(self, api.llama_log_set, abi.ggml_log_callback(), None)
+        # Of libmtmd, which has loggers of its own; ik_llama.cpp's has no callback.
+        set_of_media = getattr(api, "mtmd_helper_log_set", None)
+        if set_of_media is not None:
+            set_of_media(self._callback, None)
+            weakref.finalize(self, set_of_media, abi.ggml_log_callback(), None)
 
     def _receive(self, level: int, text: bytes | None, _user_data: int | None) -> None:
         line = (text or b"").decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from ..errors import EngineError, QueueFull
 from .adapters import Scaled
-from .request import Request, Token, check_prompt, choose, common_length, scores
+from .request import Request, Token, check_prompt, choose, common_length, reusable, scores, spare_cells
 from .session import Row, Sampler, Session
 from .threads import check_model, end_threads
 
@@ -55,6 +55,12 @@ class _Slot:
         self.tokens: list[int] = []
         """The prompt and what was generated; what of it is not cached is computed next."""
         self.generated = 0
+
+    def text_end(self) -> int:
+        """Where the text ends that comes next: at an image or a sound, or at the end."""
+        assert self.job is not None
+        pieces = self.job.request.pieces
+        return min((at for at in pieces if at >= len(self.cached)), default=len(self.tokens))
 
 
 class Scheduler:
@@ -125,7 +131,7 @@ class Scheduler:
             EngineError: the engine failed, the session was closed meanwhile, or another process loaded it.
             UsageError: a prompt that does not fit, or cannot be sampled as asked.
         """
-        check_prompt(self.open_session(), request.prompt)
+        check_prompt(self.open_session(), request.prompt, request.pieces)
         if threading.current_thread() is self._thread:
             msg = "a function that a request gave (logits_processor, progress) cannot make another request of its Llama"
             raise EngineError(msg)
@@ -271,7 +277,7 @@ class Scheduler:
                 self._adapters = job.request.adapters
                 if session.use(job.request.adapters):
                     self._forget(session)
-                slot.sampler = session.sampler(job.request.params, prompt, job.request.answer)
+                slot.sampler = session.sampler(job.request.params, job.request.history, job.request.answer)
                 self._reuse(session, slot, job.request)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
                 if slot.sampler is not None:
@@ -291,10 +297,9 @@ class Scheduler:
 
     def _reuse(self, session: Session, slot: _Slot, request: Request) -> None:
         """Leave in the sequence what it, or another one, shares with the prompt."""
-        prompt = request.prompt
-        kept = 0 if request.scored else common_length(slot.cached, prompt)
-        best = max(self._slots, key=lambda one: common_length(one.cached, prompt))
-        shared = 0 if request.scored else common_length(best.cached, prompt)
+        kept = 0 if request.scored else reusable(slot.cached, request)
+        best = max(self._slots, key=lambda one: reusable(one.cached, request))
+        shared = 0 if request.scored else reusable(best.cached, request)
         if best is not slot and shared >= kept + _WORTH_COPYING:
             session.truncate(0, slot.sequence)
             session.copy_sequence(best.sequence, slot.sequence)
@@ -307,6 +312,8 @@ class Scheduler:
 
     def _step(self, session: Session) -> None:
         """Compute one batch, and choose a token for each request that it brought to the end of its text."""
+        for slot in self._slots:
+            self._look(session, slot)
         active = [slot for slot in self._slots if slot.job is not None]
         generating = [slot for slot in active if slot.generated]
         rows = [Row(slot.tokens[-1], len(slot.cached), slot.sequence, wanted=True) for slot in generating]
@@ -317,9 +324,10 @@ class Scheduler:
         for number in range(len(reading)):
             slot = reading[(self._first + number) % len(reading)]
             start = len(slot.cached)
-            part = slot.tokens[start : start + room]
+            end = min(start + room, slot.text_end())
+            part = slot.tokens[start:end]
             if not part:
-                break
+                continue
             room -= len(part)
             whole = start + len(part) == len(slot.tokens)
             scored = slot.job is not None and slot.job.request.scored
@@ -331,6 +339,8 @@ class Scheduler:
             if whole:
                 ready.append(slot)
         self._first += 1
+        if not rows:
+            return
         try:
             session.decode_rows(rows)
         except BaseException as error:  # noqa: BLE001 - the callers get it
@@ -350,6 +360,23 @@ class Scheduler:
         for slot in ready:
             if slot.job is not None:
                 self._choose(session, slot, place[slot.sequence])
+
+    def _look(self, session: Session, slot: _Slot) -> None:
+        """Compute the image or the sound that comes next in a request's prompt, if it is one."""
+        at = len(slot.cached)
+        piece = slot.job.request.pieces.get(at) if slot.job is not None and not slot.generated else None
+        if piece is None:
+            return
+        try:
+            session.decode_piece(piece, at, slot.sequence)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            # What the sequence holds now is not known.
+            self._finish(slot, error)
+            session.truncate(0, slot.sequence)
+            slot.cached = []
+            return
+        slot.cached += slot.tokens[at : at + piece.positions]
+        self._tell_progress(slot)
 
     def _score(self, session: Session, slot: _Slot, first: int, count: int) -> None:
         """Give out what the model makes of a prompt's tokens, whose rows begin with the ``first`` of the batch."""
@@ -389,7 +416,7 @@ class Scheduler:
         limit = job.request.limit
         if (
             (limit is not None and slot.generated >= limit)
-            or len(slot.tokens) > session.n_ctx
+            or len(slot.tokens) + spare_cells(job.request.pieces) > session.n_ctx
             or (not job.request.past_end and session.is_end(token.id))
         ):
             self._finish(slot)

@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..errors import EngineError, ModelError, UsageError
@@ -27,6 +28,7 @@ from .common import (
     schema_to_grammar,
 )
 from .loaded import Api, Buffer, Handle, Loaded
+from .media import Piece, Projector, Prompt
 from .options import ModelOptions
 from .threads import note_threads
 
@@ -81,6 +83,9 @@ class Session(ABC):
     _adapters: Scaled = ()
     own_guesses: OwnGuesses | None = None
     """Set by who made the context for them."""
+    _hears = True
+    projector: Projector | None = None
+    """Set by :meth:`load_projector`."""
 
     def __init__(
         self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
@@ -94,6 +99,7 @@ class Session(ABC):
         self.n_vocab = int(loaded.api.llama_vocab_n_tokens(self._vocab))
         self.n_ctx = int(loaded.api.llama_n_ctx(context)) // options.n_parallel if context else 0
         self.n_batch = int(loaded.api.llama_n_batch(context)) if context else options.n_batch
+        self.n_ubatch = int(loaded.api.llama_n_ubatch(context)) if context else 0
         self.bos = int(loaded.api.llama_vocab_bos(self._vocab))
         self.eos = int(loaded.api.llama_vocab_eos(self._vocab))
         kinds = loaded.abi.ENUMS["llama_vocab_type"]
@@ -120,10 +126,7 @@ class Session(ABC):
         Raises:
             ModelError: the model has no tokenizer.
         """
-        self._need_tokenizer()
-        if add_special and self._lacks:
-            msg = f"the tokenizer of this model adds a {self._lacks} that its vocabulary does not have: it is damaged"
-            raise ModelError(msg)
+        self._need_tokenizer(add_special=add_special)
         if len(text) > _MAX_TEXT_BYTES:
             msg = f"the text has {len(text)} bytes, an engine takes at most {_MAX_TEXT_BYTES}"
             raise UsageError(msg)
@@ -180,10 +183,13 @@ class Session(ABC):
             known = self._read[token, special] = None if self.is_end(token) else self.piece(token, special=special)
             return known
 
-    def _need_tokenizer(self) -> None:
+    def _need_tokenizer(self, *, add_special: bool = False) -> None:
         # The engines answer with an abort.
         if not self._has_tokenizer:
             msg = "this model has no tokenizer (tokenizer.ggml.model says so): it takes and gives token numbers only"
+            raise ModelError(msg)
+        if add_special and self._lacks:
+            msg = f"the tokenizer of this model adds a {self._lacks} that its vocabulary does not have: it is damaged"
             raise ModelError(msg)
 
     def check_tokens(self, tokens: Sequence[int]) -> None:
@@ -327,6 +333,37 @@ class Session(ABC):
             self._check_decoded(code, rows[0].position)
         if self.own_guesses is not None:
             self.own_guesses.computed([row.token for row in rows], rows[0].position)
+
+    def load_projector(self, path: Path, options: ModelOptions) -> Projector:
+        """Give the model eyes or ears, which are closed with it.
+
+        Raises:
+            ModelError: the engine refuses the file, or it is another model's.
+        """
+        note_threads(self._threads)
+        self.projector = Projector(self.loaded, self._model, path, options, hears=self._hears)
+        return self.projector
+
+    def media_prompt(self, text: bytes, files: Sequence[bytes]) -> Prompt:
+        """The prompt that ``text`` is with ``files`` for its markers; see :meth:`Projector.prompt`."""
+        assert self.projector is not None
+        self._need_tokenizer(add_special=True)
+        return self.projector.prompt(text, files, self.bos if self.adds_bos else None)
+
+    def decode_piece(self, piece: Piece, position: int, sequence: int = 0) -> None:
+        """Run the model over an image or a sound; leaves no logits.
+
+        Raises:
+            EngineError: the engine failed, or there is no room.
+        """
+        assert self.projector is not None
+        note_threads(self._threads)
+        vectors = self.projector.embeddings(piece)
+        self._check_decoded(self._decode_vectors(self.projector, piece, vectors, position, sequence), position)
+
+    @abstractmethod
+    def _decode_vectors(self, projector: Projector, piece: Piece, vectors: Handle, position: int, sequence: int) -> int:
+        """0 if it is done."""
 
     @property
     def n_embd(self) -> int:
@@ -494,6 +531,8 @@ class Session(ABC):
             one.close()
         if "_batch" in self.__dict__:
             self._api.llama_batch_free(self.__dict__.pop("_batch"))
+        if self.projector is not None:
+            self.projector.close()
         if context:
             self._api.llama_free(context)
         self._release()

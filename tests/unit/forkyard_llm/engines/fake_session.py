@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+from forkyard_llm.engines.media import Piece
 from forkyard_llm.engines.session import Perf, Row, Sampler, Session
-from forkyard_llm.errors import UsageError
+from forkyard_llm.errors import EngineError, UsageError
 from forkyard_llm.sampling import SamplingParams
 
 
@@ -31,6 +32,7 @@ class FakeSession(Session):
         self.n_ctx = n_ctx
         self.n_vocab = 1000
         self.n_batch = n_batch
+        self.n_ubatch = n_batch
         self.caches: list[list[int]] = [[] for _ in range(sequences)]
         self.decoded: list[list[int]] = []
         self.batches: list[list[Row]] = []
@@ -66,6 +68,16 @@ class FakeSession(Session):
         self.rows = list(rows)
         self.batches.append(self.rows)
         self.decoded.append([row.token for row in rows])
+
+    def decode_piece(self, piece: Piece, position: int, sequence: int = 0) -> None:
+        self.before_batch()
+        cache = self.caches[sequence]
+        assert position == len(cache), "an image was put at the wrong position"
+        if self.fails_at is not None and position >= self.fails_at:
+            msg = "the image cannot be computed"
+            raise EngineError(msg)
+        cache.extend([piece.number] * piece.positions)
+        self.decoded.append([piece.number])
 
     def sampler(self, params: SamplingParams, history: Sequence[int], answer: object = None) -> Sampler:
         if params.top_k == 13:
