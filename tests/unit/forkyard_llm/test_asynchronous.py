@@ -34,16 +34,19 @@ def items(progress: Any, ended: Any) -> Iterator[int]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cancelled_request_is_over_when_its_task_is(stream: bool):
-    ended = threading.Event()
+    began, ended = threading.Event(), threading.Event()
 
     async def use() -> None:
-        result = await awaited(request, stream=stream, ended=ended)
+        result = await awaited(request, progress=lambda *_: began.set(), stream=stream, ended=ended)
         async for _ in result:
             pass
 
     async def main() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(use(), 0.05)
+        task = asyncio.create_task(use())
+        await asyncio.to_thread(began.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
         assert ended.is_set()
 
     asyncio.run(main())
