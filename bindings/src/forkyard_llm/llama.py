@@ -259,6 +259,8 @@ class Llama:
                 leave_out(self._payload, error)
         if embedding:
             options = replace(options, pooling=pooling_of(summary, pooling), positions=positions_of(summary))
+        if lora_path is not None and flash_attn is None:
+            options = replace(options, flash_attn=self._engine.flash_attn_with_lora)
         if n_gpu_layers == "auto":
             there = self._engine.gpus(options.devices, self._engine.remote_devices(options.rpc_servers))
             layers = fitting_layers(there, summary.model_bytes, summary.layers)
@@ -422,6 +424,7 @@ class Llama:
 
         Raises:
             ModelError: the file is none, or one for another model.
+            UnsupportedOption: ik_llama.cpp, with flash attention.
         """
         gguf_check.check(path, engine=self.engine, purposes={"adapter"})
         self._weights()

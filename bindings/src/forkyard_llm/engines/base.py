@@ -56,6 +56,8 @@ class Engine(ABC):
     family: ClassVar[str]
     idle_talk: ClassVar[re.Pattern[str]] = re.compile("(?!)")
     """Warnings at every load that mean nothing."""
+    flash_attn_with_lora: ClassVar[bool | None] = None
+    """Of a model that is opened with a LoRA adapter, where nothing else is asked for."""
     rpc_greeting: ClassVar[bytes] = b""
     """What its RPC client sends with its greeting; no header says it."""
 

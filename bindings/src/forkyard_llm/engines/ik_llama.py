@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ class IkLlamaEngine(Engine):
     family = "ik_llama.cpp"
     # Built without a GPU backend it still compares the memory of the GPU that is not there with what it would need.
     idle_talk = re.compile("Free memory 0 MiB on device")
+    flash_attn_with_lora = False
 
     def _register_backends(self) -> None:
         """Nothing to do: this family's backends are compiled in."""
@@ -142,6 +144,8 @@ class IkLlamaSession(Session):
         self, loaded: Loaded, model: Handle, context: Handle, options: ModelOptions, release: Callable[[Handle], None]
     ) -> None:
         super().__init__(loaded, model, context, options, release)
+        default = bool(loaded.api.llama_context_default_params().flash_attn)
+        self._flash_attn = default if options.flash_attn is None else options.flash_attn
         self._one_token = (ctypes.c_int32 * 1)()
         self._one_batch = self._api.llama_batch_get_one(self._one_token, 1, 0, 0)
 
@@ -232,6 +236,12 @@ class IkLlamaSession(Session):
         return int(self._api.llama_n_layer(self._model))
 
     def _load_lora(self, path: bytes) -> Handle:
+        if self._flash_attn:
+            msg = (
+                f"ik_llama.cpp's flash attention takes no LoRA adapter ({os.fsdecode(path)}): open the model with"
+                " flash_attn=False, or with lora_path"
+            )
+            raise UnsupportedOption(msg)
         return self._api.llama_lora_adapter_init(self._model, path)
 
     def _set_loras(self, loras: Sequence[tuple[Handle, float]]) -> None:
