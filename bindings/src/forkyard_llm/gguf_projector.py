@@ -1,7 +1,8 @@
 """Judge the metadata of a projector (mmproj): libmtmd ends the process over a value of another type, or divides by it.
 
-Types are those that both engines' clip.cpp reads at their pins. Shapes of tensors differ from one type of projector to
-the next, and are not looked at, but for the positions of the common ones.
+Types are those that both engines' clip.cpp reads at their pins. Tensors differ from one type of projector to the next:
+of the common ones those are looked for that libmtmd reads without asking whether they are there. Shapes are not looked
+at, but for the positions.
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ _ARRAYS: Final = {
 }
 # Types that have a vector for each patch of an image, and no way to do with fewer.
 _FIXED_GRID: Final = ("mlp", "ldp", "ldpv2", "gemma3", "idefics3", "internvl", "janus_pro")
+# Types whose blocks are those of a plain transformer, and those whose blocks are Whisper's.
+_PLAIN: Final = (
+    *_FIXED_GRID, "resampler", "pixtral", "qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "lfm2", "llama4",
+    "kimivl",
+)  # fmt: skip
+_WHISPER: Final = ("ultravox", "qwen2a", "voxtral")
+_OF_WHISPER: Final = ("ln1.bias", "ln2.bias", "attn_q.bias", "attn_v.bias")
 # It has no function for an operation that these compute with, and ends the process over it.
 _NOT_IN_IK: Final = ("cogvlm",)
 
@@ -78,11 +86,14 @@ def check_projector(summary: GgufSummary, *, engine: str | None = None) -> None:
         if key.startswith("clip.") and high and not all(low <= number <= high for number in value.numbers):
             fail(summary.path, f"{key} is {value.data}; the engine takes {low} to {high}", value.offset)
     for side in ("vision", "audio"):
-        _check_heads(summary, f"clip.{side}.")
+        if _of(summary, f"clip.has_{side}_encoder"):
+            _check_heads(summary, f"clip.{side}.")
+            _check_tensors(summary, side)
     if _of(summary, "clip.has_vision_encoder"):
         _check_vision(summary)
-    if engine == "ik_llama.cpp" and _kind(summary) in _NOT_IN_IK:
-        _refuse(summary, f"ik_llama.cpp cannot compute a projector of type {_kind(summary)}; llama.cpp can")
+    kind = _kind(summary, "vision")
+    if engine == "ik_llama.cpp" and kind in _NOT_IN_IK:
+        _refuse(summary, f"ik_llama.cpp cannot compute a projector of type {kind}; llama.cpp can")
 
 
 def _wrong(key: str, kind: int, array: bool) -> str | None:
@@ -122,7 +133,7 @@ def _check_vision(summary: GgufSummary) -> None:
         fail(summary.path, "clip.vision.image_grid_pinpoints must be pairs of widths and heights", sizes.offset)
     shape = summary.shapes.get("v.position_embd.weight")
     size, patch = (_of(summary, f"clip.vision.{name}") for name in ("image_size", "patch_size"))
-    if _kind(summary) in _FIXED_GRID and shape is not None and size and patch:
+    if _kind(summary, "vision") in _FIXED_GRID and shape is not None and size and patch:
         needed = (size // patch) ** 2
         if needed < 1 or len(shape) < 2 or shape[1] < needed:
             _refuse(
@@ -132,9 +143,30 @@ def _check_vision(summary: GgufSummary) -> None:
             )
 
 
-def _kind(summary: GgufSummary) -> str:
-    """The type of the projector of images."""
-    for key in ("clip.projector_type", "clip.vision.projector_type"):
+def _check_tensors(summary: GgufSummary, side: str) -> None:
+    kind, short = _kind(summary, side), side[0]
+    if kind not in (*_PLAIN, *_WHISPER):
+        return
+    needed = ["a.position_embd.weight", "a.post_ln.weight", "a.post_ln.bias"] if kind in _WHISPER else []
+    needed += ["v.position_embd.weight"] if kind in _FIXED_GRID else []
+    needed += [] if kind in _WHISPER else ["v.patch_embd.weight"]
+    needed += ["v.patch_embd.weight.1"] if kind in ("qwen2vl_merger", "qwen2.5vl_merger") else []
+    for block in range(_of(summary, f"clip.{side}.block_count")):
+        together = f"{short}.blk.{block}.attn_qkv.weight" in summary.shapes
+        parts = ("attn_qkv",) if together else ("attn_q", "attn_k", "attn_v")
+        weights = [f"{part}.weight" for part in (*parts, "attn_out", "ffn_up", "ffn_down", "ln1", "ln2")]
+        biases = [f"{short}.blk.{block}.{part}.bias" for part in parts]
+        needed += [f"{short}.blk.{block}.{name}" for name in (*weights, *(_OF_WHISPER if kind in _WHISPER else ()))]
+        # All of them or none.
+        needed += biases if kind not in _WHISPER and any(name in summary.shapes for name in biases) else []
+    missing = [name for name in needed if name not in summary.shapes]
+    if missing:
+        _refuse(summary, f"a projector of type {kind} has a tensor {missing[0]}, and this one has none")
+
+
+def _kind(summary: GgufSummary, side: str) -> str:
+    """The type of the projector of images or of sounds."""
+    for key in ("clip.projector_type", f"clip.{side}.projector_type"):
         value = summary.values.get(key)
         if value is not None and isinstance(value.data, str) and value.data:
             return value.data

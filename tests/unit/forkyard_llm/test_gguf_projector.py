@@ -24,9 +24,18 @@ KEYS = {
     "clip.vision.feature_layer": (I32, [-1, 0, 2]),
     "clip.vision.image_grid_pinpoints": (I32, [28, 56]),
 }
+TENSORS = (
+    "v.patch_embd.weight",
+    *(
+        f"v.blk.{block}.{part}.weight"
+        for block in range(2)
+        for part in ("attn_q", "attn_k", "attn_v", "attn_out", "ffn_up", "ffn_down", "ln1", "ln2")
+    ),
+    *(f"v.blk.1.attn_{part}.bias" for part in "qkv"),
+)
 
 
-def projector(folder: Path, rows: int = 5, **changed: object) -> Path:
+def projector(folder: Path, rows: int = 5, without: str = "", **changed: object) -> Path:
     """A projector; ``changed`` by the last word of a key, None for none."""
     values = [string(b"general.architecture", b"clip")]
     for key, given in KEYS.items():
@@ -39,8 +48,10 @@ def projector(folder: Path, rows: int = 5, **changed: object) -> Path:
             values.append(string(key.encode(), value.encode()))
         else:
             values.append(numbers(key, kind, value) if isinstance(value, list) else scalar(key, kind, value))
-    infos = [tensor(b"v.position_embd.weight", [8, rows], 0, 0)]
-    return write(folder, gguf(values, infos, b"\0" * 32 * rows))
+    shapes = {"v.position_embd.weight": [8, rows]}
+    shapes |= {name: [8] for name in TENSORS if name != without}
+    infos = [tensor(name.encode(), shape, 0, 64 * at * rows) for at, (name, shape) in enumerate(shapes.items())]
+    return write(folder, gguf(values, infos, b"\0" * 64 * rows * len(infos)))
 
 
 def test_a_sound_projector_is_one(tmp_path: Path) -> None:
@@ -85,3 +96,10 @@ def test_what_one_engine_cannot_compute_is_refused_for_it(tmp_path: Path) -> Non
     check(path, engine="llama.cpp")
     with pytest.raises(ModelError, match=r"llama\.cpp can"):
         check(path, engine="ik_llama.cpp")
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_tensor_that_is_read_without_asking_must_be_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=f"has a tensor {name}"):
+        check(projector(tmp_path, without=name), purposes={PROJECTOR})
+    check(projector(tmp_path, without=name, projector_type=(STRING, "newer")), purposes={PROJECTOR})
