@@ -146,7 +146,8 @@ class _Server:
             if kind == "call":
                 call = self._calls[number] = _Call(self, number)
                 # Where one generation is done at a time its turn is free only after these.
-                cancelled = [one for one in self._calls.values() if one.cancelled]
+                # A list first: calls that end meanwhile leave the table.
+                cancelled = [one for one in list(self._calls.values()) if one.cancelled]
                 threading.Thread(target=self._serve, args=(call, cancelled, *rest), daemon=True).start()
             elif (known := self._calls.get(number)) is None:
                 continue  # it is over meanwhile

@@ -43,11 +43,11 @@ _INSIDE = (
 
 
 class Generation:
-    """The owner of a session: two locks, and the tokens whose keys and values the cache holds.
+    """The owner of a session: whose turn it is, a lock, and the tokens whose keys and values the cache holds.
 
-    One lock is held for the length of a generation and never waited for; the other for the length of one call into the
-    engine, and everything that touches the session waits for that. Both belong to the process that made this object: a
-    child forked from it gets an error before it comes to them.
+    A generation has the turn for its length, and nobody waits for it; the lock is held for the length of one call into
+    the engine, and everything that touches the session waits for that. Both belong to the process that made this
+    object: a child forked from it gets an error before it comes to them.
 
     Args:
         reuse: keep what a new prompt shares with the evaluated tokens instead of starting from nothing.
@@ -62,7 +62,10 @@ class Generation:
         self.reuse = reuse
         self._name = name
         self._process = os.getpid()
-        self._turn = threading.Lock()
+        # Whose generation is going on. Not a lock that is taken and released: Ctrl-C, or the cancelling of a call in an
+        # isolated process, may come right after the one and right before the other.
+        self._holder: object = None
+        self._taking = threading.Lock()
         # One that its own thread can take again: that thread finds `_inside` set then, and is refused.
         self._step = threading.RLock()
         self._inside = False
@@ -105,7 +108,7 @@ class Generation:
         check_model(self._process, self._name)
         with self._step:
             self._refuse_inside()
-            return self.read(function)
+            return self._run(function)
 
     def read(self, function: Callable[[Session], Result]) -> Result:
         """:meth:`call` for what uses the vocabulary alone: a logits_processor may do that, within a call of its thread.
@@ -115,11 +118,14 @@ class Generation:
         """
         check_model(self._process, self._name)
         with self._step:
-            before, self._inside = self._inside, True
-            try:
-                return function(self._opened())
-            finally:
-                self._inside = before
+            return self._run(function)
+
+    def _run(self, function: Callable[[Session], Result]) -> Result:
+        before, self._inside = self._inside, True
+        try:
+            return function(self._opened())
+        finally:
+            self._inside = before
 
     def tokens(self, request: Request) -> Generator[Token, None, None]:
         """Tokens that follow a prompt, until the context is full; the turn is taken at the first ``next``.
@@ -131,9 +137,9 @@ class Generation:
                 process loaded it.
             UsageError: no prompt, one that does not fit, or one with tokens outside the vocabulary.
         """
-        self._take_turn()
-        sampler = None
+        me, sampler = object(), None
         try:
+            self._take_turn(me)
             sampler = self.call(lambda session: self._begin(session, request))
             if request.scored:
                 yield from self._scores(request)
@@ -149,14 +155,17 @@ class Generation:
             raise
         except BaseException:
             # Interrupted between the engine and the line after it: what the cache holds is not known any more.
-            self._stale = True
+            self._stale = self._stale or self._holder is me
             raise
         finally:
-            if os.getpid() == self._process:
-                if sampler is not None:
-                    sampler.close()
-                end_threads()
-            self._turn.release()
+            try:
+                if os.getpid() == self._process:
+                    if sampler is not None:
+                        sampler.close()
+                    end_threads()
+            finally:
+                if self._holder is me:
+                    self._holder = None
 
     def _drafted(self, sampler: Sampler, request: Request, token: int) -> Iterator[Token]:
         """The tokens after ``token``, guessed and checked until the context is full."""
@@ -272,15 +281,17 @@ class Generation:
         self._at_once(back)
 
     def _at_once(self, function: Callable[[Session], Result]) -> Result:
-        self._take_turn()
+        me = object()
         try:
+            self._take_turn(me)
             return self.call(function)
         except BaseException:
-            self._fresh = False
+            self._fresh = self._fresh and self._holder is not me
             raise
         finally:
             end_threads(shared=True)
-            self._turn.release()
+            if self._holder is me:
+                self._holder = None
 
     def bytes_of(self, token: int, *, special: bool = False) -> bytes | None:
         """The bytes ``token`` adds to a text, or None if it ends it; raises as :meth:`call` does."""
@@ -292,11 +303,13 @@ class Generation:
         Raises:
             EngineError: a generation is going on, the session is closed, or another process loaded it.
         """
-        self._take_turn()
+        me = object()
         try:
+            self._take_turn(me)
             self.call(self._forget)
         finally:
-            self._turn.release()
+            if self._holder is me:
+                self._holder = None
 
     def close(self) -> None:
         """Close the session, after the token being computed; harmless the second time.
@@ -317,9 +330,12 @@ class Generation:
             if self._draft is not None:
                 self._draft.close()
 
-    def _take_turn(self) -> None:
+    def _take_turn(self, me: object) -> None:
         check_model(self._process, self._name)
-        if not self._turn.acquire(blocking=False):
+        with self._taking:
+            if self._holder is None:
+                self._holder = me
+        if self._holder is not me:
             raise EngineError(_BUSY)
 
     def _refuse_inside(self) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 from forkyard_llm.engines.generation import Generation
@@ -112,6 +114,28 @@ def test_an_interrupt_leaves_everything_usable():
     session.cache.append(77)  # what an engine may hold after an interrupt: something nobody noted
     assert next(generation.tokens([1, 2], GREEDY)) == 3
     assert session.cache == [1, 2]
+
+
+class Interrupted(BaseException):
+    """What comes as Ctrl-C does: between any two calls."""
+
+
+def test_an_interrupt_at_any_moment_leaves_the_turn_free():
+    generation = make(FakeSession(n_ctx=4))
+
+    def work() -> None:
+        with suppress(Interrupted):
+            while True:
+                list(generation.tokens([1, 2], GREEDY))
+                generation.reset()
+
+    for _ in range(200):
+        worker = threading.Thread(target=work)
+        worker.start()
+        assert worker.ident is not None
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(Interrupted))
+        worker.join()
+        assert list(generation.tokens([1, 2], GREEDY)) == [3, 4, 5]
 
 
 def test_close_is_idempotent_and_ends_an_open_stream():
