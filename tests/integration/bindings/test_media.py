@@ -218,6 +218,7 @@ def test_what_cannot_be_seen_is_an_error(engine: str, folder: Path, opened: Open
             opened(engine, LLAVA, **option)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 1), (1, 8192), (8192, 1), (8192, 3), (31, 1999)])
 @pytest.mark.parametrize(("engine", "kind"), KINDS)
 def test_images_of_any_shape_are_seen_or_refused(engine: str, kind: str, width: int, height: int, opened: Open):
