@@ -1,4 +1,4 @@
-"""What ik_llama.cpp makes of capital letters, and of logits that are all negative."""
+"""What ik_llama.cpp makes of capital letters, of logits that are all negative, and of a cache with holes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ with Llama(sys.argv[1], n_threads=1) as llm:
     array = abi.llama_token_data_array(data, 6, -1, False)
     loaded.api.llama_sample_top_n_sigma(None, ctypes.byref(array), 0.2)
     print(sorted(data[index].id for index in range(array.size)))
+"""
+HOLES = """
+import sys
+from forkyard_llm import Llama
+from forkyard_llm.engines.session import Row
+with Llama(sys.argv[1], n_ctx=256, n_parallel=3, n_threads=1, flash_attn=True) as llm:
+    session = llm._generation.open_session()
+    tokens = [5 + position % 200 for position in range(512)]
+    def decode(sequence, start, end):
+        rows = [Row(tokens[at], at, sequence, at == end - 1) for at in range(start, end)]
+        session.decode_rows(rows)
+        return list(session.row_of_logits(len(rows) - 1))
+    expected = decode(0, 0, 41)
+    session.forget()
+    decode(1, 0, 512)
+    decode(0, 0, 40)
+    # The cells 400 to 511 are free, and the next token takes one of them.
+    session.truncate(400, 1)
+    found = decode(0, 40, 41)
+    print(max(abs(a - b) for a, b in zip(expected, found)) < 0.05)
 """
 TIMEOUT_S = 120
 
@@ -64,3 +84,8 @@ def test_bert_lowers_capital_letters(run: Callable[..., str], tmp_path: Path) ->
 def test_the_best_of_negative_logits_stays(run: Callable[..., str], tmp_path: Path) -> None:
     write_decoder(tmp_path / "tiny.gguf", bytes_as_tokens=True)
     assert run(SIGMA, str(tmp_path / "tiny.gguf")) == "[1, 2]"
+
+
+def test_cells_behind_holes_are_seen(run: Callable[..., str], tmp_path: Path) -> None:
+    write_decoder(tmp_path / "tiny.gguf", bytes_as_tokens=True)
+    assert run(HOLES, str(tmp_path / "tiny.gguf")) == "True"
