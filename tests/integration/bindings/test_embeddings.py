@@ -100,6 +100,15 @@ def test_the_numbers_are_those_of_the_engines_own_server(
     assert distance(together, ours) < TOGETHER * max(scale, 1)
 
 
+def test_both_engines_make_the_same_vectors_of_texts_of_few_tokens(models: Mapping[str, Path]) -> None:
+    made = []
+    for engine in ENGINES:
+        with opened(models["encoder"], engine=engine) as llm:
+            made.append([llm.embed("a" * count) for count in range(1, 16)])
+    for one, other in zip(*made, strict=True):
+        assert distance(one, other) < TOGETHER
+
+
 def test_ranks_are_those_of_the_engines_own_server(models: Mapping[str, Path]) -> None:
     words = ("--engine", "llama.cpp", "--", "--reranking", "-c", str(CONTEXT), "-t", "1")
     with served(models["reranker"], *words) as (_, ready):
