@@ -1,7 +1,7 @@
 """llama-cpp-python's own tests, from its source archive, against the module of that name that is ours.
 
-Its tests of models fetch these from a hub; here they get SmolLM2 instead, and are skipped where that is no such model.
-Tests that expect the words of another model, or use its own modules inside, are not run.
+Its tests of models fetch these from a hub; here they get Gemma 3 270M where they expect its model's words, which it says
+as well, else SmolLM2, and are skipped where that is no such model. Tests that use its own modules inside are not run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from forkyard_llm import models
 
 from forkyard.cache import Cache
 
@@ -27,6 +28,7 @@ PASSING = (
     "test_llama.py::test_llama_cpp_tokenization",
     "test_llama.py::test_llama_cpp_version",
     "test_llama.py::test_loaded_exact_cached_prompt_reuse_matches_fresh",
+    "test_llama.py::test_real_llama_repeated_prompt_cache",
     "test_llama.py::test_shorter_prompt_prefix_reuse_matches_fresh",
     "test_llama_chat_format.py::test_hf_tokenizer_config_str_to_chat_formatter",
     "test_llama_chat_format.py::test_mistral_instruct",
@@ -49,7 +51,7 @@ def module(name, **members):
 def download(repo_id, filename, **_):
     if "mamba" in filename or "Falcon" in filename or "bge" in filename:
         pytest.skip("a model of a hub")
-    return os.environ["TEST_MODEL"]
+    return os.environ["TALKING_MODEL" if filename == "Qwen3.5-0.8B-Q8_0.gguf" else "TEST_MODEL"]
 
 module("huggingface_hub", hf_hub_download=download)
 module("scipy")
@@ -97,6 +99,7 @@ def test_its_own_tests_pass(archive_tests: Path, engine: str, smollm2: Path, tmp
         **os.environ,
         "FORKYARD_LLM_ENGINE": engine,
         "TEST_MODEL": str(smollm2),
+        "TALKING_MODEL": str(models.get("gemma3-270m")),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(archive_tests)]
