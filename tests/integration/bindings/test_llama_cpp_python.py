@@ -1,7 +1,8 @@
 """llama-cpp-python's own tests, from its source archive, against the module of that name that is ours.
 
-Its tests of models fetch these from a hub; here they get Gemma 3 270M where they expect its model's words, which it says
-as well, else SmolLM2, and are skipped where that is no such model. Tests that use its own modules inside are not run.
+Its tests of models fetch these from a hub. Here they get MiniLM for embeddings, Gemma 3 270M where they expect its model's
+words, which it says as well, and SmolLM2 otherwise; they are skipped where that is no such model. Tests that use its own
+modules inside are not run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from forkyard_llm import models
 
 from forkyard.cache import Cache
 
+from . import minilm
+
 pytestmark = pytest.mark.usefixtures("built_payloads")
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,6 +31,7 @@ PASSING = (
     "test_llama.py::test_llama_cpp_tokenization",
     "test_llama.py::test_llama_cpp_version",
     "test_llama.py::test_loaded_exact_cached_prompt_reuse_matches_fresh",
+    "test_llama.py::test_real_llama_embeddings",
     "test_llama.py::test_real_llama_repeated_prompt_cache",
     "test_llama.py::test_shorter_prompt_prefix_reuse_matches_fresh",
     "test_llama_chat_format.py::test_hf_tokenizer_config_str_to_chat_formatter",
@@ -49,8 +53,10 @@ def module(name, **members):
     vars(made).update(members)
 
 def download(repo_id, filename, **_):
-    if "mamba" in filename or "Falcon" in filename or "bge" in filename:
+    if "mamba" in filename or "Falcon" in filename:
         pytest.skip("a model of a hub")
+    if "bge" in filename:
+        return os.environ["EMBEDDING_MODEL"]
     return os.environ["TALKING_MODEL" if filename == "Qwen3.5-0.8B-Q8_0.gguf" else "TEST_MODEL"]
 
 module("huggingface_hub", hf_hub_download=download)
@@ -99,6 +105,7 @@ def test_its_own_tests_pass(archive_tests: Path, engine: str, smollm2: Path, tmp
         **os.environ,
         "FORKYARD_LLM_ENGINE": engine,
         "TEST_MODEL": str(smollm2),
+        "EMBEDDING_MODEL": str(minilm.fetch()),
         "TALKING_MODEL": str(models.get("gemma3-270m")),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
