@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ import pytest
 from forkyard_llm.errors import UnsupportedOption, UsageError
 from llama_cpp import _once, llama_chat_format
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+from .tiny_media import LLAVA, png, write_projector
+from .tiny_texts import write_decoder
 
 pytestmark = pytest.mark.usefixtures("built_payloads")
 
@@ -268,3 +272,20 @@ def test_the_low_level_names_are_the_payloads(built_payloads: None, llm: llama_c
         _ = llama_cpp.llama_nothing
     with pytest.raises(AttributeError):
         _ = llama_cpp.mtmd_cpp.llama_decode  # type: ignore[attr-defined]
+
+
+def test_a_handler_of_images_names_the_projector(llm: llama_cpp.Llama, tmp_path: Path):
+    write_decoder(tmp_path / "plain.gguf", bytes_as_tokens=True, context=1024)
+    write_projector(tmp_path / "mmproj.gguf", LLAVA)
+    url = "data:image/png;base64," + base64.b64encode(png(16, 16, 1)).decode()
+
+    def said(model: Any, image: Any) -> Any:
+        messages = [{"role": "user", "content": [{"type": "image_url", "image_url": image}]}]
+        return model.create_chat_completion(messages, max_tokens=8, temperature=0)["choices"]
+
+    handler = llama_chat_format.Llava15ChatHandler(clip_model_path=str(tmp_path / "mmproj.gguf"))
+    path = str(tmp_path / "plain.gguf")
+    with llama_cpp.Llama(path, engine=llm.engine, chat_handler=handler, **OPTIONS) as model:
+        found = said(model, url)
+    with forkyard_llm.Llama(path, mmproj=handler.clip_model_path, engine=llm.engine, n_ctx=256, n_threads=1) as other:
+        assert found == said(other, {"url": url})

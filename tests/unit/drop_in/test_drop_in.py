@@ -84,8 +84,7 @@ def test_handlers_of_images_are_names_alone():
 
     assert Llava15ChatHandler is llama_chat_format.Llava15ChatHandler
     assert issubclass(Llava15ChatHandler, llama_chat_format.MTMDChatHandler)
-    with pytest.raises(UnsupportedOption, match="Llava15ChatHandler is for images"):
-        Llava15ChatHandler(clip_model_path="mmproj.gguf")
+    assert Llava15ChatHandler(clip_model_path="mmproj.gguf", verbose=False).clip_model_path == "mmproj.gguf"
     assert not hasattr(llama_chat_format, "OtherChatHandler")
 
 

@@ -119,6 +119,8 @@ class Llama:
             **draft_options(draft_model),
             **more_options(kwargs, tuple(given)),
         }
+        if isinstance(chat_handler, llama_chat_format.MTMDChatHandler):
+            options["mmproj"] = chat_handler.clip_model_path
         self._llm = forkyard_llm.Llama(model_path, engine=chosen, variant=variant, **options)
         self.model_path = model_path
         self.verbose = verbose

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from forkyard_llm.chat import schema_of
-from forkyard_llm.errors import UnsupportedOption, UsageError
+from forkyard_llm.errors import UsageError
 
 from ._calls import arguments_format, as_call, named_function
 from ._templates import FORMATS, Format
@@ -319,16 +319,33 @@ format_zephyr = _formatter(FORMATS["zephyr"])
 
 
 class MTMDChatHandler:
-    """A handler of images. There is none: the names are here for programs that import one, and may not use it.
+    """A handler of images: names a model's projector, which the engine loads with the model.
 
-    Raises UnsupportedOption.
+    The prompt is that of the model's own template, whichever of the handlers it is.
+
+    Args:
+        clip_model_path: the projector's GGUF file.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        msg = (
-            f"{type(self).__name__} is for images, which forkyard_llm does not read yet; use llama-cpp-python for them"
-        )
-        raise UnsupportedOption(msg)
+    def __init__(self, clip_model_path: str, verbose: bool = True, **kwargs: Any) -> None:
+        self.clip_model_path = clip_model_path
+        self.verbose = verbose
+
+    def __call__(self, *, llama: Llama, messages: Sequence[Mapping[str, Any]], **asked: Any) -> Any:
+        """A chat completion of ``messages``, whose images may be named by a text instead of a mapping."""
+        return llama.chat_by_template("", [_with_urls(message) for message in messages], **asked)
+
+
+def _with_urls(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return message
+
+    def part(given: Any) -> Any:
+        image = isinstance(given, Mapping) and isinstance(given.get("image_url"), str)
+        return {**given, "image_url": {"url": given["image_url"]}} if image else given
+
+    return {**message, "content": [part(given) for given in parts]}
 
 
 _OF_IMAGES = {
