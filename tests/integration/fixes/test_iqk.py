@@ -81,6 +81,13 @@ def test_rows_that_no_kernel_is_for_are_multiplied(run: Run, kind: str, columns:
     assert product_error(run, kind, columns, tokens) < ROUNDING
 
 
+@pytest.mark.patch("short-rows")
+@pytest.mark.parametrize("tokens", [1, 4, 33])
+@pytest.mark.parametrize("columns", [4, 8, 12])
+def test_rows_shorter_than_a_register_are_multiplied(run: Run, columns: int, tokens: int) -> None:
+    assert product_error(run, "f16", columns, tokens) < ROUNDING
+
+
 LEGACY = ("q4_0", "q4_1", "q5_0", "q5_1", "q6_0", "q8_0", "iq4_nl", "mxfp4", "q4_0_r8", "iq4_nl_r4")
 # The kernels of IQ4_XS, IQ4_K and their like for few tokens add in 16 bits, which saturate.
 WHOLE = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq2_k", "iq3_k")

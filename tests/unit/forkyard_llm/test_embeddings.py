@@ -26,15 +26,7 @@ class FakeSession:
     n_embd = 2
     _context = object()
 
-    def __init__(
-        self,
-        pooling: str = "mean",
-        *,
-        whole: bool = True,
-        longest: int = 8,
-        n_batch: int = 8,
-        wrong: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, pooling: str = "mean", *, whole: bool = True, longest: int = 8, n_batch: int = 8) -> None:
         api = types.SimpleNamespace(
             llama_n_ubatch=lambda _: 8,
             llama_get_embeddings_ith=lambda _, index: self.rows[index][:2],
@@ -44,7 +36,7 @@ class FakeSession:
         )
         self.loaded = types.SimpleNamespace(api=api, family="llama.cpp")
         self.batches: list[list[tuple[int, ...]]] = []
-        plan = EmbeddingPlan(pooling, whole, longest, 8, 8, 8, 3, n_batch, "n_ctx", wrong)
+        plan = EmbeddingPlan(pooling, whole, longest, 8, 8, 8, 3, n_batch, "n_ctx")
         self.embedder: Embedder | None = Embedder(self, plan)  # type: ignore[arg-type]
         self.used: list[Any] = []
 
@@ -99,15 +91,6 @@ def test_texts_go_into_batches_of_limited_texts_and_tokens() -> None:
     vectors(session, [[1], [2], [3], [4], [5] * 3, [6] * 2, [7] * 8])
     assert [[row[0] for row in batch] for batch in session.batches] == [[1, 2, 3], [4, 5, 5, 5], [6, 6], [7] * 8]
     assert [row[1:] for row in session.batches[1]] == [(0, 0), (0, 1), (1, 1), (2, 1)]
-
-
-@pytest.mark.parametrize("pooling", ["none", "mean"])
-def test_a_batch_of_a_size_that_the_engine_computes_wrongly_gets_one_token_more(pooling: str) -> None:
-    session, other = FakeSession(pooling, wrong=(4, 8)), FakeSession(pooling)
-    for texts in ([[1, 2, 3, 4]], [[1, 2], [3, 4]], [[1], [2], [3, 4]], [[1] * 8], [[1] * 3]):
-        assert vectors(session, texts) == vectors(other, texts)
-    assert [len(batch) for batch in session.batches] == [5, 5, 4, 8, 3], "no room for a text or token more"
-    assert session.batches[0][-1] == (1, 0, 1)
 
 
 def test_a_text_longer_than_a_batch_in_parts() -> None:

@@ -51,7 +51,6 @@ class EmbeddingPlan:
         texts: how many a batch may have.
         together: how many tokens a batch of several texts may have.
         limit: what the longest text is limited by, for messages.
-        wrong: how many tokens a batch must not have.
     """
 
     pooling: str
@@ -63,7 +62,6 @@ class EmbeddingPlan:
     texts: int
     together: int
     limit: str
-    wrong: Sequence[int] = ()
 
     @classmethod
     def made(cls, loaded: Loaded, model: Handle, options: ModelOptions, params: Params) -> EmbeddingPlan:
@@ -95,13 +93,9 @@ class EmbeddingPlan:
         n_ctx = -(-longest // texts) * texts
         n_batch, n_ubatch = (n_ctx, n_ctx) if whole else (min(params.n_batch, n_ctx), min(params.n_ubatch, n_ctx))
         together = min(options.n_batch, n_ubatch)
-        wrong: Sequence[int] = ()
         if encodes and loaded.family == "ik_llama.cpp":
-            # Its product of matrices reads as many numbers of a row as a register holds, also where a row has fewer:
-            # with so many tokens the others are the next row's, and the vectors are wrong.
-            wrong = range(4, 16 if "avx512f" in loaded.payload.cpu_features else 8, 4)
             together = min(together, _TOGETHER_IN_IK)
-        return cls(pooling, whole, longest, n_ctx, n_batch, n_ubatch, texts, together, limit, wrong)
+        return cls(pooling, whole, longest, n_ctx, n_batch, n_ubatch, texts, together, limit)
 
     def fill(self, loaded: Loaded, params: Params) -> None:
         """Set the members of the params struct."""
@@ -149,8 +143,6 @@ class Embedder:
             # An architecture that is newer than the file check's table.
             self.longest, self.limit = min(self.longest, room), "n_ubatch"
         self._together = min(room, plan.together)
-        self._room = room
-        self._wrong = plan.wrong
         self._size = 1 if plan.pooling == RANK else session.n_embd
 
     def _in_parts(self) -> bool:
@@ -194,14 +186,10 @@ class Embedder:
             EngineError: the engine failed, or the model makes something of a text that is no number.
         """
         self._session.forget()
-        total = sum(map(len, batch))
-        # One token more, of a text that nobody asked for.
-        more = total in self._wrong and total < self._room and len(batch) < self._texts
-        if len(batch) == 1 and not more:
+        if len(batch) == 1:
             return [self._one(batch[0])]
-        texts = [*batch, batch[0][:1]] if more else batch
         rows = [
-            Row(token, at, number, wanted=True) for number, text in enumerate(texts) for at, token in enumerate(text)
+            Row(token, at, number, wanted=True) for number, text in enumerate(batch) for at, token in enumerate(text)
         ]
         self._session.decode_rows(rows)
         if self.pooling != NO_POOLING:
