@@ -231,7 +231,7 @@ def without_stack(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempP
             stacks = ",".join(stack for stack in recipe["stacks"] if stack not in LEFT_OUT)
             few = ["--variants-file", str(out / "few.toml")]
             forkyard("build", VARIANT, ENGINE, *few, "--stacks", stacks, "--out", str(out))
-            (wheel,) = out.glob("forkyard_llama_cpp_*.whl")
+            (wheel,) = out.glob("forkyard_llama_cpp_few_rpc-*.whl")
         unpack(wheel, out)
         (found,) = (path.parent for path in out.glob("*/manifest.json"))
         return found

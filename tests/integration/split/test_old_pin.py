@@ -175,7 +175,7 @@ def build(
                 (out / "variants.toml").write_text(VARIANTS.format(variant=variant))
                 words += ["--variants-file", str(out / "variants.toml")]
             forkyard("build", "rpc" if whole else "split-rpc", *words)
-            (wheel,) = out.glob("forkyard_llama_cpp_*.whl")
+            (wheel,) = out.glob("forkyard_llama_cpp_2026_05_*.whl")
         unpack(wheel, out / "unpacked")
         (manifest,) = (out / "unpacked").glob("*/manifest.json")
         return manifest.parent / "bin"
