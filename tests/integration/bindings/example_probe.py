@@ -74,9 +74,6 @@ def main() -> None:
     stand_in("huggingface_hub", hf_hub_download=lambda *_, **__: "model.gguf")
     for name in ("openai", "openai.types"):
         stand_in(name)
-    for name in ("lm_eval", "lm_eval.models"):
-        stand_in(name)
-    stand_in("lm_eval.models.gguf", GGUFLM=_Anything)
     stand_in("openai.types.chat", ChatCompletion=_Anything, ChatCompletionChunk=_Anything)
     for where, text in json.load(sys.stdin):
         names: dict[str, Any] = {"__name__": "__main__"}
