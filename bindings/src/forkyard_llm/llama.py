@@ -237,9 +237,11 @@ class Llama:
         flag("verbose", verbose)
         limit = integer("max_waiting", max_waiting, 0)
         scale = number("lora_scale", lora_scale)
-        if draft_model is not None and options.n_parallel > 1:
-            msg = "draft_model and n_parallel do not go together: leave one of them out"
-            raise UnsupportedOption(msg)
+        others = {"n_parallel": options.n_parallel > 1, "embedding": embedding, "vocab_only": vocab_only}
+        for name, asked in others.items():
+            if draft_model is not None and asked:
+                msg = f"draft_model and {name} do not go together: leave one of them out"
+                raise UnsupportedOption(msg)
         if mmproj is not None and (vocab_only or embedding or draft_model is not None):
             msg = "mmproj is for chats, and goes neither with vocab_only, nor embedding, nor draft_model: leave one out"
             raise UnsupportedOption(msg)

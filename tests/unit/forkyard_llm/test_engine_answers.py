@@ -36,6 +36,8 @@ def test_a_model_that_does_not_continue_a_text(
         ({"max_waiting": -1}, "max_waiting"),
         ({"lora_scale": float("nan")}, "lora_scale"),
         ({"draft_model": "ngram", "n_parallel": 2}, "draft_model and n_parallel"),
+        ({"draft_model": "mtp", "embedding": True}, "draft_model and embedding"),
+        ({"draft_model": "mtp", "vocab_only": True}, "draft_model and vocab_only"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_loaded(
