@@ -39,7 +39,8 @@ def end_threads(*, shared: bool = False) -> None:
     Args:
         shared: only if several threads computed in this process, for what is shorter than a generation.
     """
-    if _computed_in is not None and not (shared and len(_callers) < 2) and (pause := _pause()) is not None:
+    # A forked child has none of them, and would wait for their end.
+    if _computed_in == os.getpid() and not (shared and len(_callers) < 2) and (pause := _pause()) is not None:
         pause(_SOFTLY)
 
 

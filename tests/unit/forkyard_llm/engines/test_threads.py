@@ -33,6 +33,26 @@ def test_a_child_of_a_process_that_used_one_thread_may_use_several(monkeypatch: 
     threads.check_threads(8)
 
 
+def test_threads_are_ended_in_the_process_that_has_them_alone(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+    monkeypatch.setattr(threads, "_pause", lambda: asked.append)
+    monkeypatch.setattr(threads, "_callers", set())
+    threads.end_threads()
+    assert not asked, "nothing was computed"
+    threads.note_threads(2)
+    threads.end_threads(shared=True)
+    assert not asked, "one thread alone has them"
+    threads.end_threads()
+    here = threading.get_ident()
+    monkeypatch.setattr(threading, "get_ident", lambda: here + 1)
+    threads.note_threads(2)
+    threads.end_threads(shared=True)
+    assert len(asked) == 2
+    become_a_child(monkeypatch)
+    threads.end_threads()
+    assert len(asked) == 2
+
+
 def test_a_model_stays_in_the_process_that_loaded_it(monkeypatch: pytest.MonkeyPatch):
     process = os.getpid()
     threads.check_model(process, "m.gguf")
