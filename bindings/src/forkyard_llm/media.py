@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from .checks import shown
-from .engines.media import MOST_SECONDS, Projector
+from .engines.media import MOST_SECONDS, Projector, is_mp3, is_wav
 from .errors import UnsupportedOption, UsageError
 
 __all__ = ["MEDIA_PARTS", "FetchUrl", "Media"]
@@ -144,16 +144,16 @@ def _decoded(what: str, text: str) -> bytes:
 
 
 def _image(what: str, raw: bytes) -> bytes:
-    if _is_wav(raw) or _is_mp3(raw) or raw.startswith(b"fLaC"):
+    if is_wav(raw) or is_mp3(raw) or raw.startswith(b"fLaC"):
         msg = f"{what} is a sound: give it as a part of type 'input_audio'"
         raise UsageError(msg)
     return raw
 
 
 def _sound(what: str, raw: bytes) -> bytes:
-    if _is_wav(raw):
+    if is_wav(raw):
         return _wav(what, raw)
-    if not _is_mp3(raw):
+    if not is_mp3(raw):
         msg = f"{what} is neither WAV nor MP3"
         raise UsageError(msg)
     for tag in _TAG.finditer(raw):
@@ -164,14 +164,6 @@ def _sound(what: str, raw: bytes) -> bytes:
                 msg = f"{what} is damaged: it says that it has {frames} frames, and has {len(raw)} bytes"
                 raise UsageError(msg)
     return raw
-
-
-def _is_wav(raw: bytes) -> bool:
-    return raw[:4] == b"RIFF" and raw[8:12] == b"WAVE"
-
-
-def _is_mp3(raw: bytes) -> bool:
-    return raw.startswith(b"ID3") or (raw[:1] == b"\xff" and raw[1:2] >= b"\xe0")
 
 
 def _wav(what: str, raw: bytes) -> bytes:

@@ -20,7 +20,7 @@ from ..errors import EngineError, ModelError, UnsupportedOption, UsageError
 from .loaded import Handle, Loaded
 from .options import ModelOptions
 
-__all__ = ["MOST_SECONDS", "MTMD", "Piece", "Projector", "Prompt"]
+__all__ = ["MOST_SECONDS", "MTMD", "Piece", "Projector", "Prompt", "is_mp3", "is_wav"]
 
 MTMD = "mtmd"
 """The library, and the capability of a payload that has it."""
@@ -34,6 +34,16 @@ _KNOWN = 1 << 16
 _SHORTEST_S = 0.01
 _NOWHERE = b"/dev/null"
 """Where llama.cpp finds no ffmpeg: it would give that whatever it cannot read, as a video."""
+
+
+def is_wav(raw: bytes) -> bool:
+    """Whether these are the bytes of a WAV file."""
+    return raw[:4] == b"RIFF" and raw[8:12] == b"WAVE"
+
+
+def is_mp3(raw: bytes) -> bool:
+    """Whether these are the bytes of an MP3 file."""
+    return raw.startswith(b"ID3") or (raw[:1] == b"\xff" and raw[1:2] >= b"\xe0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +163,7 @@ class Projector:
     def _bitmap(self, index: int, raw: bytes) -> Handle:
         api, what = self._api, f"image or sound {index}"
         given = (ctypes.c_uint8 * len(raw)).from_buffer_copy(raw)
-        sound = raw.startswith((b"RIFF", b"ID3")) or (raw[:1] == b"\xff" and raw[1:2] >= b"\xe0")
+        sound = is_wav(raw) or is_mp3(raw)
         if not sound:
             self._check_size(what, given)
         read = api.mtmd_helper_bitmap_init_from_buf
