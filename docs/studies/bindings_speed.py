@@ -22,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 TOKENS = 128
+WORDS = 500
+"""Of the prompt; each is a token of SmolLM2, which begins a text with no other."""
 CONTEXT = 1024
 MARK = '{"prompt"'
 COUNTING = "1, 2, 3, 4, 5, 6, 7, 8,"
@@ -80,7 +82,7 @@ def child(name: str, model: str, threads: int) -> None:
         complete(prompt, count)
         return time.perf_counter() - begun
 
-    words = random.Random(1).choices(("the", "cat", "sat", "on", "a", "red", "mat", "and", "ran", "home"), k=500)  # noqa: S311
+    words = random.Random(1).choices(("the", "cat", "sat", "on", "a", "red", "mat", "and", "ran", "home"), k=WORDS)  # noqa: S311
     reading = seconds(" ".join(words), 1)
     # With and without the tokens whose time is wanted.
     short = seconds(COUNTING, 1)
@@ -104,7 +106,7 @@ def main() -> None:
             words = [arms[name], __file__, given.model, "--threads", str(given.threads), f"child:{name}=x"]
             done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
             (found,) = (json.loads(line) for line in done.stdout.splitlines() if line.startswith(MARK))
-            rates[name].append((501 / found["prompt"], TOKENS / found["generation"]))
+            rates[name].append((WORDS / found["prompt"], TOKENS / found["generation"]))
     print("| binding | prompt, tokens/s | generation, tokens/s |\n| --- | --- | --- |")
     for name, rounds in sorted(rates.items(), key=lambda one: -statistics.median(rate for _, rate in one[1])):
         cells = (
