@@ -25,8 +25,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-
-from forkyard.benching.statistics import compare
+from forkyard_llm.measuring.statistics import compare
 
 from ..integration.conftest import libraries_of
 from ..integration.numa.driver import MIRROR, OFF

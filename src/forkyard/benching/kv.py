@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forkyard.benching.engine import Engine
+from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.quality import Quality, Reading
+from forkyard_llm.measuring.records import Arm
+from forkyard_llm.measuring.running import Measured, Plan, chosen_environment, measure_benches
+
 from forkyard.benching.kv_table import Answer, Cache, Row, answer
 from forkyard.benching.nodes import MemoryNode, describe_machine
-from forkyard.benching.quality import Quality, Reading
-from forkyard.benching.running import Measured, chosen_environment, measure
-from forkyard.benching.scenario import Arm
 from forkyard.benching.subject import Subject, Timing, labelled, told
 from forkyard.console import Reporter
-from forkyard.errors import BuildError, UsageError
+from forkyard.errors import UsageError
 from forkyard.scratch import owned_folder
 
 CACHES = (
@@ -102,7 +104,7 @@ def bench_kv(
 
     Raises:
         UsageError: no engine has what was named.
-        BuildError: an engine does not work with the model at all.
+        RunFailed: an engine does not work with the model at all.
     """
     environment = chosen_environment(os.environ)
     notes: list[str] = []
@@ -125,8 +127,8 @@ def bench_kv(
                         words = row.cache.words
                         plain = words == read_cache("f16").words
                         qualities[row] = base if plain else reading.compare(subject.engine, words, folder / "f16")
-                    except BuildError as error:
-                        refused[row] = told(subject, error.why or error.what, wishes.model)
+                    except RunFailed as error:
+                        refused[row] = told(subject, error.why, wishes.model)
                         reporter.warn(f"{row.name} does not work: {refused[row]}")
         step.update(done, done)
     measured = _speeds([row for row in rows if row not in refused], wishes, environment, log, reporter)
@@ -180,11 +182,11 @@ def _speeds(
     if not working:
         return Measured()
     try:
-        return measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
-    except BuildError as error:
+        return measure_benches(working, Plan(wishes.rounds, wishes.minutes, tolerant=True), wishes.model, log, reporter)
+    except RunFailed as error:
         # None can be timed. What is known of their quality took longer, and stays.
-        reporter.warn(f"no cache could be timed: {error.why or error.what}")
-        return Measured(failed=dict.fromkeys((arm.name for arm in working), error.why or error.what))
+        reporter.warn(f"no cache could be timed: {error.why}")
+        return Measured(failed=dict.fromkeys((arm.name for arm in working), error.why))
 
 
 def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:

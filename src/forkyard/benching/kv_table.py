@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forkyard.benching.quality import Quality
-from forkyard.benching.running import Measured
-from forkyard.benching.statistics import Gain, Summary
+from forkyard_llm.measuring.quality import Quality
+from forkyard_llm.measuring.running import Measured
+from forkyard_llm.measuring.statistics import Gain, Summary
+from forkyard_llm.measuring.tables import figures, markdown, speed_text
+
 from forkyard.benching.subject import Subject
-from forkyard.benching.table import SCHEMA, figures, markdown, speed_text
+from forkyard.benching.table import SCHEMA
 from forkyard.errors import UsageError
 
 BASELINE = "f16"

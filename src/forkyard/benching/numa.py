@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forkyard.benching.engine import Engine
+from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.running import Plan, measure_benches
+
 from forkyard.benching.foretelling import Foretold, foretell
 from forkyard.benching.nodes import MemoryNode, describe_machine
-from forkyard.benching.running import measure
 from forkyard.benching.scenario import MODES, Mode, Scenario
 from forkyard.benching.table import Answer, answer
 from forkyard.console import Reporter
@@ -101,7 +102,7 @@ def bench_numa(engine: Engine, wishes: Wishes, nodes: tuple[MemoryNode, ...], lo
 
     Raises:
         UsageError: as :func:`plan_scenario`.
-        BuildError: a run failed.
+        RunFailed: a run failed.
     """
     scenario = plan_scenario(wishes, nodes, engine, reporter)
     foretold: Foretold | None = None
@@ -109,7 +110,7 @@ def bench_numa(engine: Engine, wishes: Wishes, nodes: tuple[MemoryNode, ...], lo
         # Before the runs: a file that cannot be read is said at once.
         foretold = foretell(wishes.model, scenario, wishes.bandwidth)
     arms = scenario.arms(engine, wishes.model)
-    measured = measure(arms, scenario.rounds, wishes.model, log, reporter, minutes=wishes.minutes)
+    measured = measure_benches(arms, Plan(scenario.rounds, wishes.minutes), wishes.model, log, reporter)
     return answer(engine, scenario, measured, describe_machine(nodes), wishes.model.name, foretold)
 
 

@@ -1,40 +1,14 @@
-"""What a scenario is made of: arms that are run in turn. The scenario ``numa`` as data: which modes it compares."""
+"""The scenario ``numa`` as data: which modes it compares."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from forkyard.benching.engine import Engine
+from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.records import Arm, tests_of
 
 _FAKE = "GGML_NUMA_FAKE_NODES"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One command that every round runs once."""
-
-    name: str
-    command: tuple[str, ...]
-    tests: tuple[str, ...]
-    """What it measures, by the names of :class:`forkyard.benching.dialect.Result`."""
-    choice: str
-    """The arguments that make it differ from the others, for messages."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    mapped: bool = False
-    """Whether it maps the model file, and the pages that arms before it left must go first."""
-
-
-def in_turn(arms: tuple[Arm, ...], number: int) -> tuple[Arm, ...]:
-    """The arms in the order of round ``number``: each round begins with another, so that drift favours none."""
-    first = number % len(arms)
-    return arms[first:] + arms[:first]
-
-
-def tests_of(prompt: int, generate: int) -> tuple[str, ...]:
-    """Names of a prompt test and of a generation test, as in llama-bench's tables; 0 tokens make none."""
-    return tuple(f"{kind}{count}" for kind, count in (("pp", prompt), ("tg", generate)) if count)
 
 
 @dataclass(frozen=True)

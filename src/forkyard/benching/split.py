@@ -8,16 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forkyard.benching.dialect import Device, cause, read_devices
-from forkyard.benching.engine import Engine
+from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.dialect import Device, cause, read_devices
+from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.records import Arm
+from forkyard_llm.measuring.running import Plan, chosen_environment, measure_benches, run_arm
+
 from forkyard.benching.loopback import lent_devices
 from forkyard.benching.nodes import MemoryNode, describe_machine
-from forkyard.benching.running import chosen_environment, measure, run_arm
-from forkyard.benching.scenario import Arm
 from forkyard.benching.split_table import Answer, Row, answer
 from forkyard.benching.subject import Subject, Timing, labelled, told
 from forkyard.console import Reporter
-from forkyard.errors import BuildError, UsageError
+from forkyard.errors import UsageError
 
 MODES = ("layer", "row", "tensor", "graph")
 """Words after ``--split-mode``, in the order of the table's rows."""
@@ -79,7 +81,7 @@ def bench_split(
 
     Raises:
         UsageError: an engine cannot do what was named, or there is nothing to compare.
-        BuildError: an engine does not work with the model at all, or every arm failed.
+        RunFailed: an engine does not work with the model at all, or every arm failed.
     """
     environment = chosen_environment(os.environ)
     threads = max(1, sum(node.cores for node in nodes) // max(1, wishes.rpc_devices or 1))
@@ -101,7 +103,9 @@ def bench_split(
                 why="; ".join(f"{row.name}: {why}" for row, why in refused.items()) or None,
                 next_step="name other --modes or --cache-types",
             )
-        measured = measure(working, wishes.rounds, wishes.model, log, reporter, minutes=wishes.minutes, tolerant=True)
+        measured = measure_benches(
+            working, Plan(wishes.rounds, wishes.minutes, tolerant=True), wishes.model, log, reporter
+        )
     refused |= {
         row: told(row.subject, measured.failed[row.name], wishes.model) for row in rows if row.name in measured.failed
     }
@@ -228,7 +232,7 @@ def _devices(
 
     Raises:
         UsageError: there are fewer than two.
-        BuildError: the engine cannot load the model.
+        RunFailed: the engine cannot load the model.
     """
     lines: list[str] = []
     with reporter.step(f"looking for the devices of {subject.label}"):
@@ -261,8 +265,8 @@ def _try_all(
             lines: list[str] = []
             try:
                 run_arm(_trial(row, wishes, environment), wishes.model, log, lines.append)
-            except BuildError as error:
-                why = (error.why or error.what).partition(":")[0]
+            except RunFailed as error:
+                why = (error.why).partition(":")[0]
                 refused[row] = told(row.subject, f"{why}: {cause(lines)}", wishes.model)
             else:
                 if any(_CHANGED in line for line in lines):

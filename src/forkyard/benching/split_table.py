@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forkyard.benching.running import Measured
-from forkyard.benching.statistics import Gain, Summary
+from forkyard_llm.measuring.running import Measured
+from forkyard_llm.measuring.statistics import Gain, Summary
+from forkyard_llm.measuring.tables import figures, markdown, speed_text
+
 from forkyard.benching.subject import Subject
-from forkyard.benching.table import SCHEMA, figures, markdown, speed_text
+from forkyard.benching.table import SCHEMA
 
 BASELINE = ("layer", "f16")
 """The row, of the first engine, that ratios are relative to."""

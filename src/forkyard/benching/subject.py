@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forkyard.benching.dialect import Device, at_depth
-from forkyard.benching.engine import Engine
-from forkyard.benching.scenario import tests_of
+from forkyard_llm.measuring.dialect import Device, at_depth
+from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.records import tests_of
 
 
 @dataclass(frozen=True, eq=False)

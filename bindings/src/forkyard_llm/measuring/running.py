@@ -21,7 +21,16 @@ from .records import Arm, Sample
 from .reporting import Reporter
 from .statistics import FEWEST, Gain, bootstrap, compare, summarize
 
-__all__ = ["Measured", "Plan", "chosen_environment", "engine_environment", "measure", "run_arm", "shown"]
+__all__ = [
+    "Measured",
+    "Plan",
+    "chosen_environment",
+    "engine_environment",
+    "measure",
+    "measure_benches",
+    "run_arm",
+    "shown",
+]
 
 RUN_TIMEOUT_S = 2 * 3600.0
 """Of one run: loading the model and copying it to all nodes may take long, too."""
@@ -124,6 +133,21 @@ def measure(
         RunFailed: a run failed; of a tolerant measurement, every arm did, or the anchor.
     """
     return _Measurement(tuple(arms), plan, run, reporter, keep).go()
+
+
+def measure_benches(
+    arms: Sequence[Arm],
+    plan: Plan,
+    model: Path,
+    log: Path,
+    reporter: Reporter,
+    *,
+    keep: Callable[[Sequence[Sample]], None] = lambda _: None,
+) -> Measured:
+    """As :func:`measure`, of arms that run llama-bench on ``model``, with their commands."""
+    measured = measure(arms, plan, lambda arm: run_arm(arm, model, log), reporter, keep=keep)
+    measured.commands = {arm.name: shown(arm.command, model) for arm in arms}
+    return measured
 
 
 class _Measurement:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from forkyard_llm.measuring.child import RunFailed
 
 from forkyard.benching.engine import unpacked
 from forkyard.benching.kv import CACHES, Wishes, bench_kv, check, read_cache
@@ -20,7 +21,7 @@ from forkyard.benching.subject import Timing
 from forkyard.cli import main
 from forkyard.commands import bench as command
 from forkyard.console import Silent
-from forkyard.errors import BuildError, UsageError
+from forkyard.errors import UsageError
 
 Make = Callable[..., Any]
 
@@ -305,7 +306,7 @@ def test_an_engine_that_says_no_divergence(make: Make, run: Any, wishes: Wishes)
 
 
 def test_an_engine_that_cannot_load_the_model_is_an_error(make: Make, run: Any, wishes: Wishes) -> None:
-    with pytest.raises(BuildError, match="llama-perplexity failed"):
+    with pytest.raises(RunFailed, match="llama-perplexity failed"):
         run(wishes, make(broken=[("llama-perplexity", "f16 f16 0")]))
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.running import Plan, measure_benches
 
-from forkyard.benching.engine import Engine, unpacked
+from forkyard.benching.engine import unpacked
 from forkyard.benching.nodes import MemoryNode
 from forkyard.benching.numa import Wishes, bench_numa, check, plan_scenario
-from forkyard.benching.running import measure
 from forkyard.benching.scenario import MODES
 from forkyard.benching.table import as_text
 from forkyard.console import Silent
-from forkyard.errors import BuildError, UsageError
+from forkyard.errors import UsageError
 
 Nodes = tuple[MemoryNode, ...]
 
@@ -147,10 +149,10 @@ def test_pretended_nodes_are_said_to_be(
 def test_a_mode_that_fails_is_named_with_what_it_said(
     make_payload: Callable[..., Any], opened: Any, wishes: Wishes, two_nodes: Nodes, tmp_path: Path
 ) -> None:
-    with pytest.raises(BuildError, match="--numa mirror") as caught:
+    with pytest.raises(RunFailed, match="--numa mirror") as caught:
         run(opened(make_payload(broken=("mirror",))), wishes, two_nodes, tmp_path)
-    assert "no copy on node 1: 512 bytes lacking" in (caught.value.why or "")
-    assert "exit status 3" in (caught.value.why or "")
+    assert "no copy on node 1: 512 bytes lacking" in (caught.value.why)
+    assert "exit status 3" in (caught.value.why)
 
 
 def test_an_answer_about_other_tests_is_a_failure(
@@ -159,8 +161,8 @@ def test_an_answer_about_other_tests_is_a_failure(
     engine = opened(make_payload())
     scenario = plan_scenario(wishes, two_nodes, engine, Silent())
     odd = dataclasses.replace(scenario, extra=("-n", "64"))
-    with pytest.raises(BuildError, match="no such answer"):
-        measure(odd.arms(engine, wishes.model), 4, wishes.model, tmp_path / "run.log", Silent())
+    with pytest.raises(RunFailed, match="no such answer"):
+        measure_benches(odd.arms(engine, wishes.model), Plan(4), wishes.model, tmp_path / "run.log", Silent())
 
 
 def test_modes_the_engine_lacks_are_left_out_and_said(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm.measuring.child import RunFailed
 
 from forkyard.benching import split
 from forkyard.benching.engine import unpacked
@@ -172,7 +173,7 @@ def test_without_the_baseline_there_are_no_factors(make_split_payload: Make, run
 
 def test_when_every_arm_fails_it_is_an_error(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     later = {f"{mode} {word}": 0 for mode in ("layer", "tensor") for word in ("f16", "q8_0")}
-    with pytest.raises(BuildError, match="llama-bench failed with llama.cpp -sm"):
+    with pytest.raises(RunFailed, match="llama-bench failed with llama.cpp -sm"):
         run(wishes, make_split_payload(later=later, splits="none|layer|tensor"))
 
 
@@ -315,7 +316,7 @@ def test_pretended_devices_end_with_an_interruption(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(split, "measure", interrupted)
+    monkeypatch.setattr(split, "measure_benches", interrupted)
     devices = tuple((f"RPC{number}", f"127.0.0.1:{number}") for number in range(2))
     with pytest.raises(KeyboardInterrupt):
         run(dataclasses.replace(wishes, rpc_devices=2), make_split_payload(server=True, devices=devices))

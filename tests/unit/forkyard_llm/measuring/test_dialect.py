@@ -4,8 +4,7 @@ import json
 from typing import Any
 
 import pytest
-
-from forkyard.benching.dialect import cause, last_words, read_devices, read_results
+from forkyard_llm.measuring.dialect import cause, last_words, read_devices, read_results
 
 # What the two engines print with -o json on SmolLM2-135M, shortened.
 UPSTREAM = """\

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from forkyard_llm.measuring.statistics import bootstrap, compare, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from forkyard.benching.statistics import bootstrap, compare, summarize
 
 speeds = st.lists(st.floats(0.1, 1000), min_size=1, max_size=12)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forkyard.benching.dialect import cause
-from forkyard.benching.engine import READER, Engine
-from forkyard.benching.running import ended, engine_environment
-from forkyard.errors import BuildError
-from forkyard.process import stream
+from .child import RunFailed, ended, stream
+from .dialect import cause
+from .engine import READER, Engine
+from .running import engine_environment
+
+__all__ = ["Quality", "Reading"]
 
 RUN_TIMEOUT_S = 6 * 3600.0
 """Of one arm: a large model on a small machine, at a long context."""
@@ -83,31 +84,31 @@ class Reading:
         """Write the logits with an f16 cache, to compare with.
 
         Raises:
-            BuildError: the engine cannot do it.
+            RunFailed: the engine cannot do it.
         """
-        return _quality(self._run(self.command(engine, (), "--save-all-logits", str(logits))))
+        return _quality(self._run(engine, self.command(engine, (), "--save-all-logits", str(logits))))
 
     def compare(self, engine: Engine, words: Sequence[str], logits: Path) -> Quality:
         """The quality with a cache that ``words`` ask for.
 
         Raises:
-            BuildError: the engine cannot do it, or says nothing of it that can be read.
+            RunFailed: the engine cannot do it, or says nothing of it that can be read.
         """
         command = self.command(engine, words, "--kl-divergence", "--kl-divergence-base", str(logits))
-        lines = self._run(command)
+        lines = self._run(engine, command)
         found = _quality(lines)
         if found.mean is None:
-            msg = f"{READER} says no KL divergence"
-            raise BuildError(msg, where=str(self.log))
+            msg = f"{READER} failed"
+            raise RunFailed(msg, f"{READER} says no KL divergence", self.log)
         return found
 
-    def _run(self, command: Sequence[str]) -> list[str]:
+    def _run(self, engine: Engine, command: Sequence[str]) -> list[str]:
         lines: list[str] = []
-        environment = engine_environment(self.environment)
+        environment = engine_environment({**engine.environment, **self.environment})
         status = stream(command, log=self.log, on_line=lines.append, timeout_s=RUN_TIMEOUT_S, env=environment)
         if status != 0:
             msg = f"{READER} failed"
-            raise BuildError(msg, where=str(self.log), why=f"{ended(status)}: {cause(lines)}")
+            raise RunFailed(msg, f"{ended(status)}: {cause(lines)}", self.log)
         return lines
 
 
