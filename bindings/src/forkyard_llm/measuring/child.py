@@ -69,8 +69,9 @@ def stream(
     on_line: Callable[[str], None],
     timeout_s: float,
     env: Mapping[str, str],
+    stop: threading.Event | None = None,
 ) -> int:
-    """Run a long program to its end; its exit status, negative for the signal that ended it.
+    """Run a long program to its end, or to `stop`; its exit status, negative for the signal that ended it.
 
     Its group is ended when this function is left by an exception (Ctrl-C among them) or when the time is up.
 
@@ -93,14 +94,14 @@ def stream(
         except OSError as error:
             msg = f"{command[0]} cannot be started"
             raise RunFailed(msg, str(error)) from error
-        late = threading.Event()
+        late, over = threading.Event(), stop or threading.Event()
 
-        def expire() -> None:
-            late.set()
+        def watch() -> None:
+            if not over.wait(timeout_s):
+                late.set()
             _end_group(child)
 
-        timer = threading.Timer(timeout_s, expire)
-        timer.daemon = True
+        timer = threading.Thread(target=watch, name="forkyard-measured-limit", daemon=True)
         timer.start()
         assert child.stdout is not None
         try:
@@ -112,7 +113,8 @@ def stream(
             _end_group(child)
             raise
         finally:
-            timer.cancel()
+            over.set()
+            timer.join()
             child.stdout.close()
     if late.is_set():
         msg = f"{Path(command[0]).name} was stopped"

@@ -1,0 +1,338 @@
+"""What `bench` compares, as data: the arms of each scenario, its anchor, and how an arm of it is run."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..engines.cores import default_threads, physical_cores
+from ..errors import UsageError
+from ..gguf_reader import read
+from .dialect import Result, at_depth
+from .engine import SERVER, Engine
+from .machine import describe
+from .prompts import PROMPTS
+from .records import Arm, Recorded, RunInfo, Sample, tests_of
+from .reporting import Reporter
+from .running import Measured, Plan, measure, run_arm
+from .server import ALL, GENERATED, run_batch_arm, run_prompts_arm
+from .statistics import compare, summarize
+
+__all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all"]
+
+_NGRAMS = ("ngram-simple", "ngram-map-k", "ngram-mod", "ngram-cache")
+PARALLEL = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for. A scenario refuses what it has no use for."""
+
+    model: Path
+    prompt: int = 512
+    """Tokens of the prompt test; 0: none."""
+    generate: int = 128
+    """Tokens that are generated; 0: none."""
+    depths: tuple[int, ...] = (0,)
+    """Tokens in the KV cache before a test begins."""
+    threads: tuple[int, ...] = ()
+    """Numbers of threads; none: the scenario's own."""
+    parallel: tuple[int, ...] = PARALLEL
+    """Requests at once, of the scenario ``batch``."""
+    draft: Path | None = None
+    """The draft model of the scenario ``spec``."""
+    rounds: int = 10
+    minutes: float | None = None
+    narrow: float | None = 0.02
+    extra: tuple[str, ...] = ()
+    """More arguments for the program, the same in every arm."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is about to be measured."""
+
+    arms: tuple[Arm, ...]
+    anchor: str
+    """The arm that the others are relative to."""
+    run: Callable[[Arm, Path], Sequence[Result]]
+    """Runs an arm once; the second argument is the log."""
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One comparison that `bench` knows."""
+
+    about: str
+    plan: Callable[[Sequence[tuple[str, Engine]], Wishes], Planned]
+    fewest: int = 1
+    """Engines that it needs."""
+    uses: frozenset[str] = field(default_factory=frozenset)
+    """Names of the wishes it has a use for beyond model, rounds, minutes, narrow and extra."""
+
+
+def label_all(engines: Sequence[Engine]) -> list[tuple[str, Engine]]:
+    """Each engine with a name of its own: recipe, then variant, then build key, as far as it takes to tell them."""
+    names = [one.recipe for one in engines]
+    for longer in (lambda one: f"{one.recipe} {one.variant}", lambda one: f"{one.recipe} {one.build_key[:8]}"):
+        if len(set(names)) < len(names):
+            names = [longer(one) if names.count(name) > 1 else name for name, one in zip(names, engines, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return list(zip(names, engines, strict=True))
+
+
+def bench(
+    name: str,
+    engines: Sequence[Engine],
+    wishes: Wishes,
+    log: Path,
+    reporter: Reporter,
+    *,
+    begin: Callable[[RunInfo, Sequence[Arm]], None] = lambda *_: None,
+    keep: Callable[[str, Sequence[Sample]], None] = lambda *_: None,
+) -> Recorded:
+    """Measure a scenario.
+
+    Args:
+        begin: is told the run and its arms before anything is measured.
+        keep: gets the run's id and samples, as soon as they are there.
+
+    Raises:
+        UsageError: there is nothing to compare.
+        RunFailed: the anchor cannot be measured, or no other arm.
+    """
+    scenario = SCENARIOS[name]
+    if len(engines) < scenario.fewest:
+        msg = f"the scenario {name} compares {scenario.fewest} or more payloads, and there is {len(engines)}"
+        raise UsageError(msg)
+    planned = scenario.plan(label_all(engines), wishes)
+    if len(planned.arms) < 2:
+        why = "; ".join(planned.remarks)
+        msg = f"there is nothing to compare in the scenario {name}" + (f": {why}" if why else "")
+        raise UsageError(msg)
+    info = RunInfo(
+        id=uuid.uuid4().hex,
+        scenario=name,
+        created=time.time(),
+        model=wishes.model.name,
+        model_bytes=wishes.model.stat().st_size,
+        machine=describe(),
+        anchor=planned.anchor,
+        remarks=planned.remarks,
+    )
+    begin(info, planned.arms)
+    samples: list[Sample] = []
+
+    def take(new: Sequence[Sample]) -> None:
+        samples.extend(new)
+        keep(info.id, new)
+
+    plan = Plan(wishes.rounds, wishes.minutes, wishes.narrow, planned.anchor, tolerant=True)
+    measured = measure(planned.arms, plan, lambda arm: planned.run(arm, log), reporter, keep=take)
+    return Recorded(_after(info, measured), planned.arms, samples, measured.failed)
+
+
+def _after(info: RunInfo, measured: Measured) -> RunInfo:
+    """The run with what is known of it afterwards."""
+    said = list(info.remarks)
+    if measured.dropped:
+        said.append(f"{measured.dropped} runs were thrown away because the machine's speed changed, and repeated.")
+    if measured.drifting:
+        said.append("The machine did not come to rest: take these figures for rough ones.")
+    return RunInfo(**{**vars(info), "model_type": measured.model, "remarks": tuple(said)})
+
+
+def conclusions(recorded: Recorded) -> list[str]:
+    """For each test the fastest arm, what cannot be told from it, and what it gains over the anchor."""
+    anchor, said = recorded.info.anchor, []
+    for test in dict.fromkeys(one.test for one in recorded.samples):
+        ratios = {}
+        for arm in recorded.arms:
+            kept = [one for one in recorded.samples if one.kept and (one.arm, one.test) == (arm.name, test)]
+            if kept and arm.name not in recorded.failed:
+                ratios[arm.name] = [1.0 if arm.name == anchor else one.speed / (one.base or one.speed) for one in kept]
+        if len(ratios) < 2:
+            continue
+        best = max(ratios, key=lambda name: summarize(ratios[name]).median)
+        least = min(map(len, ratios.values()))
+        level = [
+            name
+            for name in ratios
+            if name != best and compare(ratios[best][:least], ratios[name][:least]).verdict == "tie"
+        ]
+        speed = summarize(recorded.speeds(best, test)).median
+        text = f"{test}: {best} is fastest ({speed:.2f} t/s)"
+        if best != anchor and anchor not in level:
+            gain = compare(ratios[best], [1.0] * len(ratios[best]))
+            text += f", {gain.ratio:.2f}x {anchor} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})"
+        said.append(text + (f"; not to be told from it: {', '.join(level)}" if level else ""))
+    return said
+
+
+# -- the scenarios -----------------------------------------------------------------------------------------------------
+
+
+def _bench_arm(name: str, engine: Engine, wishes: Wishes, words: Sequence[str], values: Mapping[str, str]) -> Arm:
+    """An arm that runs llama-bench."""
+    if engine.depths:
+        depths = ",".join(map(str, wishes.depths))
+        timing = ["-p", str(wishes.prompt), "-n", str(wishes.generate), "-d", depths]
+        tests = [at_depth(test, one) for one in wishes.depths for test in tests_of(wishes.prompt, wishes.generate)]
+    else:
+        at_once = 0 in wishes.depths
+        timing = ["-p", str(wishes.prompt if at_once else 0), "-n", str(wishes.generate if at_once else 0)]
+        later = [one for one in wishes.depths if one and wishes.generate]
+        # Generation after a prompt that is not timed.
+        timing += [word for one in later for word in ("-gp", f"{one},{wishes.generate}")]
+        tests = [*(tests_of(wishes.prompt, wishes.generate) if at_once else ())]
+        tests += [at_depth(f"tg{wishes.generate}", one) for one in later]
+    command = (str(engine.bench), "-m", str(wishes.model), *words, *timing, "-r", "1", *wishes.extra, "-o", "json")
+    values = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key, **values}
+    return Arm(name, command, tuple(tests), " ".join(words), engine=engine, values=values)
+
+
+def _bench_run(wishes: Wishes) -> Callable[[Arm, Path], Sequence[Result]]:
+    return lambda arm, log: run_arm(arm, wishes.model, log)
+
+
+def _threads(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    counts = sorted({*(wishes.threads or _sweep(physical_cores())), default_threads()})
+    arms = [
+        _bench_arm(f"{label}, {count} threads", engine, wishes, ["-t", str(count)], {"threads": str(count)})
+        for label, engine in engines
+        for count in counts
+    ]
+    anchor = f"{engines[0][0]}, {default_threads()} threads"
+    return Planned(tuple(arms), anchor, _bench_run(wishes))
+
+
+def _sweep(cores: int) -> list[int]:
+    """Numbers of threads that show where speed ends to grow: powers of two, all cores, all but one, all that there is."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = {1, cores, max(1, cores - 1), logical}
+    power = 2
+    while power < cores:
+        counts |= {power, min(cores, power + power // 2)}
+        power *= 2
+    return sorted(counts)
+
+
+def _variants(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    words = ["-t", str(wishes.threads[0] if wishes.threads else default_threads())]
+    arms = [_bench_arm(label, engine, wishes, words, {}) for label, engine in engines]
+    return Planned(tuple(arms), arms[0].name, _bench_run(wishes))
+
+
+def _batch(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    threads = str(wishes.threads[0] if wishes.threads else default_threads())
+    arms, remarks = [], []
+    for label, engine in engines:
+        server = engine.program(SERVER)
+        if server is None:
+            remarks.append(f"{label} has no {SERVER}")
+            continue
+        for count in wishes.parallel:
+            context = count * (wishes.prompt + wishes.generate + 64)
+            command = (str(server), "-m", str(wishes.model), "-t", threads, "-np", str(count), "-c", str(context))
+            values = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key}
+            arms.append(
+                Arm(
+                    f"{label}, {count} at once",
+                    (*command, *wishes.extra),
+                    (GENERATED, ALL),
+                    f"-np {count}",
+                    engine=engine,
+                    values={**values, "parallel": str(count)},
+                )
+            )
+    if not arms:
+        return Planned((), "", _nothing, tuple(remarks))
+
+    def run(arm: Arm, log: Path) -> Sequence[Result]:
+        return run_batch_arm(arm, log, wishes.prompt, wishes.generate, int(arm.values["parallel"]))
+
+    return Planned(tuple(arms), arms[0].name, run, tuple(remarks))
+
+
+def _spec(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    threads = str(wishes.threads[0] if wishes.threads else default_threads())
+    arms, remarks = [], []
+    tests = tuple(name for name in PROMPTS if name != "warm-up")
+    for label, engine in engines:
+        server = engine.program(SERVER)
+        if server is None:
+            remarks.append(f"{label} has no {SERVER}")
+            continue
+        for kind, words in _guesses(engine, wishes, label, remarks):
+            command = (str(server), "-m", str(wishes.model), "-t", threads, "-np", "1", "-c", "4096", *words)
+            values = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key}
+            arms.append(
+                Arm(
+                    f"{label}, {kind}",
+                    (*command, *wishes.extra),
+                    tests,
+                    " ".join(words),
+                    engine=engine,
+                    values={**values, "guesses": kind},
+                )
+            )
+    if not arms:
+        return Planned((), "", _nothing, tuple(remarks))
+
+    def run(arm: Arm, log: Path) -> Sequence[Result]:
+        return run_prompts_arm(arm, log, wishes.generate)
+
+    return Planned(tuple(arms), arms[0].name, run, tuple(remarks))
+
+
+def _guesses(engine: Engine, wishes: Wishes, label: str, remarks: list[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """The ways to guess tokens that an engine's server has, with its words for them."""
+    found: list[tuple[str, tuple[str, ...]]] = [("none", ())]
+    if engine.reads("--spec-type", SERVER):
+        found += [(kind, ("--spec-type", kind)) for kind in _NGRAMS]
+    else:
+        remarks.append(f"{label} cannot guess from the text itself (--spec-type)")
+    if wishes.draft is not None:
+        found.append(("draft model", ("-md", str(wishes.draft))))
+    summary = read(wishes.model)
+    layers = summary.values.get(f"{summary.architecture}.nextn_predict_layers")
+    if layers is not None and any(layers.numbers):
+        mtp = ("--spec-type", "draft-mtp") if engine.name == "llama.cpp" else ("-mtp",)
+        found.append(("mtp", mtp))
+    return found
+
+
+def _nothing(arm: Arm, log: Path) -> Sequence[Result]:
+    raise AssertionError
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "threads": Scenario(
+        "numbers of threads, for prompts and generation",
+        _threads,
+        uses=frozenset({"prompt", "generate", "depths", "threads"}),
+    ),
+    "variants": Scenario(
+        "payloads: engines, instruction sets, builds",
+        _variants,
+        fewest=2,
+        uses=frozenset({"prompt", "generate", "depths", "threads"}),
+    ),
+    "batch": Scenario(
+        "requests at once through llama-server: the speed of all together",
+        _batch,
+        uses=frozenset({"prompt", "generate", "threads", "parallel"}),
+    ),
+    "spec": Scenario(
+        "ways to guess tokens ahead (n-grams, a draft model, MTP), through llama-server",
+        _spec,
+        uses=frozenset({"generate", "threads", "draft"}),
+    ),
+}
+"""By name. `forkyard bench` has more: those that need builds of several kinds, or devices."""

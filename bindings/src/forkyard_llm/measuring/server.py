@@ -1,0 +1,208 @@
+"""A llama-server that is measured: started on a free port of this machine, asked, and ended."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .child import RunFailed, stream
+from .dialect import Result, last_words
+from .engine import SERVER
+from .prompts import PROMPTS
+from .records import Arm
+from .running import engine_environment
+
+__all__ = ["ALL", "GENERATED", "Server", "Timing", "run_batch_arm", "run_prompts_arm", "started"]
+
+HOST = "127.0.0.1"
+GENERATED, ALL = "generated", "all tokens"
+"""Tests of an arm with parallel requests: tokens per second, of all requests together."""
+START_S = 900.0
+ANSWER_S = 3600.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a server says of one completion."""
+
+    prompt_tokens: int
+    prompt_ms: float
+    generated_tokens: int
+    generated_ms: float
+    drafted: int
+    """Tokens that were guessed."""
+    accepted: int
+    """Those of them that were right."""
+    text: str
+
+    @property
+    def speed(self) -> float:
+        """Generated tokens per second."""
+        return 1000 * self.generated_tokens / self.generated_ms
+
+
+class Server:
+    """One that answers."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self._port, self._log = port, log
+
+    def complete(self, prompt: str | Sequence[int], tokens: int, *, more: Mapping[str, Any] | None = None) -> Timing:
+        """Generate exactly `tokens` tokens, greedily, with nothing of earlier prompts reused.
+
+        Raises:
+            RunFailed: it answered with an error, or not at all.
+        """
+        request = {
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "n_predict": tokens,
+            "temperature": 0,
+            "top_k": 1,
+            "seed": 1,
+            "cache_prompt": False,
+            "ignore_eos": True,
+            **(more or {}),
+        }
+        answer = self._post("/completion", request)
+        timings = answer.get("timings", {})
+        try:
+            return Timing(
+                int(timings["prompt_n"]),
+                float(timings["prompt_ms"]),
+                int(timings["predicted_n"]),
+                float(timings["predicted_ms"]),
+                int(timings.get("draft_n", 0)),
+                int(timings.get("draft_n_accepted", 0)),
+                str(answer["content"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{SERVER} says no timings"
+            raise RunFailed(msg, f"its answer: {json.dumps(answer)[:200]}", self._log) from error
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, without any at its beginning that the model wants there."""
+        return [int(one) for one in self._post("/tokenize", {"content": text, "add_special": False})["tokens"]]
+
+    def _post(self, path: str, value: Mapping[str, Any]) -> dict[str, Any]:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=ANSWER_S)
+        try:
+            connection.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            body = answer.read()
+            found = json.loads(body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            msg = f"{SERVER} did not answer"
+            raise RunFailed(msg, f"{type(error).__name__}: {error}", self._log) from error
+        finally:
+            connection.close()
+        if answer.status != 200 or not isinstance(found, dict):
+            msg = f"{SERVER} refused a request"
+            raise RunFailed(msg, f"HTTP {answer.status}: {body[:300].decode('utf-8', 'replace')}", self._log)
+        return found
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[Server]:
+    """The server of a command without address, for the length of the block.
+
+    Raises:
+        RunFailed: it ended before it answered, or did not answer in time.
+    """
+    port = _free_port()
+    words = [*command, "--host", HOST, "--port", str(port)]
+    lines: list[str] = []
+    stop, gone = threading.Event(), threading.Event()
+    status: list[int] = []
+
+    def live() -> None:
+        try:
+            # An exception of the callback ends the program and its group.
+            status.append(
+                stream(words, log=log, on_line=hear, timeout_s=START_S + ANSWER_S, env=environment, stop=stop)
+            )
+        except RunFailed as error:
+            lines.append(error.why)
+        finally:
+            gone.set()
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        del lines[:-200]
+
+    thread = threading.Thread(target=live, name="forkyard-measured-server", daemon=True)
+    thread.start()
+    try:
+        _wait(port, gone, lines, log)
+        yield Server(port, log)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _wait(port: int, gone: threading.Event, lines: Sequence[str], log: Path) -> None:
+    began = time.monotonic()
+    while not gone.is_set():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = http.client.HTTPConnection(HOST, port, timeout=2)
+            try:
+                connection.request("GET", "/health")
+                if connection.getresponse().status == 200:
+                    return
+            finally:
+                connection.close()
+        if time.monotonic() - began > START_S:
+            msg = f"{SERVER} did not start"
+            raise RunFailed(msg, f"no answer within {START_S:.0f} s: {last_words(lines)}", log)
+        time.sleep(_POLL_S)
+    msg = f"{SERVER} did not start"
+    raise RunFailed(msg, last_words(lines), log)
+
+
+def run_prompts_arm(arm: Arm, log: Path, tokens: int) -> list[Result]:
+    """Run an arm whose tests are names of prompts, one after the other: generated tokens per second of each.
+
+    Raises:
+        RunFailed: the server does not start, or answers with an error.
+    """
+    environment = engine_environment({**(arm.engine.environment if arm.engine else {}), **arm.environment})
+    with started(arm.command, log, environment) as server:
+        server.complete(PROMPTS["warm-up"], 16)
+        return [Result(test, server.complete(PROMPTS[test], tokens).speed, None, "") for test in arm.tests]
+
+
+def run_batch_arm(arm: Arm, log: Path, prompt: int, tokens: int, parallel: int) -> list[Result]:
+    """Run an arm with so many requests at once, each of `prompt` tokens that no other has, and `tokens` generated.
+
+    Raises:
+        RunFailed: the server does not start, or answers with an error.
+    """
+    environment = engine_environment({**(arm.engine.environment if arm.engine else {}), **arm.environment})
+    with started(arm.command, log, environment) as server:
+        words = server.tokens(" ".join(PROMPTS.values()))
+        texts = [
+            [words[(17 * number + 7 * place) % len(words)] for place in range(prompt)] for number in range(parallel)
+        ]
+        server.complete(PROMPTS["warm-up"], 16)
+        began = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+            done = list(pool.map(lambda text: server.complete(text, tokens), texts))
+        seconds = time.perf_counter() - began
+    generated = sum(one.generated_tokens for one in done)
+    whole = generated + sum(one.prompt_tokens for one in done)
+    return [Result(GENERATED, generated / seconds, None, ""), Result(ALL, whole / seconds, None, "")]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
