@@ -36,8 +36,8 @@ _LETTER = (
     "one o'clock. The work is done by the town, costs you nothing, and the road stays open for bicycles. After that"
 )
 _STEPS = (
-    "How to change the tyre of a bicycle.\n1. Turn the bicycle upside down.\n2. Open the brake and take the wheel out.\n"
-    "3. Let the air out, and lift the tyre over the rim with two levers.\n4."
+    "How to change the tyre of a bicycle.\n1. Turn the bicycle upside down.\n"
+    "2. Open the brake and take the wheel out.\n3. Let the air out, and lift the tyre over the rim with two levers.\n4."
 )
 _QUERY = (
     "-- Tables: customers(id, name, town), orders(id, customer_id, day, total)\n"

@@ -213,7 +213,7 @@ def _threads(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
 
 
 def _sweep(cores: int) -> list[int]:
-    """Numbers of threads that show where speed ends to grow: powers of two, all cores, all but one, all that there is."""
+    """Numbers of threads that show where speed ends to grow: powers of two and between, cores, all CPUs."""
     logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = {1, cores, max(1, cores - 1), logical}
     power = 2
