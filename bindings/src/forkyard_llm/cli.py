@@ -48,7 +48,7 @@ _WRITING_FAILED = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.E
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_error_console = Console(stderr=True, highlight=False)
+error_console = Console(stderr=True, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        _error_console.print("\ninterrupted" if _error_console.is_terminal else "interrupted")
+        error_console.print("\ninterrupted" if error_console.is_terminal else "interrupted")
         return 128 + signal.SIGINT
     except OSError as error:
         return _unwritable(error)
@@ -112,8 +112,8 @@ def _failed(body: dict[str, Any], message: str, code: int, as_json: bool) -> int
 
 
 def _complain(message: str) -> None:
-    _error_console.print("[red]error:[/red]", end=" ")
-    _error_console.print(message, markup=False, soft_wrap=True)
+    error_console.print("[red]error:[/red]", end=" ")
+    error_console.print(message, markup=False, soft_wrap=True)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (errors too).")
@@ -201,7 +201,7 @@ device_options = _together(
 def cli(context: click.Context, verbose: int) -> None:
     """Run patched llama.cpp and ik_llama.cpp builds, on the one this CPU can execute."""
     context.obj = verbose
-    configure(verbose, _error_console)
+    configure(verbose, error_console)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -250,8 +250,7 @@ def generate(
     for name, file in (("grammar", grammar), ("json_schema", json_schema)):
         if file is not None:
             sampling[name] = _text_of(file)
-    with shown_progress(_error_console) as progress:
-        path = resolve(model, offline=offline, progress=progress)
+    path = the_model(model, offline)
     options = GenerateOptions(
         model=path,
         prompt=prompt,
@@ -309,8 +308,7 @@ def chat(
 
     to_engine(system or "", "the system message (--system)")
     sampling, numa, placed = _parted(others)
-    with shown_progress(_error_console) as progress:
-        path = resolve(model, offline=offline, progress=progress)
+    path = the_model(model, offline)
     counted = {} if threads is None else {"n_threads": threads}
     options = ChatOptions(
         model=path,
@@ -322,7 +320,7 @@ def chat(
         sampling=sampling,
         arguments={**numa, **placed, **counted, "verbose": verbose > 1},
     )
-    run_chat(options, _error_console)
+    run_chat(options, error_console)
 
 
 def _parted(others: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -418,8 +416,7 @@ def embed(
     given = _lines_from_stdin() if texts == ("-",) else texts
     for number, text in enumerate(given):
         to_engine(text, f"text {number}")
-    with shown_progress(_error_console) as progress:
-        path = resolve(model, offline=offline, progress=progress)
+    path = the_model(model, offline)
     options = EmbeddingOptions(path, pooling, engine, variant, context_size, threads, verbose > 1)
     document = embedded(options, given, truncate=truncate)
     if as_json:
@@ -465,8 +462,7 @@ def rank(
     to_engine(query, "the query")
     for number, text in enumerate(given):
         to_engine(text, f"document {number}")
-    with shown_progress(_error_console) as progress:
-        path = resolve(model, offline=offline, progress=progress)
+    path = the_model(model, offline)
     options = EmbeddingOptions(path, RANK, engine, variant, context_size, threads, verbose > 1)
     document = ranked(options, query, given)
     if as_json:
@@ -513,7 +509,7 @@ def serve(
     from .health import has_key
     from .serve import Ready, ServeOptions, Supervisor, is_loopback
 
-    payload, path = _payload_and_model(engine, variant, model, offline)
+    payload, path = payload_and_model(engine, variant, model, offline)
     options = ServeOptions(
         model=path,
         host=host,
@@ -526,7 +522,7 @@ def serve(
     )
     supervisor = Supervisor(payload, options)
     if not is_loopback(host) and not has_key(server_args):
-        _error_console.print(
+        error_console.print(
             f"[yellow]warning:[/yellow] {host} can be reached from other machines, and llama-server asks"
             " nobody who they are; give it a key (-- --api-key KEY) or listen on 127.0.0.1",
             soft_wrap=True,
@@ -553,25 +549,9 @@ def serve(
         sys.stdout.flush()
 
     if not as_json:
-        _error_console.print(f"starting {payload.distribution} ...")
+        error_console.print(f"starting {payload.distribution} ...")
     supervisor.run(announce)
     return 0
-
-
-@cli.command(epilog=EXIT_CODES)
-@model_option
-@engine_option
-@variant_option
-@offline_option
-@json_option
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- LLAMA-BENCH-ARGS...]")
-def bench(model: str, engine: str, variant: str | None, offline: bool, as_json: bool, words: tuple[str, ...]) -> None:
-    """Measure tokens per second with the payload's own llama-bench."""
-    from .program_commands import bench as run_bench
-
-    document = run_bench(*_payload_and_model(engine, variant, model, offline), words, as_json=as_json)
-    if as_json:
-        print_json(document)
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -587,7 +567,7 @@ def perplexity(
     """Measure how well a model foresees a text with the payload's own llama-perplexity."""
     from .program_commands import perplexity as run_perplexity
 
-    document = run_perplexity(*_payload_and_model(engine, variant, model, offline), words, as_json=as_json)
+    document = run_perplexity(*payload_and_model(engine, variant, model, offline), words, as_json=as_json)
     if as_json:
         print_json(document)
 
@@ -616,16 +596,22 @@ def quantize(
     """Write a model in another TYPE (q8_0, q4_k_m ...) with the payload's own llama-quantize."""
     from .program_commands import quantize as run_quantize
 
-    payload, path = _payload_and_model(engine, variant, model, offline)
+    payload, path = payload_and_model(engine, variant, model, offline)
     document = run_quantize(payload, path, output, kind, words, count=threads, as_json=as_json)
     if as_json:
         print_json(document)
 
 
-def _payload_and_model(engine: str, variant: str | None, model: str, offline: bool) -> tuple[Payload, Path]:
+def payload_and_model(engine: str, variant: str | None, model: str, offline: bool) -> tuple[Payload, Path]:
+    """What `--engine`, `--variant` and `--model` name."""
     payload = selection.select(engine, variant)
-    with shown_progress(_error_console) as progress:
-        return payload, resolve(model, offline=offline, progress=progress)
+    return payload, the_model(model, offline)
+
+
+def the_model(name: str, offline: bool) -> Path:
+    """The file of `--model`, downloaded if that is needed and allowed."""
+    with shown_progress(error_console) as progress:
+        return resolve(name, offline=offline, progress=progress)
 
 
 @cli.group(epilog=EXIT_CODES)
@@ -673,8 +659,8 @@ def get_models(names: tuple[str, ...], offline: bool, as_json: bool) -> None:
     for name in names:
         model = known_models()[name]
         if model.note:
-            _error_console.print(f"[yellow]licence:[/yellow] {model.note}", soft_wrap=True)
-        with shown_progress(_error_console) as progress:
+            error_console.print(f"[yellow]licence:[/yellow] {model.note}", soft_wrap=True)
+        with shown_progress(error_console) as progress:
             path = get(name, offline=offline, progress=progress)
         entries.append({"name": name, "path": str(path), "sha256": model.sha256, "bytes": model.size})
         if not as_json:
@@ -694,7 +680,7 @@ def verify_models(names: tuple[str, ...], as_json: bool) -> int:
     _known(names)
     entries = []
     for name in names or [name for name in sorted(known_models()) if local_path(name, whole=False)]:
-        with shown_progress(_error_console) as progress:
+        with shown_progress(error_console) as progress:
             state = verify(name, progress=progress)
         path = local_path(name, whole=False)
         entries.append({"name": name, "path": None if path is None else str(path), "state": state})
@@ -744,8 +730,7 @@ def doctor(cached: bool, model: str | None, offline: bool, as_json: bool) -> int
 
     path = None
     if model is not None:
-        with shown_progress(_error_console) as progress:
-            path = resolve(model, offline=offline, progress=progress)
+        path = the_model(model, offline)
     with _waiting("examining payloads"):
         report = examine(refresh=not cached, model=path)
     if as_json:
@@ -757,8 +742,15 @@ def doctor(cached: bool, model: str | None, offline: bool, as_json: bool) -> int
 
 @contextlib.contextmanager
 def _waiting(what: str) -> Iterator[None]:
-    if not _error_console.is_terminal:
+    if not error_console.is_terminal:
         yield
         return
-    with _error_console.status(f"{what} ..."):
+    with error_console.status(f"{what} ..."):
         yield
+
+
+# Commands in files of their own, which take options and helpers from here.
+from .measuring.bench_commands import bench, compare  # noqa: E402
+
+cli.add_command(bench)
+cli.add_command(compare)

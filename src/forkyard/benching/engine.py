@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from forkyard_llm.errors import UsageError as NoBench
+from forkyard_llm.errors import UsageError as Unfit
 from forkyard_llm.measuring.child import RunFailed
-from forkyard_llm.measuring.engine import TOOL, Engine, examine
+from forkyard_llm.measuring.engine import MANIFEST, TOOL, Engine, examine
+from forkyard_llm.measuring.finding import unpack
 
 from forkyard.cache import explained
 from forkyard.errors import BuildError, UsageError
@@ -30,33 +30,26 @@ def unpacked(wheel: Path, scratch: Path, installed: Sequence[Path] = ()) -> Iter
     """
     with owned_folder(scratch, "bench-") as folder:
         try:
-            with explained("unpack the engine"), zipfile.ZipFile(wheel) as archive:
-                for info in archive.infolist():
-                    path = Path(archive.extract(info, folder))
-                    path.chmod((info.external_attr >> 16) & 0o777 or 0o644)
-        except (zipfile.BadZipFile, FileNotFoundError) as error:
-            msg = f"{wheel.name} is no wheel"
-            raise UsageError(
-                msg, where=str(wheel), why=str(error), next_step="name a wheel that forkyard built"
-            ) from error
+            with explained("unpack the engine"):
+                package = unpack(wheel, folder)
+        except Unfit as error:
+            msg = f"{wheel.name} cannot be measured"
+            next_step = "name a payload wheel that forkyard built"
+            raise UsageError(msg, where=str(wheel), why=str(error), next_step=next_step) from error
         try:
-            yield _examine(wheel, folder, installed)
+            yield _examine(wheel, package, installed)
         except RunFailed as error:
             where = None if error.log is None else str(error.log)
             next_step = "leave it out, or run the command in the log by itself"
             raise BuildError(error.what, where=where, why=error.why, next_step=next_step) from error
 
 
-def _examine(wheel: Path, folder: Path, installed: Sequence[Path]) -> Engine:
-    manifests = list(folder.glob("*/manifest.json"))
-    if len(manifests) != 1:
-        msg = f"{wheel.name} holds no payload"
-        raise UsageError(msg, where=str(wheel), next_step="name a payload wheel that forkyard built")
-    backend = json.loads(manifests[0].read_text(encoding="utf-8")).get("backend") or {}
-    missing = _put_beside(folder, backend.get("needs", ()), installed)
+def _examine(wheel: Path, package: Path, installed: Sequence[Path]) -> Engine:
+    backend = json.loads((package / MANIFEST).read_text(encoding="utf-8")).get("backend") or {}
+    missing = _put_beside(package.parent, backend.get("needs", ()), installed)
     try:
-        return examine(manifests[0].parent, wheel=wheel.name, missing=missing)
-    except NoBench as error:
+        return examine(package, wheel=wheel.name, missing=missing)
+    except Unfit as error:
         msg = f"{wheel.name} holds no {TOOL}"
         next_step = "build a payload whose recipe lists llama-bench in its tools"
         raise UsageError(msg, where=str(wheel), next_step=next_step) from error

@@ -16,6 +16,7 @@ __all__ = ["READER", "SERVER", "TOOL", "Engine", "examine"]
 TOOL = "llama-bench"
 READER = "llama-perplexity"
 SERVER = "llama-server"
+MANIFEST = "manifest.json"
 RPC_SERVERS = ("ggml-rpc-server", "rpc-server")
 """Names of the program that lends a device to others; the engines differ, and llama.cpp over time."""
 _MODES = re.compile(r"--numa\s+<([^>]*)>")
@@ -80,10 +81,10 @@ class Engine:
 def examine(
     folder: Path, *, wheel: str = "", missing: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Engine:
-    """The engine of a payload, whose package folder is `folder`.
+    """The engine of a payload, whose package folder is `folder`, or of a build that nobody packed: its llama-bench.
 
     Args:
-        wheel: the file it is from (default: the distribution's name).
+        wheel: the file it is from (default: the distribution's name, or the folder's).
         missing: libraries that it needs and that are nowhere.
         environment: as :attr:`Engine.environment`.
 
@@ -91,8 +92,9 @@ def examine(
         UsageError: the payload holds no llama-bench.
         RunFailed: its llama-bench does not run here.
     """
-    facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    bench = folder / "bin" / TOOL
+    packed = folder.is_dir()
+    facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) if packed else {}
+    bench = folder / "bin" / TOOL if packed else folder
     name = wheel or str(facts.get("distribution", folder.name))
     if not bench.is_file():
         msg = f"{name} holds no {TOOL}; build a payload whose recipe lists llama-bench in its tools"
@@ -104,13 +106,14 @@ def examine(
         needs = f"; install {', '.join(missing)}, or what requires it, beside it" if missing else ""
         raise RunFailed(msg, why + needs)
     backend = facts.get("backend") or {}
+    family = "ik_llama.cpp" if "--fused-moe" in said else "llama.cpp"
     if "--load-mode" in said:
         load = {True: ("-lm", "mmap"), False: ("-lm", "none")}
     else:
         load = {True: ("-mmp", "1"), False: ("-mmp", "0")}
     return Engine(
-        name=str(facts.get("engine", "unknown")),
-        recipe=str(facts.get("recipe") or facts.get("engine", "unknown")),
+        name=str(facts.get("engine", family)),
+        recipe=str(facts.get("recipe") or facts.get("engine", family)),
         variant=str(facts.get("variant", "")),
         build_key=str(facts.get("build_key", "")),
         wheel=name,

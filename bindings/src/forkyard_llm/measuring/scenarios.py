@@ -20,9 +20,9 @@ from .records import Arm, Recorded, RunInfo, Sample, tests_of
 from .reporting import Reporter
 from .running import Measured, Plan, measure, run_arm
 from .server import ALL, GENERATED, run_batch_arm, run_prompts_arm
-from .statistics import compare, summarize
+from .statistics import Gain, compare, summarize
 
-__all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all"]
+__all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all", "verdicts"]
 
 _NGRAMS = ("ngram-simple", "ngram-map-k", "ngram-mod", "ngram-cache")
 PARALLEL = (1, 2, 4, 8)
@@ -50,6 +50,8 @@ class Wishes:
     narrow: float | None = 0.02
     extra: tuple[str, ...] = ()
     """More arguments for the program, the same in every arm."""
+    own: tuple[tuple[str, ...], ...] = ()
+    """Arguments of each payload alone, in their order."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,20 @@ class Scenario:
 def label_all(engines: Sequence[Engine]) -> list[tuple[str, Engine]]:
     """Each engine with a name of its own: recipe, then variant, then build key, as far as it takes to tell them."""
     names = [one.recipe for one in engines]
-    for longer in (lambda one: f"{one.recipe} {one.variant}", lambda one: f"{one.recipe} {one.build_key[:8]}"):
+    for longer in (_with_variant, _with_key):
         if len(set(names)) < len(names):
             names = [longer(one) if names.count(name) > 1 else name for name, one in zip(names, engines, strict=True)]
     if len(set(names)) < len(names):
         names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
     return list(zip(names, engines, strict=True))
+
+
+def _with_variant(one: Engine) -> str:
+    return f"{one.recipe} {one.variant}".strip()
+
+
+def _with_key(one: Engine) -> str:
+    return f"{_with_variant(one)} {one.build_key[:8]}".strip()
 
 
 def bench(
@@ -175,6 +185,18 @@ def conclusions(recorded: Recorded) -> list[str]:
     return said
 
 
+def verdicts(recorded: Recorded) -> dict[tuple[str, str], Gain]:
+    """(arm, test) -> what it gains over the anchor around it."""
+    found = {}
+    for arm in recorded.arms:
+        for test in arm.tests if arm.name != recorded.info.anchor and arm.name not in recorded.failed else ():
+            kept = [one for one in recorded.samples if one.kept and (one.arm, one.test) == (arm.name, test)]
+            pairs = [(one.speed, one.base) for one in kept if one.base is not None]
+            if pairs:
+                found[arm.name, test] = compare([speed for speed, _ in pairs], [base for _, base in pairs])
+    return found
+
+
 # -- the scenarios -----------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +248,19 @@ def _sweep(cores: int) -> list[int]:
 def _variants(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
     words = ["-t", str(wishes.threads[0] if wishes.threads else default_threads())]
     arms = [_bench_arm(label, engine, wishes, words, {}) for label, engine in engines]
+    return Planned(tuple(arms), arms[0].name, _bench_run(wishes))
+
+
+def _compare(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    own = wishes.own or ((),) * len(engines)
+    names = [" ".join([label, *words]) for (label, _), words in zip(engines, own, strict=True)]
+    if len(set(names)) < len(names):
+        # The same twice: how far apart two measurements of one thing are on this machine.
+        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
+    arms = [
+        _bench_arm(name, engine, wishes, [*([] if "-t" in words else ["-t", str(default_threads())]), *words], {})
+        for name, (_, engine), words in zip(names, engines, own, strict=True)
+    ]
     return Planned(tuple(arms), arms[0].name, _bench_run(wishes))
 
 
@@ -323,6 +358,12 @@ SCENARIOS: Mapping[str, Scenario] = {
         _variants,
         fewest=2,
         uses=frozenset({"prompt", "generate", "depths", "threads"}),
+    ),
+    "compare": Scenario(
+        "two payloads, builds or commands: is the second slower?",
+        _compare,
+        fewest=2,
+        uses=frozenset({"prompt", "generate", "depths"}),
     ),
     "batch": Scenario(
         "requests at once through llama-server: the speed of all together",

@@ -122,14 +122,10 @@ def started(command: Sequence[str], log: Path, environment: Mapping[str, str]) -
     words = [*command, "--host", HOST, "--port", str(port)]
     lines: list[str] = []
     stop, gone = threading.Event(), threading.Event()
-    status: list[int] = []
 
     def live() -> None:
         try:
-            # An exception of the callback ends the program and its group.
-            status.append(
-                stream(words, log=log, on_line=hear, timeout_s=START_S + ANSWER_S, env=environment, stop=stop)
-            )
+            stream(words, log=log, on_line=hear, timeout_s=START_S + ANSWER_S, env=environment, stop=stop)
         except RunFailed as error:
             lines.append(error.why)
         finally:
