@@ -14,32 +14,31 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from . import __version__, selection
+from . import __version__
+from .command_options import (
+    EXIT_CODES,
+    engine_option,
+    error_console,
+    json_option,
+    model_option,
+    offline_option,
+    payload_and_model,
+    remote_rpc_option,
+    the_model,
+    threads_option,
+    variant_option,
+)
 from .engines.numa import STRATEGIES, WORDS
 from .engines.options import NO_POOLING, RANK
 from .errors import ForkyardLlmError, ModelError, UsageError
 from .fetching import shown_progress
 from .log import configure
-from .models import get, known_models, local_path, remove, resolve, verify
-from .payloads import Payload
+from .measuring.bench_commands import bench, compare
+from .measuring.results_commands import results
+from .models import get, known_models, local_path, remove, verify
 from .text import prepare_streams, print_json, to_engine, write_now
 
 __all__ = ["cli", "main"]
-
-EXIT_CODES = """\b
-Exit codes:
-  0    done
-  1    an error nobody foresaw
-  2    wrong usage
-  3    no payload is installed (doctor: none is usable)
-  4    payloads are installed, none can be used here
-  5    a payload is damaged or does not fit its description
-  6    the model file is missing, damaged, or no model for this
-  7    the engine failed
-  8    the engine lacks an option that was asked for
-  9    a model could not be downloaded or stored
-  130  interrupted (Ctrl-C)
-"""
 
 _NAME = "forkyard-llm"
 _COMPLETION_ENV = "_FORKYARD_LLM_COMPLETE"  # how click's shell completion calls
@@ -47,8 +46,6 @@ _COMPLETION_ENV = "_FORKYARD_LLM_COMPLETE"  # how click's shell completion calls
 _WRITING_FAILED = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-error_console = Console(stderr=True, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,28 +113,6 @@ def _complain(message: str) -> None:
     error_console.print(message, markup=False, soft_wrap=True)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document (errors too).")
-engine_option = click.option(
-    "--engine",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="auto, llama.cpp, ik_llama.cpp or a payload.",
-)
-variant_option = click.option("--variant", metavar="NAME", help="Only payloads of this variant (avx2, avx512 ...).")
-model_option = click.option(
-    "-m", "--model", required=True, metavar="NAME_OR_PATH", help="A .gguf file, or a name of `models list`."
-)
-offline_option = click.option("--offline", is_flag=True, help="Never download; use what is there.")
-
-
-remote_rpc_option = click.option(
-    "--allow-remote-rpc",
-    is_flag=True,
-    help="RPC servers may be on other machines. RPC is neither authenticated nor encrypted.",
-)
-
-
 context_option = click.option(
     "-c",
     "--context",
@@ -146,9 +121,6 @@ context_option = click.option(
     default=512,
     show_default=True,
     help="Tokens that a text may have; 0: what the model was trained for.",
-)
-threads_option = click.option(
-    "-t", "--threads", type=click.IntRange(min=1), help="Threads; default: cores, within the CPU quota."
 )
 _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
@@ -602,18 +574,6 @@ def quantize(
         print_json(document)
 
 
-def payload_and_model(engine: str, variant: str | None, model: str, offline: bool) -> tuple[Payload, Path]:
-    """What `--engine`, `--variant` and `--model` name."""
-    payload = selection.select(engine, variant)
-    return payload, the_model(model, offline)
-
-
-def the_model(name: str, offline: bool) -> Path:
-    """The file of `--model`, downloaded if that is needed and allowed."""
-    with shown_progress(error_console) as progress:
-        return resolve(name, offline=offline, progress=progress)
-
-
 @cli.group(epilog=EXIT_CODES)
 def models() -> None:
     """The small models that can be had by name."""
@@ -749,8 +709,5 @@ def _waiting(what: str) -> Iterator[None]:
         yield
 
 
-# Commands in files of their own, which take options and helpers from here.
-from .measuring.bench_commands import bench, compare  # noqa: E402
-
-cli.add_command(bench)
-cli.add_command(compare)
+for _command in (bench, compare, results):
+    cli.add_command(_command)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.machine import MemoryNode, describe
 from forkyard_llm.measuring.quality import Quality, Reading
 from forkyard_llm.measuring.records import Arm
 from forkyard_llm.measuring.running import Measured, Plan, chosen_environment, measure_benches
 
 from forkyard.benching.kv_table import Answer, Cache, Row, answer
-from forkyard.benching.nodes import MemoryNode, describe_machine
 from forkyard.benching.subject import Subject, Timing, labelled, told
 from forkyard.console import Reporter
 from forkyard.errors import UsageError
@@ -140,7 +140,7 @@ def bench_kv(
         qualities,
         refused,
         measured,
-        machine={**describe_machine(nodes), "environment": environment},
+        machine={**describe(nodes), "environment": environment},
         model=wishes.model.name,
         text=wishes.text.name,
         context=wishes.context,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.machine import MemoryNode, describe
 from forkyard_llm.measuring.running import Plan, measure_benches
 
 from forkyard.benching.foretelling import Foretold, foretell
-from forkyard.benching.nodes import MemoryNode, describe_machine
 from forkyard.benching.scenario import MODES, Mode, Scenario
 from forkyard.benching.table import Answer, answer
 from forkyard.console import Reporter
@@ -111,7 +111,7 @@ def bench_numa(engine: Engine, wishes: Wishes, nodes: tuple[MemoryNode, ...], lo
         foretold = foretell(wishes.model, scenario, wishes.bandwidth)
     arms = scenario.arms(engine, wishes.model)
     measured = measure_benches(arms, Plan(scenario.rounds, wishes.minutes), wishes.model, log, reporter)
-    return answer(engine, scenario, measured, describe_machine(nodes), wishes.model.name, foretold)
+    return answer(engine, scenario, measured, describe(nodes), wishes.model.name, foretold)
 
 
 def _cores(nodes: Sequence[MemoryNode], count: int) -> int:

@@ -11,11 +11,11 @@ from pathlib import Path
 from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.dialect import Device, cause, read_devices
 from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.machine import MemoryNode, describe
 from forkyard_llm.measuring.records import Arm
 from forkyard_llm.measuring.running import Plan, chosen_environment, measure_benches, run_arm
 
 from forkyard.benching.loopback import lent_devices
-from forkyard.benching.nodes import MemoryNode, describe_machine
 from forkyard.benching.split_table import Answer, Row, answer
 from forkyard.benching.subject import Subject, Timing, labelled, told
 from forkyard.console import Reporter
@@ -109,7 +109,7 @@ def bench_split(
     refused |= {
         row: told(row.subject, measured.failed[row.name], wishes.model) for row in rows if row.name in measured.failed
     }
-    machine = {**describe_machine(nodes), "environment": environment}
+    machine = {**describe(nodes), "environment": environment}
     return answer(
         rows,
         refused,

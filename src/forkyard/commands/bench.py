@@ -12,13 +12,13 @@ from pydoc_data.topics import topics
 from typing import Any, TypeVar
 
 import click
+from forkyard_llm.measuring.machine import read_nodes
 
 from forkyard.benching import kv as kv_scenario
 from forkyard.benching import kv_table
 from forkyard.benching import numa as numa_scenario
 from forkyard.benching import split as split_scenario
 from forkyard.benching.engine import unpacked
-from forkyard.benching.nodes import read_nodes
 from forkyard.benching.scenario import MODES
 from forkyard.benching.split_table import as_text as split_as_text
 from forkyard.benching.subject import Timing

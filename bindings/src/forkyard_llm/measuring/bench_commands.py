@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..cli import (
+from ..command_options import (
     EXIT_CODES,
     engine_option,
     error_console,
@@ -203,8 +203,7 @@ def _measure(
 ) -> Any:
     """Measure, keep, print."""
     from ..gguf_check import check
-    from ..program_commands import MODEL_OPTIONS
-    from ..programs import refuse
+    from ..programs import MODEL_OPTIONS, refuse
     from ..selection import select
     from .exporting import as_markdown
     from .finding import each_usable, engine_of, found

@@ -67,6 +67,24 @@ def compare(arm: Sequence[float], baseline: Sequence[float]) -> Gain:
     return Gain(ratio, (low, high), verdict)
 
 
+def compare_unpaired(arm: Sequence[float], baseline: Sequence[float]) -> Gain:
+    """An arm against a baseline that was measured at another time: the ratio of medians, both resampled."""
+    ratio = float(statistics.median(arm) / statistics.median(baseline))
+    if min(len(arm), len(baseline)) < FEWEST:
+        low, high = min(arm) / max(baseline), max(arm) / min(baseline)
+        return Gain(ratio, (low, high), "tie")
+    source = random.Random(_SEED)  # noqa: S311
+    ratios = sorted(
+        statistics.median(source.choices(arm, k=len(arm)))
+        / statistics.median(source.choices(baseline, k=len(baseline)))
+        for _ in range(RESAMPLES)
+    )
+    cut = int(RESAMPLES * (1 - CONFIDENCE) / 2)
+    low, high = float(ratios[cut]), float(ratios[-1 - cut])
+    tie = low <= 1 <= high or abs(ratio - 1) < TIE
+    return Gain(ratio, (low, high), "tie" if tie else "faster" if ratio > 1 else "slower")
+
+
 def bootstrap(samples: Sequence[float]) -> tuple[float, float]:
     """The percentile interval of the median: B. Efron (1979), with resamples that are the same every time."""
     if len(samples) < FEWEST:

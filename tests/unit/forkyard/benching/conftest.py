@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from forkyard.benching.nodes import MemoryNode
+from forkyard_llm.measuring.machine import MemoryNode
 
 PACKAGE = "forkyard_llama_cpp_avx2"
 

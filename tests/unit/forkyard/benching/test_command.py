@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from forkyard_llm.measuring.machine import MemoryNode
 
-from forkyard.benching.nodes import MemoryNode
 from forkyard.cli import main
 from forkyard.commands import bench as command
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.machine import MemoryNode
 
 from forkyard.benching.engine import unpacked
 from forkyard.benching.kv import CACHES, Wishes, bench_kv, check, read_cache
 from forkyard.benching.kv_table import as_text, check_plot, plot
-from forkyard.benching.nodes import MemoryNode
 from forkyard.benching.subject import Timing
 from forkyard.cli import main
 from forkyard.commands import bench as command

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.machine import MemoryNode
 from forkyard_llm.measuring.running import Plan, measure_benches
 
 from forkyard.benching.engine import unpacked
-from forkyard.benching.nodes import MemoryNode
 from forkyard.benching.numa import Wishes, bench_numa, check, plan_scenario
 from forkyard.benching.scenario import MODES
 from forkyard.benching.table import as_text

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.machine import MemoryNode
 
 from forkyard.benching import split
 from forkyard.benching.engine import unpacked
 from forkyard.benching.loopback import lent_devices
-from forkyard.benching.nodes import MemoryNode
 from forkyard.benching.split import Wishes, bench_split, check
 from forkyard.benching.split_table import as_text
 from forkyard.benching.subject import Timing

@@ -3,8 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from forkyard.benching.nodes import describe_machine, parse_list, read_nodes
+from forkyard_llm.measuring.machine import describe, parse_list, read_nodes
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def test_a_kernel_without_nodes_has_one(tmp_path: Path) -> None:
 
 def test_this_machine_has_a_node() -> None:
     assert read_nodes()[0].cores >= 1
-    assert describe_machine(read_nodes())["cpu"]
+    assert describe(read_nodes())["cpu"]
 
 
 @pytest.mark.parametrize(
