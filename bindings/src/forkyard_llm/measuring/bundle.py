@@ -127,7 +127,7 @@ def _run_from_json(value: Any) -> Recorded:
         for one in value["samples"]
     ]
     failed = {text(name): text(why) for name, why in table(value["failed"]).items()}
-    if len(names) < len(arms) or {one.arm for one in samples} | failed.keys() > names:
+    if len(names) < len(arms) or not {one.arm for one in samples} | failed.keys() <= names:
         msg = "arms and samples do not belong together"
         raise ValueError(msg)
     info = info_from_json(value["info"])

@@ -253,7 +253,11 @@ def _variants(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
 
 def _compare(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
     own = wishes.own or ((),) * len(engines)
-    names = [" ".join([label, *words]) for (label, _), words in zip(engines, own, strict=True)]
+    same = len({engine.bench for _, engine in engines}) == 1
+    names = [
+        " ".join([engine.recipe if same else label, *words])
+        for (label, engine), words in zip(engines, own, strict=True)
+    ]
     if len(set(names)) < len(names):
         # The same twice: how far apart two measurements of one thing are on this machine.
         names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]

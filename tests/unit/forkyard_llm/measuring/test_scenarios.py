@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from forkyard_llm.errors import UsageError
+from forkyard_llm.measuring.records import Recorded
+from forkyard_llm.measuring.reporting import Silent
+from forkyard_llm.measuring.scenarios import Wishes, bench, conclusions, label_all, verdicts
+
+from .conftest import MakeEngine
+
+SATURATES = "min(t, 3) * (10.0 if kind == 'tg' else 100.0)"
+
+
+def run(name: str, engines: list[object], model: Path, tmp_path: Path, **wishes: object) -> Recorded:
+    wanted = Wishes(model, rounds=3, **{"prompt": 8, "generate": 4, **wishes})  # type: ignore[arg-type]
+    return bench(name, engines, wanted, tmp_path / "log", Silent())  # type: ignore[arg-type]
+
+
+def test_threads_say_which_number_is_fastest(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
+    found = run("threads", [make_engine(speed=SATURATES)], model, tmp_path, threads=(1, 2, 3, 4))
+    said = "\n".join(conclusions(found))
+    assert "llama.cpp, 3 threads" in said
+    assert {arm.values["threads"] for arm in found.arms} >= {"1", "2", "3", "4"}
+    gain = verdicts(found)["llama.cpp, 1 threads", "tg4"]
+    assert gain.verdict == ("slower" if found.info.anchor != "llama.cpp, 1 threads" else "tie")
+
+
+def test_variants_need_two(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
+    one = make_engine()
+    with pytest.raises(UsageError, match="compares 2 or more payloads"):
+        run("variants", [one], model, tmp_path)
+    other = make_engine("ik_llama.cpp", speed="150.0")
+    found = run("variants", [one, other], model, tmp_path, threads=(1,))
+    assert verdicts(found)["ik_llama.cpp", "tg4"].verdict == "faster"
+    assert verdicts(found)["ik_llama.cpp", "pp8"].verdict == "slower"
+
+
+def test_compare_takes_arguments_of_each(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
+    engine = make_engine(speed="ub / 10.0")
+    found = run("compare", [engine, engine], model, tmp_path, own=((), ("-ub", "256")))
+    assert [arm.name for arm in found.arms] == ["llama.cpp", "llama.cpp -ub 256"]
+    assert verdicts(found)["llama.cpp -ub 256", "pp8"].verdict == "slower"
+
+
+def test_one_thing_twice_is_a_tie(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
+    engine = make_engine()
+    found = run("compare", [engine, engine], model, tmp_path)
+    assert [arm.name for arm in found.arms] == ["llama.cpp (A)", "llama.cpp (B)"]
+    assert {gain.verdict for gain in verdicts(found).values()} == {"tie"}
+
+
+def test_two_builds_have_names_of_their_own(make_engine: MakeEngine) -> None:
+    engines = [make_engine(), make_engine(variant="avx512"), make_engine(key="b" * 64)]
+    names = [name for name, _ in label_all(engines)]
+    assert names == ["llama.cpp avx2 aaaaaaaa", "llama.cpp avx512", "llama.cpp avx2 bbbbbbbb"]
+
+
+def test_ik_times_generation_at_depth_behind_a_prompt(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
+    from forkyard_llm.measuring.scenarios import SCENARIOS
+
+    planned = SCENARIOS["threads"].plan(label_all([make_engine("ik_llama.cpp")]), Wishes(model, depths=(0, 64)))
+    assert planned.arms[0].tests == ("pp512", "tg128", "tg128 @ d64")
+    assert "-gp 64,128" in " ".join(planned.arms[0].command)
+
+
+def test_a_run_has_everything_that_is_known(recorded: Recorded) -> None:
+    assert conclusions(recorded) == [
+        "pp64: fast is fastest (304.00 t/s), 1.52x base (1.50 to 1.54)",
+        "tg32: fast is fastest (30.40 t/s), 1.52x base (1.50 to 1.54)",
+    ]
