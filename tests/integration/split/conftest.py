@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,8 +216,13 @@ def judging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path
 
 
 @pytest.fixture(scope="session")
-def without_stack(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """A function that gives the package folder of the same engine without this stack, built now if none is named."""
+def without_stack(
+    rpc_payload: Callable[[str], Payload], lift_limit: Callable[[], None], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], Path]:
+    """A function that gives the package folder of the same engine without this stack, built now if none is named.
+
+    It has the other stacks of the payload that is tested: `stack verify` tests payloads that lack some of the recipe's.
+    """
 
     @functools.cache
     def payload() -> Path:
@@ -227,8 +231,8 @@ def without_stack(lift_limit: Callable[[], None], tmp_path_factory: pytest.TempP
         wheel = payload_under_test(f"{ENGINE}-{VARIANT}-stock")
         if wheel is None:
             (out / "few.toml").write_text(FEW)
-            recipe = tomllib.loads((ROOT / "recipes" / f"{ENGINE}.toml").read_text())
-            stacks = ",".join(stack for stack in recipe["stacks"] if stack not in LEFT_OUT)
+            names = [stack["name"] for stack in rpc_payload(ENGINE).manifest["stacks"]]
+            stacks = ",".join(name for name in names if name not in LEFT_OUT) or "none"
             few = ["--variants-file", str(out / "few.toml")]
             forkyard("build", VARIANT, ENGINE, *few, "--stacks", stacks, "--out", str(out))
             (wheel,) = out.glob("forkyard_llama_cpp_few_rpc-*.whl")

@@ -152,7 +152,7 @@ class Store:
             return Recorded(
                 info_from_json(json.loads(info)),
                 [arm_from_json(json.loads(arm)) for arm, _, _ in rows],
-                [Sample(*row[:7], bool(row[7])) for row in samples],
+                [Sample(*row, kept=bool(kept)) for *row, kept in samples],
                 {name: failed for _, name, failed in rows if failed is not None},
             )
 
