@@ -113,6 +113,8 @@ _COMMANDS = {
 }
 
 
+_SCENARIOS = {"batch", "kv", "numa", "spec", "split", "stock", "threads", "variants"}
+
 # Those that run the stacks' tests, or the bindings.
 _TESTING = {"stack-verify", "rebase", "pr", "canary", "numa-guest"}
 
@@ -213,5 +215,9 @@ def _newcomer(session: nox.Session, *words: str) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmarks: orchestration against raw cmake and ninja, Python against llama-bench."""
+    """Measure engines: nox -s bench -- threads --model FILE; without a scenario, forkyard's own benchmarks."""
+    if session.posargs and session.posargs[0] in _SCENARIOS:
+        folder = _environment(session, "plots" if session.posargs[0] == "kv" else "")
+        session.run(str(folder / "forkyard"), "bench", *session.posargs, external=True)
+        return
     _pytest(session, "tests/benchmarks", *session.posargs)

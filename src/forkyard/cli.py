@@ -47,7 +47,7 @@ _COMMANDS = {
     "pr": "pr:pr",
     "pr-status": "pr:pr_status",
     "canary": "canary:canary",
-    "bench": "bench:bench",
+    "bench": "bench_room:bench",
     "numa-model": "numa_model:numa_model",
     "numa-guest": "numa_guest:numa_guest",
 }

@@ -102,6 +102,9 @@ def problems(command: click.Command, words: list[str]) -> str | None:
         if sub is None:
             return f"there is no command {words[0]!r}"
         command, context, words = sub, click.Context(sub, parent=context), words[1:]
+    if isinstance(command, click.Group) and words and words[0] not in ("-h", "--help"):
+        # One that runs a command of its own where none is named.
+        command = command.commands.get(getattr(command, "default", ""), command)
     options = {name for item in command.get_params(context) for name in (*item.opts, *item.secondary_opts)}
     for word in words:
         if word == "--":

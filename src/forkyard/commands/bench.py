@@ -43,7 +43,7 @@ def bench() -> None:
     """Measure a built engine with its own llama-bench: arms in turn, medians with intervals, ties called ties."""
 
 
-def _measuring(function: _F) -> _F:
+def measuring(function: _F) -> _F:
     """The options that all scenarios share; in the order of the help."""
     options = (
         click.option("--model", required=True, type=_FILE, help="A GGUF file; the first of its parts."),
@@ -63,7 +63,7 @@ def _measuring(function: _F) -> _F:
     return function
 
 
-def _several(function: _F) -> _F:
+def several(function: _F) -> _F:
     """The options of scenarios that measure several engines at once."""
     wheel = click.option(
         "--wheel", "wheels", multiple=True, type=_FILE, help="Measure this payload wheel, too; build nothing."
@@ -76,7 +76,7 @@ def _several(function: _F) -> _F:
 
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@_measuring
+@measuring
 @click.option("--engine", type=click.Choice(FAMILIES), default="llama.cpp", show_default=True, help="Which engine.")
 @click.option("--wheel", type=_FILE, help="Measure this payload wheel; build nothing.")
 @click.option("--modes", help="Comma-separated, of isolate, distribute, mirror, split (default: all the engine has).")
@@ -112,7 +112,7 @@ def numa(
 
     ARGUMENTS after -- go to llama-bench in every mode, as in: -- -b 16 -ub 16 -rtr 1
     """
-    _check_out(out)
+    check_out(out)
     wishes = numa_scenario.Wishes(
         model=model,
         modes=_modes(modes),
@@ -129,17 +129,17 @@ def numa(
     numa_scenario.check(wishes, nodes)
     cache = Cache.default()
     cache.prepare()
-    payload = wheel or _built(console, (engine,), variant, source=source, offline=offline)[0]
-    log = _log(cache, "numa")
-    with unpacked(payload, cache.scratch, _installed(cache)) as found:
+    payload = wheel or built(console, (engine,), variant, source=source, offline=offline)[0]
+    log = log_of(cache, "numa")
+    with unpacked(payload, cache.scratch, installed(cache)) as found:
         answer = numa_scenario.bench_numa(found, wishes, nodes, log, console)
-    _finish(console, answer.as_json(), as_text(answer), out, log)
+    finish(console, answer.as_json(), as_text(answer), out, log)
 
 
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@_measuring
-@_several
+@measuring
+@several
 @click.option("--modes", help="Comma-separated, of layer, row, tensor, graph (default: all that each engine has).")
 @click.option(
     "--cache-types",
@@ -185,12 +185,12 @@ def split(
 
     ARGUMENTS after -- go to llama-bench in every mode, as in: -- -ts 3/1
     """
-    _check_out(out)
+    check_out(out)
     wishes = split_scenario.Wishes(
         model=model,
         modes=_chosen(modes, "mode", split_scenario.MODES) if modes is not None else None,
         cache_types=tuple(dict.fromkeys(words_of(cache_types))),
-        timing=Timing(prompt, generate, _depths(depths)),
+        timing=Timing(prompt, generate, depths_of(depths)),
         rounds=repetitions,
         minutes=minutes,
         devices=tuple(words_of(devices)),
@@ -205,18 +205,18 @@ def split(
         )
     cache = Cache.default()
     cache.prepare()
-    payloads = wheels or _built(console, engines, variant or _RPC, source=source, offline=offline)
-    log = _log(cache, "split")
+    payloads = wheels or built(console, engines, variant or _RPC, source=source, offline=offline)
+    log = log_of(cache, "split")
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(unpacked(payload, cache.scratch, _installed(cache))) for payload in payloads]
+        found = [stack.enter_context(unpacked(payload, cache.scratch, installed(cache))) for payload in payloads]
         answer = split_scenario.bench_split(found, wishes, read_nodes(), log, console)
-    _finish(console, answer.as_json(), split_as_text(answer), out, log)
+    finish(console, answer.as_json(), split_as_text(answer), out, log)
 
 
 @bench.command()
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@_measuring
-@_several
+@measuring
+@several
 @click.option(
     "--caches",
     help="Comma-separated, each K, K/V, K+TAIL or K/V+TAIL with types of K and V, :centers or :hadamard behind "
@@ -262,7 +262,7 @@ def kv(
 
     ARGUMENTS after -- go to llama-bench in every arm, as in: -- -t 8
     """
-    _check_out(out)
+    check_out(out)
     if plot is not None:
         kv_table.check_plot(plot)
     cache = Cache.default()
@@ -271,7 +271,7 @@ def kv(
         wishes = kv_scenario.Wishes(
             model=model,
             caches=tuple(dict.fromkeys(words_of(caches))) if caches is not None else None,
-            timing=Timing(prompt, generate, _depths(depths)),
+            timing=Timing(prompt, generate, depths_of(depths)),
             rounds=repetitions,
             minutes=minutes,
             text=text or _help_topics(folder),
@@ -281,14 +281,14 @@ def kv(
             extra=arguments,
         )
         kv_scenario.check(wishes)
-        payloads = wheels or _built(console, engines, variant, source=source, offline=offline)
-        log = _log(cache, "kv")
+        payloads = wheels or built(console, engines, variant, source=source, offline=offline)
+        log = log_of(cache, "kv")
         with contextlib.ExitStack() as stack:
-            found = [stack.enter_context(unpacked(payload, cache.scratch, _installed(cache))) for payload in payloads]
+            found = [stack.enter_context(unpacked(payload, cache.scratch, installed(cache))) for payload in payloads]
             answer = kv_scenario.bench_kv(found, wishes, read_nodes(), cache.scratch, log, console)
     if plot is not None:
         kv_table.plot(answer, plot)
-    _finish(console, answer.as_json(), kv_table.as_text(answer), out, log)
+    finish(console, answer.as_json(), kv_table.as_text(answer), out, log)
 
 
 def _help_topics(folder: Path) -> Path:
@@ -298,25 +298,28 @@ def _help_topics(folder: Path) -> Path:
     return path
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
+    """Refuse an ``--out`` that cannot be written, before anything is measured."""
     if out is not None and out.is_dir():
         msg = f"{out} is a folder"
         raise UsageError(msg, next_step="give --out the name of a file")
 
 
-def _log(cache: Cache, scenario: str) -> Path:
+def log_of(cache: Cache, scenario: str) -> Path:
+    """The file that everything goes into that the programs say."""
     moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     return cache.logs / f"bench-{scenario}-{moment}.log"
 
 
-def _finish(console: Console, document: dict[str, Any], text: str, out: Path | None, log: Path) -> None:
+def finish(console: Console, document: dict[str, Any], text: str, out: Path | None, log: Path) -> None:
+    """Give the answer."""
     if out is not None:
         write_atomic(out, (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     console.note(f"log: {log}")
     console.result(document, text)
 
 
-def _installed(cache: Cache) -> list[Path]:
+def installed(cache: Cache) -> list[Path]:
     """Where libraries that a payload requires may be: Python's own packages, and the toolkits of builds."""
     return [Path(sysconfig.get_path("platlib")), *sorted((cache.root / "toolkits").glob("*"))]
 
@@ -339,17 +342,23 @@ def _chosen(text: str, what: str, known: Sequence[str], fewest: int = 1) -> tupl
     return tuple(name for name in known if name in named)
 
 
-def _depths(text: str) -> tuple[int, ...]:
-    """The numbers that ``--depths`` names, each once, the smallest first."""
+def depths_of(text: str, option: str = "--depths") -> tuple[int, ...]:
+    """The numbers that an option names, each once, the smallest first."""
     words = words_of(text)
     if not words or not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        msg = f"{text!r} is no list of depths"
-        raise UsageError(msg, next_step="give --depths numbers of tokens, separated by commas, as in 0,8192")
+        msg = f"{text!r} is no list of numbers"
+        raise UsageError(msg, next_step=f"give {option} numbers, separated by commas, as in 0,8192")
     return tuple(sorted({int(word) for word in words}))
 
 
-def _built(
-    console: Console, engines: Sequence[str], variant: str | None, *, source: str | None, offline: bool
+def built(
+    console: Console,
+    engines: Sequence[str],
+    variant: str | None,
+    *,
+    source: str | None,
+    offline: bool,
+    stacks: Sequence[str] | None = None,
 ) -> list[Path]:
     """The engines' wheels, built if that was not done before; without names those that have the variant."""
     shop = Workshop.open()
@@ -357,5 +366,5 @@ def _built(
     if not engines:
         shop.variants.get(chosen)
         engines = [family for family in FAMILIES if chosen in supported(shop.variants, family)]
-    plans, _ = shop.plans(chosen, tuple(engines))
+    plans, _ = shop.plans(chosen, tuple(engines), stacks)
     return [built.wheel for built in shop.build(plans, console, source=source, offline=offline)]

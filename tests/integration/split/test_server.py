@@ -66,7 +66,7 @@ def split(start: RpcServers) -> list[str]:
             "grouped", SECOND, ("-ngld", "99", "-devd", "RPC1"), marks=[pytest.mark.patch(), pytest.mark.deep]
         ),
         pytest.param("grouped", SECOND, ("-devd", "none"), marks=pytest.mark.patch("split-draft-cpu")),
-        pytest.param("drafting", (*OWN, *QUANTIZED), (), marks=pytest.mark.patch("meta-empty-view")),
+        pytest.param("drafting", (*OWN, *QUANTIZED), (), marks=pytest.mark.patch("split-v-heads")),
         pytest.param("drafting", OWN, ("-nkvo",), marks=[pytest.mark.patch("split-recurrent-state"), pytest.mark.deep]),
     ],
     ids=["all-devices", "one-device", "cpu", "own-q8_0", "own-host"],

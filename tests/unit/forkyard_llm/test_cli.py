@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forkyard_llm import cli
+from forkyard_llm import cli, command_options
 from forkyard_llm.errors import (
     AbiMismatch,
     DownloadError,
@@ -59,7 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     module.streamed = streamed  # type: ignore[attr-defined]
     module.measured = measured  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "forkyard_llm.generate", module)
-    monkeypatch.setattr(cli, "resolve", lambda name, **_: Path(name))
+    monkeypatch.setattr(command_options, "resolve", lambda name, **_: Path(name))
     return seen
 
 
@@ -356,8 +356,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     talking.chat = recorded  # type: ignore[attr-defined]
     talking.ChatOptions = lambda **given: given  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "forkyard_llm.terminal_chat", talking)
-    monkeypatch.setattr(cli.selection, "select", lambda engine, variant: (engine, variant))
-    monkeypatch.setattr(cli, "resolve", lambda name, **_: Path(name))
+    monkeypatch.setattr(command_options.selection, "select", lambda engine, variant: (engine, variant))
+    monkeypatch.setattr(command_options, "resolve", lambda name, **_: Path(name))
     return seen
 
 
@@ -454,7 +454,7 @@ def vectors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     module.embedded = embedded  # type: ignore[attr-defined]
     module.ranked = ranked  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "forkyard_llm.embedding_commands", module)
-    monkeypatch.setattr(cli, "resolve", lambda name, **_: Path(name))
+    monkeypatch.setattr(command_options, "resolve", lambda name, **_: Path(name))
     return seen
 
 

@@ -27,18 +27,19 @@ from ..text import print_json
 __all__ = ["bench", "compare"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_DEFAULT = "run"
 SLOWER = 10
 """What `compare --fail-if-slower` exits with."""
 
 
 class _Bench(click.Group):
-    """A group whose command is `run` unless another is named."""
+    """A group that runs the command `default` unless another is named."""
+
+    default = "run"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See click."""
         if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = [_DEFAULT, *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -51,7 +52,7 @@ def bench() -> None:
     """
 
 
-@bench.command(name=_DEFAULT, epilog=EXIT_CODES)
+@bench.command(epilog=EXIT_CODES)
 @model_option
 @engine_option
 @variant_option
@@ -238,13 +239,10 @@ def _measure(
             wanted,
             log,
             Console(error_console),
-            begin=lambda info, arms: store.begin(info, arms),
-            keep=lambda run, samples: store.add(run, samples),
+            begin=store.begin,
+            keep=store.add,
         )
-        for arm, why in recorded.failed.items():
-            store.fail(recorded.info.id, arm, why)
-        store.update(recorded.info.id, recorded.info)
-        store.finish(recorded.info.id)
+        store.end(recorded)
         recorded = store.read(recorded.info.id)
     said = conclusions(recorded)
     if as_json:

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines.cores import default_threads, physical_cores
@@ -74,8 +74,6 @@ class Scenario:
     plan: Callable[[Sequence[tuple[str, Engine]], Wishes], Planned]
     fewest: int = 1
     """Engines that it needs."""
-    uses: frozenset[str] = field(default_factory=frozenset)
-    """Names of the wishes it has a use for beyond model, rounds, minutes, narrow and extra."""
 
 
 def label_all(engines: Sequence[Engine]) -> list[tuple[str, Engine]]:
@@ -120,6 +118,9 @@ def bench(
     scenario = SCENARIOS[name]
     if len(engines) < scenario.fewest:
         msg = f"the scenario {name} compares {scenario.fewest} or more payloads, and there is {len(engines)}"
+        raise UsageError(msg)
+    if name != "threads" and len(wishes.threads) > 1:
+        msg = f"the scenario {name} runs with one number of threads, and {len(wishes.threads)} are named"
         raise UsageError(msg)
     planned = scenario.plan(label_all(engines), wishes)
     if len(planned.arms) < 2:
@@ -352,32 +353,10 @@ def _nothing(arm: Arm, log: Path) -> Sequence[Result]:
 
 
 SCENARIOS: Mapping[str, Scenario] = {
-    "threads": Scenario(
-        "numbers of threads, for prompts and generation",
-        _threads,
-        uses=frozenset({"prompt", "generate", "depths", "threads"}),
-    ),
-    "variants": Scenario(
-        "payloads: engines, instruction sets, builds",
-        _variants,
-        fewest=2,
-        uses=frozenset({"prompt", "generate", "depths", "threads"}),
-    ),
-    "compare": Scenario(
-        "two payloads, builds or commands: is the second slower?",
-        _compare,
-        fewest=2,
-        uses=frozenset({"prompt", "generate", "depths"}),
-    ),
-    "batch": Scenario(
-        "requests at once through llama-server: the speed of all together",
-        _batch,
-        uses=frozenset({"prompt", "generate", "threads", "parallel"}),
-    ),
-    "spec": Scenario(
-        "ways to guess tokens ahead (n-grams, a draft model, MTP), through llama-server",
-        _spec,
-        uses=frozenset({"generate", "threads", "draft"}),
-    ),
+    "threads": Scenario("numbers of threads, for prompts and generation", _threads),
+    "variants": Scenario("payloads: engines, instruction sets, builds", _variants, fewest=2),
+    "compare": Scenario("two payloads, builds or commands: is the second slower?", _compare, fewest=2),
+    "batch": Scenario("requests at once through llama-server: the speed of all together", _batch),
+    "spec": Scenario("ways to guess tokens ahead (n-grams, a draft model, MTP), through llama-server", _spec),
 }
 """By name. `forkyard bench` has more: those that need builds of several kinds, or devices."""

@@ -117,6 +117,13 @@ class Store:
         with self._explained("write"), self._writing():
             self._base.execute("UPDATE runs SET finished = 1 WHERE id = ?", (run,))
 
+    def end(self, recorded: Recorded) -> None:
+        """What is known of a run, whose samples are here, now that it was measured to its end."""
+        for arm, why in recorded.failed.items():
+            self.fail(recorded.info.id, arm, why)
+        self.update(recorded.info.id, recorded.info)
+        self.finish(recorded.info.id)
+
     def remove(self, run: str) -> None:
         """Forget a run. Raises UsageError if there is none."""
         found = self.find(run)
@@ -152,7 +159,7 @@ class Store:
             return Recorded(
                 info_from_json(json.loads(info)),
                 [arm_from_json(json.loads(arm)) for arm, _, _ in rows],
-                [Sample(*row, kept=bool(kept)) for *row, kept in samples],
+                [_sample(row) for row in samples],
                 {name: failed for _, name, failed in rows if failed is not None},
             )
 
@@ -186,6 +193,11 @@ class Store:
             else:
                 msg = f"{self.path} holds a run that cannot be understood ({type(error).__name__}: {error})"
             raise StoreError(msg) from error
+
+
+def _sample(row: Sequence[Any]) -> Sample:
+    arm, number, test, speed, at, load, base, kept = row
+    return Sample(arm, number, test, speed, at, load, base, bool(kept))
 
 
 def info_to_json(info: RunInfo) -> dict[str, Any]:
