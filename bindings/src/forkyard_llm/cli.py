@@ -35,6 +35,7 @@ from .fetching import shown_progress
 from .log import configure
 from .measuring.bench_commands import bench, compare
 from .measuring.results_commands import results
+from .measuring.tune_command import tune
 from .models import get, known_models, local_path, remove, verify
 from .text import prepare_streams, print_json, to_engine, write_now
 
@@ -709,5 +710,5 @@ def _waiting(what: str) -> Iterator[None]:
         yield
 
 
-for _command in (bench, compare, results):
+for _command in (bench, compare, results, tune):
     cli.add_command(_command)

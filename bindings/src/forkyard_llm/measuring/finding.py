@@ -14,7 +14,7 @@ from ..payloads import Payload
 from ..selection import select, survey
 from .engine import MANIFEST, TOOL, Engine, examine
 
-__all__ = ["each_usable", "engine_of", "found", "unpack"]
+__all__ = ["each_usable", "engine_of", "found", "label_all", "unpack"]
 
 
 def engine_of(payload: Payload) -> Engine:
@@ -68,3 +68,22 @@ def unpack(wheel: Path, folder: Path) -> Path:
         msg = f"{wheel.name} holds no payload"
         raise UsageError(msg)
     return manifests[0].parent
+
+
+def label_all(engines: Sequence[Engine]) -> list[tuple[str, Engine]]:
+    """Each engine with a name of its own: recipe, then variant, then build key, as far as it takes to tell them."""
+    names = [one.recipe for one in engines]
+    for longer in (_with_variant, _with_key):
+        if len(set(names)) < len(names):
+            names = [longer(one) if names.count(name) > 1 else name for name, one in zip(names, engines, strict=True)]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return list(zip(names, engines, strict=True))
+
+
+def _with_variant(one: Engine) -> str:
+    return f"{one.recipe} {one.variant}".strip()
+
+
+def _with_key(one: Engine) -> str:
+    return f"{_with_variant(one)} {one.build_key[:8]}".strip()

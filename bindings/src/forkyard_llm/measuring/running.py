@@ -271,11 +271,18 @@ def _with(one: Sample, base: float | None, *, kept: bool) -> Sample:
     return Sample(one.arm, one.round, one.test, one.speed, one.at, one.load, base, kept)
 
 
-def run_arm(arm: Arm, model: Path, log: Path, on_line: Callable[[str], None] = lambda _: None) -> list[Result]:
+def run_arm(
+    arm: Arm,
+    model: Path,
+    log: Path,
+    on_line: Callable[[str], None] = lambda _: None,
+    timeout_s: float = RUN_TIMEOUT_S,
+) -> list[Result]:
     """Run an arm's llama-bench once.
 
     Args:
         on_line: gets every line that it prints.
+        timeout_s: after so long it hangs, and is ended.
 
     Raises:
         RunFailed: it failed, or did not answer what it was asked.
@@ -290,7 +297,7 @@ def run_arm(arm: Arm, model: Path, log: Path, on_line: Callable[[str], None] = l
         _forget(model)
     own = arm.engine.environment if arm.engine else {}
     environment = engine_environment({**own, **arm.environment})
-    status = stream(arm.command, log=log, on_line=take, timeout_s=RUN_TIMEOUT_S, env=environment)
+    status = stream(arm.command, log=log, on_line=take, timeout_s=timeout_s, env=environment)
     results = read_results("\n".join(lines)) if status == 0 else None
     if results is None or sorted(result.test for result in results) != sorted(arm.tests):
         msg = f"{TOOL} failed with {arm.choice}"

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..gguf_reader import read
 from .dialect import Result, at_depth
 from .engine import SERVER, Engine
+from .finding import label_all
 from .machine import describe
 from .prompts import PROMPTS
 from .records import Arm, Recorded, RunInfo, Sample, tests_of
@@ -74,25 +75,6 @@ class Scenario:
     plan: Callable[[Sequence[tuple[str, Engine]], Wishes], Planned]
     fewest: int = 1
     """Engines that it needs."""
-
-
-def label_all(engines: Sequence[Engine]) -> list[tuple[str, Engine]]:
-    """Each engine with a name of its own: recipe, then variant, then build key, as far as it takes to tell them."""
-    names = [one.recipe for one in engines]
-    for longer in (_with_variant, _with_key):
-        if len(set(names)) < len(names):
-            names = [longer(one) if names.count(name) > 1 else name for name, one in zip(names, engines, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
-    return list(zip(names, engines, strict=True))
-
-
-def _with_variant(one: Engine) -> str:
-    return f"{one.recipe} {one.variant}".strip()
-
-
-def _with_key(one: Engine) -> str:
-    return f"{_with_variant(one)} {one.build_key[:8]}".strip()
 
 
 def bench(

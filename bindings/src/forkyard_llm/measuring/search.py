@@ -33,6 +33,8 @@ HARM = 0.03
 FINALISTS = 4
 ROUNDS = (10, 24)
 """Fresh samples of a finalist: at least, and at most."""
+_SCREENING = 0.5
+"""Share of the time that screening may take; finalists need the rest."""
 _PASSES = 3
 """Descents over all dimensions; the later ones measure only what is new."""
 _CLOSE = 0.04
@@ -109,7 +111,7 @@ def search(
     *,
     budget: int,
     rivals: Sequence[Point] = (),
-    go_on: Callable[[], bool] = lambda: True,
+    go_on: Callable[[float], bool] = lambda _: True,
     on_best: Callable[[Point, float], None] = lambda *_: None,
 ) -> Found:
     """The fastest point that harms no test.
@@ -120,7 +122,7 @@ def search(
         shares: test -> its share of the default's seconds; they sum up to 1.
         budget: measurements of points at most; those of the default beside them do not count.
         rivals: points that are finalists whatever screening says of them, such as the engine's own `--fit`.
-        go_on: whether there is time left.
+        go_on: whether there is time left, if so great a share of all of it may be used.
         on_best: gets the best point so far and its estimated speed-up.
     """
     return _Search(space, shares, evaluate, budget, rivals, go_on, on_best).run()
@@ -134,19 +136,21 @@ class _Search:
         evaluate: Evaluator,
         budget: int,
         rivals: Sequence[Point],
-        go_on: Callable[[], bool],
+        go_on: Callable[[float], bool],
         on_best: Callable[[Point, float], None],
     ) -> None:
         self._space, self._shares, self._evaluate = space, shares, evaluate
         self._budget, self._go_on, self._on_best = budget, go_on, on_best
         self._rivals = [one for one in dict.fromkeys(rivals) if one != space.default]
         self._seen: dict[Point, list[float]] = {}
+        self._share = _SCREENING
         self._found = Found(space.default)
         # Two finalists, and all rivals, to the fewest rounds.
         self._reserve = min(budget // 2, ROUNDS[0] * (2 + len(self._rivals)))
 
     def run(self) -> Found:
         self._screen()
+        self._share = 1.0
         self._final()
         return self._found
 
@@ -157,7 +161,7 @@ class _Search:
     def _ask(self, points: Sequence[Point], left: int) -> Iterator[tuple[Point, Mapping[str, float]]]:
         """Measure points once, as many of them as may be; those that fail are out for good."""
         asked = [one for one in points if one not in self._found.failed and one != self._space.default]
-        asked = asked[: max(0, left)] if self._go_on() else []
+        asked = asked[: max(0, left)] if self._go_on(self._share) else []
         if len(asked) < len([one for one in points if one not in self._found.failed and one != self._space.default]):
             self._found.complete = False
         if not asked:
@@ -246,7 +250,7 @@ class _Search:
             for point, ratios in self._ask(racing, left):
                 fresh[point].append(ratios)
             racing = [one for one in racing if one not in self._found.failed]
-            if not self._go_on():
+            if not self._go_on(self._share):
                 self._found.complete = False
                 break
             if number + 1 >= ROUNDS[0] // 2:

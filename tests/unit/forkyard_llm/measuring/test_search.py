@@ -5,7 +5,6 @@ import math
 import random
 
 import pytest
-
 from forkyard_llm.measuring.search import HARM, Dimension, Space, search
 
 ENGINES = ("llama.cpp", "ik_llama.cpp")
@@ -184,7 +183,7 @@ def test_a_rival_is_measured_to_the_end():
 
 
 def test_without_time_the_default_is_the_answer():
-    found = search(SPACE, {"pp": 1.0}, lambda _: pytest.fail("measured"), budget=50, go_on=lambda: False)
+    found = search(SPACE, {"pp": 1.0}, lambda _: pytest.fail("measured"), budget=50, go_on=lambda _: False)
     assert (found.best, found.measurements) == (SPACE.default, 0)
 
 

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from forkyard_llm.errors import UsageError
+from forkyard_llm.measuring.engine import examine
+from forkyard_llm.measuring.reporting import Silent
+from forkyard_llm.measuring.space import Workload, choices
+from forkyard_llm.measuring.tune import Journal, _Evaluator, tune
+
+PROGRAM = """#!{python}
+import json, os, sys, time
+words = sys.argv[1:]
+if words == ["--help"]:
+    print("  -t, --threads <n>   (default: 4)\\n  -fa, --flash-attn <on|off|auto>\\n  -ub, --ubatch-size <n>")
+    print("  -lm, --load-mode <auto|none|mmap>\\n  --poll <0...100>")
+    sys.exit(0)
+value = dict(zip(words, words[1:]))
+with open({record!r}, "a") as file:
+    file.write(json.dumps(words) + "\\n")
+if value.get("--poll") == "0":
+    os.abort()
+if value.get("--poll") == "100":
+    print("[ garbage", flush=True)
+    sys.exit(0)
+if value.get("-fa") == "on":
+    time.sleep(60)
+rows = []
+for kind, name in (("-p", "n_prompt"), ("-n", "n_gen")):
+    if value[kind] != "0":
+        rows.append({{"model_type": "fake", "n_prompt": 0, "n_gen": 0, "avg_ts": 10.0 * int(value["-t"])}})
+        rows[-1][name] = int(value[kind])
+print(json.dumps(rows, indent=1))
+"""
+
+
+@pytest.fixture
+def record(tmp_path):
+    return tmp_path / "record"
+
+
+@pytest.fixture
+def space(tmp_path, record):
+    bench = tmp_path / "bin" / "llama-bench"
+    bench.parent.mkdir()
+    bench.write_text(PROGRAM.format(python=sys.executable, record=str(record)))
+    bench.chmod(0o755)
+    return choices([examine(bench)], nodes=1, cores=8)
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"x")
+    return path
+
+
+def point(space, **changed):
+    named = {name.replace("_", " "): value for name, value in changed.items()}
+    pairs = zip(space.space.dimensions, space.space.default, strict=True)
+    return tuple(named.get(one.name, value) for one, value in pairs)
+
+
+def test_the_default_is_that_of_the_engine(space):
+    assert space.values(space.space.default)["threads"] == "4"
+
+
+def test_threads_of_prompt_and_generation_are_measured_apart_where_one_run_cannot(space, model):
+    arms = space.arms(point(space, batch_threads="8"), model, Workload(16, 4))
+    assert [(one.tests, one.command[one.command.index("-t") + 1]) for one in arms] == [
+        (("pp16",), "8"),
+        (("tg4",), "4"),
+    ]
+
+
+def test_what_fails_is_out_with_its_reason_and_the_others_are_measured(space, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("forkyard_llm.measuring.tune._SHORTEST_LIMIT_S", 2.0)
+    evaluate = _Evaluator(space, model, Workload(16, 4), tmp_path / "log", Journal(None, {}, resume=False))
+    points = [
+        point(space, poll="0"),
+        point(space, poll="100"),
+        point(space, flash_attention="on"),
+        point(space, threads="8", batch_threads="8"),
+        point(space, batch_threads="8"),
+    ]
+    evaluate._limit_s = 2.0
+    crashed, garbage, hung, faster, apart = evaluate(points)
+    assert "killed by signal 6" in crashed
+    assert "garbage" in garbage
+    assert "2" in hung
+    assert faster == {"pp16": 2.0, "tg4": 2.0}
+    assert apart == {"pp16": 2.0, "tg4": 1.0}
+
+
+def test_a_winner_that_no_server_confirms_is_not_recommended(space, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("forkyard_llm.measuring.tune._Evaluator._measure", fake_measure(space))
+    journal = Journal(None, {}, resume=False)
+    tuned = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=journal)
+    assert space.values(tuned.found.best)["threads"] == "8"
+    assert tuned.best == space.space.default
+    assert "not confirmed" in tuned.as_text()
+    assert "-t 4 -tb 4" in tuned.as_text()
+
+
+def test_a_winner_that_is_confirmed_is_recommended(space, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("forkyard_llm.measuring.tune._Evaluator._measure", fake_measure(space))
+    monkeypatch.setattr("forkyard_llm.measuring.tune._confirm", lambda *_: [1.9, 2.0, 2.1])
+    journal = Journal(None, {}, resume=False)
+    tuned = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=journal)
+    text = tuned.as_text(explain=True)
+    assert "-t 8 -tb 8" in text
+    assert "n_threads=8" in text
+    assert "The default of 4 threads is slow" in text
+    json.dumps(tuned.as_json())
+
+
+def fake_measure(space):
+    def measure(_, points):
+        found = []
+        for one in points:
+            values = space.values(one)
+            speed = {name: min(int(values[name]), 8) / 4 for name in ("threads", "batch threads")}
+            found.append({"pp16": speed["batch threads"], "tg4": speed["threads"]})
+        return found
+
+    return measure
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path):
+    path = tmp_path / "run.jsonl"
+    first = Journal(path, {"of": 1}, resume=False)
+    assert [first.answer(["a"], lambda: 1), first.answer(["a"], lambda: 2), first.answer(["b"], lambda: "why")]
+    with path.open("a") as file:
+        file.write('{"question": ["c"], "ans')
+    again = Journal(path, {"of": 1}, resume=True)
+    assert [again.answer(["a"], pytest.fail), again.answer(["a"], pytest.fail), again.answer(["b"], pytest.fail)] == [
+        1,
+        2,
+        "why",
+    ]
+    assert again.answer(["c"], lambda: 3) == 3
+    assert Journal(path, {"of": 1}, resume=True).answer(["c"], pytest.fail) == 3
+
+
+def test_a_file_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.jsonl"
+    Journal(path, {"of": 1}, resume=False)
+    with pytest.raises(UsageError, match="another"):
+        Journal(path, {"of": 2}, resume=True)
+    with pytest.raises(UsageError, match="--resume"):
+        Journal(path, {"of": 1}, resume=False)
+    with pytest.raises(UsageError, match="--out"):
+        Journal(None, {}, resume=True)
