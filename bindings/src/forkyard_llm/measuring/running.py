@@ -68,6 +68,8 @@ class Plan:
     """Stop before `rounds` once every interval reaches at most this share of its median to either side."""
     anchor: str | None = None
     """The arm that the others are relative to."""
+    warm_up: bool = True
+    """Run the anchor once before anything counts."""
     tolerant: bool = False
     """Leave an arm out from where it fails, with the reason, and go on with the others."""
 
@@ -187,7 +189,7 @@ class _Measurement:
             samples = [sample for arm in arms for sample in self._sampled(arm, number)]
             self._count(samples)
             return
-        if not number:
+        if not number and self._plan.warm_up:
             self._run(self._anchor)  # the first run finds caches cold and clocks low
         others = [arm for arm in arms if arm is not self._anchor]
         self._before = self._before or self._sampled(self._anchor, number)

@@ -23,8 +23,8 @@ Failure = str
 """Why a point could not be measured: a crash, a hang, out of memory, refused."""
 Outcome = Mapping[str, float] | Failure
 """For each test the speed as a ratio to the default's, measured beside it; or why there is none."""
-Evaluator = Callable[[Sequence[Point]], Sequence[Outcome]]
-"""Measures points once, beside the default."""
+Evaluator = Callable[[Sequence[Point], bool], Sequence[Outcome]]
+"""Measures points once, beside the default; true: the samples must be none that chose them before."""
 
 ERROR = 0.02
 """How likely one of all finalists may pass for faster, or for harmless, when it is not."""
@@ -167,7 +167,7 @@ class _Search:
         if not asked:
             return
         self._found.measurements += len(asked)
-        for point, outcome in zip(asked, self._evaluate(asked), strict=True):
+        for point, outcome in zip(asked, self._evaluate(asked, self._share == 1), strict=True):
             if isinstance(outcome, str):
                 self._found.failed[point] = outcome
                 self._seen.pop(point, None)

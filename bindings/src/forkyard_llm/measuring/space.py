@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..engines.cores import default_threads, physical_cores
@@ -18,7 +18,7 @@ from .search import Dimension, Point, Space
 __all__ = ["BATCH_THREADS", "PAYLOAD", "THREADS", "Choices", "Workload", "choices"]
 
 PAYLOAD, THREADS, BATCH_THREADS = "payload", "threads", "batch threads"
-_FLASH, _LOAD, _NUMA = "flash attention", "load", "NUMA"
+_FLASH, _LOAD, _NUMA, _UBATCH = "flash attention", "load", "NUMA", "ubatch"
 _OWN_THREADS = re.compile(r"-t, --threads <n>\s+\(default: \{?(\d+)")
 _NODES = Path("/sys/devices/system/node")
 
@@ -55,7 +55,7 @@ class _Setting:
 
 
 _SETTINGS = (
-    _Setting("ubatch", "512", ("64", "128", "256", "512", "1024", "2048"), "-ub", "-ub", "n_ubatch", ordered=True),
+    _Setting(_UBATCH, "512", ("64", "128", "256", "512", "1024", "2048"), "-ub", "-ub", "n_ubatch", ordered=True),
     _Setting(_FLASH, "engine's", ("engine's", "off", "on"), "-fa", "-fa", "flash_attn"),
     _Setting(_NUMA, "engine's", ("engine's", "distribute", "isolate"), "--numa", "--numa", "numa"),
     _Setting("poll", "engine's", ("engine's", "0", "100"), "--poll", "--poll"),
@@ -140,7 +140,7 @@ class Choices:
         lacking = []
         for one in _SETTINGS:
             value = values.get(one.name, one.default)
-            if one.name == "ubatch":
+            if one.name == _UBATCH:
                 given[one.keyword] = min(int(value), batch)
             elif value == one.default:
                 continue
@@ -154,10 +154,13 @@ class Choices:
         return f"Llama({str(model)!r}, {words})", lacking
 
 
-def choices(engines: Sequence[Engine], *, nodes: int | None = None, cores: int | None = None) -> Choices:
+def choices(
+    engines: Sequence[Engine], workload: Workload, *, nodes: int | None = None, cores: int | None = None
+) -> Choices:
     """The space of these engines on this machine.
 
     Args:
+        workload: values that change nothing for it are left out.
         nodes: NUMA nodes (default: this machine's).
         cores: physical cores (default: this process's).
     """
@@ -172,10 +175,14 @@ def choices(engines: Sequence[Engine], *, nodes: int | None = None, cores: int |
     not_tried = [
         "KV cache types: they cost quality",
         "GPU layers, split modes, expert placement, --fit: only settings of the processor are tuned",
-        "CPU masks, speculative decoding, expert caches",
+        "CPU masks, batch (-b), -mla and -fmoe of ik_llama.cpp, speculative decoding, expert caches",
     ]
     start = [next(iter(labelled)), *([str(default)] * (len(dimensions) - 1))]
     for one in _SETTINGS:
+        if one.name == _UBATCH:
+            # What is larger than the prompt computes it at once, as the smallest of them does.
+            useful = [value for value in one.values if int(value) // 2 < workload.prompt or value == one.default]
+            one = replace(one, values=tuple(useful))
         having = [label for label, engine in labelled.items() if not one.bench or one.bench in engine.options]
         if one.name == _NUMA and nodes < 2:
             not_tried.append("NUMA modes: this machine has one node")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from .server import started
 from .space import BATCH_THREADS, THREADS, Choices, Workload
 from .statistics import TIE, Gain, compare
 
-__all__ = ["Journal", "Tuned", "tune"]
+__all__ = ["Evaluator", "Journal", "Tuned", "tune"]
 
 MEASUREMENTS = 400
 """Measurements of points at most, whatever the time allows."""
@@ -35,38 +36,40 @@ _BAD_DEFAULT = 1.3
 """Where threads alone gain so much, the default number is the problem."""
 
 
+Keep = Callable[[Sequence[Arm], Sequence[Sample], Mapping[str, str]], None]
+
+
 class Journal:
     """What was measured, line by line, so that a run that was ended goes on where it was."""
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
         """Begin a file, or read it to go on.
 
         Raises:
-            UsageError: it is of another run, or there and not to be resumed.
+            UsageError: it is of another run, or there and not to be resumed, or cannot be written.
         """
         self._path, self._known = path, dict[str, list[Any]]()
-        if path is None:
-            if resume:
-                msg = "--resume needs the file of the run that was ended: name it with --out"
-                raise UsageError(msg)
-            return
+        with _explained(path):
+            self._begin(path, identity, resume=resume)
+
+    def _begin(self, path: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
         first = json.dumps(identity, sort_keys=True)
         if path.exists() and path.stat().st_size:
             if not resume:
-                msg = f"{path} is there already: go on with --resume, or name another file"
+                msg = f"{path} is there already: go on with --resume, or remove it"
                 raise UsageError(msg)
             whole = path.read_bytes()
             # A line that was cut off is measured again.
             kept = whole[: whole.rfind(b"\n") + 1]
             lines = kept.decode("utf-8", "replace").splitlines()
             if not lines or lines[0] != first:
-                msg = f"{path} is of another model, workload, machine or version: name another file with --out"
+                msg = f"{path} is of another model, workload, machine or version: begin anew, without --resume"
                 raise UsageError(msg)
             try:
                 for entry in map(json.loads, lines[1:]):
                     self._known.setdefault(json.dumps(entry["question"]), []).append(entry["answer"])
             except (ValueError, KeyError, TypeError) as error:
-                msg = f"{path} is damaged ({error}): name another file with --out"
+                msg = f"{path} is damaged ({error}): begin anew, without --resume"
                 raise UsageError(msg) from error
             os.truncate(path, len(kept))
         else:
@@ -80,12 +83,20 @@ class Journal:
         if known := self._known.get(json.dumps(question)):
             return known.pop(0)
         answer = ask()
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"question": question, "answer": answer}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with _explained(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"question": question, "answer": answer}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         return answer
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror or error}; what was measured before is still in it"
+        raise UsageError(msg) from error
 
 
 @dataclass(frozen=True)
@@ -158,12 +169,20 @@ class Tuned:
         return "\n".join(lines)
 
 
-class _Evaluator:
+class Evaluator:
     """Measures points beside the default, with the room's anchor."""
 
-    def __init__(self, choices: Choices, model: Path, workload: Workload, log: Path, journal: Journal) -> None:
+    def __init__(
+        self,
+        choices: Choices,
+        model: Path,
+        workload: Workload,
+        log: Path,
+        journal: Journal,
+        keep: Keep = lambda *_: None,
+    ) -> None:
         self._choices, self._model, self._workload, self._log = choices, model, workload, log
-        self._journal = journal
+        self._journal, self._keep = journal, keep
         first = self._journal.answer("default", self._first)
         self.shares: dict[str, float] = first["shares"]
         self._limit_s = float(first["limit_s"])
@@ -181,8 +200,10 @@ class _Evaluator:
             "limit_s": limit_s,
         }
 
-    def __call__(self, points: Sequence[Point]) -> list[Outcome]:
-        answers: list[Outcome] = self._journal.answer(list(map(list, points)), lambda: self._measure(points))
+    def __call__(self, points: Sequence[Point], fresh: bool = False) -> list[Outcome]:
+        """See :data:`forkyard_llm.measuring.search.Evaluator`."""
+        question = [*(["fresh"] if fresh else []), *map(list, points)]
+        answers: list[Outcome] = self._journal.answer(question, lambda: self._measure(points))
         return answers
 
     def _measure(self, points: Sequence[Point]) -> list[Outcome]:
@@ -193,16 +214,13 @@ class _Evaluator:
         def run(arm: Arm) -> Any:
             return run_arm(arm, self._model, self._log, timeout_s=self._limit_s)
 
-        measured = measure(
-            [anchor, *(arm for arms in each for arm in arms)],
-            Plan(1, anchor=anchor.name, tolerant=True),
-            run,
-            Silent(),
-            keep=samples.extend,
-        )
+        arms = [anchor, *(arm for some in each for arm in some)]
+        plan = Plan(1, anchor=anchor.name, warm_up=False, tolerant=True)
+        measured = measure(arms, plan, run, Silent(), keep=samples.extend)
+        self._keep(arms, samples, measured.failed)
         outcomes: list[Outcome] = []
-        for arms in each:
-            names = [one.name for one in arms]
+        for some in each:
+            names = [one.name for one in some]
             why = next((measured.failed[one] for one in names if one in measured.failed), None)
             kept = [one for one in samples if one.arm in names and one.kept and one.base]
             outcomes.append(why or {one.test: one.speed / one.base for one in kept if one.base})
@@ -218,14 +236,18 @@ def tune(
     *,
     minutes: float,
     journal: Journal,
+    keep: Keep = lambda *_: None,
 ) -> Tuned:
     """The fastest settings that harm no test, confirmed through llama-server.
+
+    Args:
+        keep: gets arms, their samples, and why some failed, as soon as they are measured.
 
     Raises:
         RunFailed: the default cannot be measured.
     """
     began = time.monotonic()
-    evaluate = _Evaluator(choices, model, workload, log, journal)
+    evaluate = Evaluator(choices, model, workload, log, journal, keep)
 
     said: list[Point] = []
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import re
 import time
-from pathlib import Path
+import uuid
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -30,8 +33,7 @@ _BUDGET = re.compile(r"(\d+(?:\.\d+)?)([smh])")
     metavar="WHAT",
     help="An engine, a payload, a wheel or a folder; may be repeated; the first is the default. Default: all.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep what is measured in this file.")
-@click.option("--resume", is_flag=True, help="Go on with the file of --out.")
+@click.option("--resume", is_flag=True, help="Go on where a run of the same model, workload and payloads was ended.")
 @click.option("--explain", is_flag=True, help="Say which setting mattered.")
 @offline_option
 @json_option
@@ -41,7 +43,6 @@ def tune(
     generate: int,
     budget: str,
     payloads: tuple[str, ...],
-    out: Path | None,
     resume: bool,
     explain: bool,
     offline: bool,
@@ -62,8 +63,11 @@ def tune(
     from ..cache import cache_dir
     from ..gguf_check import check
     from .finding import each_usable, found
+    from .machine import describe
+    from .records import Arm, RunInfo, Sample
     from .reporting import Console
     from .space import Workload, choices
+    from .store import Store
     from .tune import Journal
     from .tune import tune as run
 
@@ -74,7 +78,8 @@ def tune(
         if not engines:
             msg = "there is no payload to tune: install one (forkyard-llm doctor says which fit)"
             raise UsageError(msg)
-        space, workload = choices(engines), Workload(prompt, generate)
+        workload = Workload(prompt, generate)
+        space = choices(engines, workload)
         identity = {
             "tune": 1,
             "model": [path.name, path.stat().st_size],
@@ -83,15 +88,32 @@ def tune(
             "default": list(space.space.default),
             "payloads": [one.build_key for one in engines],
         }
-        log = cache_dir() / "logs" / f"tune-{time.strftime('%Y%m%dT%H%M%S')}.log"
-        journal = Journal(out, identity, resume=resume)
+        folder = cache_dir()
+        log = folder / "logs" / f"tune-{time.strftime('%Y%m%dT%H%M%S')}.log"
+        journal = folder / "tune" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.jsonl"
+        if not resume:
+            journal.unlink(missing_ok=True)
+        store = stack.enter_context(contextlib.closing(Store()))
+        (anchor,) = space.arms(space.space.default, path, workload)
+        info = RunInfo(uuid.uuid4().hex, "tune", time.time(), path.name, path.stat().st_size, describe(), anchor.name)
+        store.begin(info, [anchor])
+
+        def keep(arms: Sequence[Arm], samples: Sequence[Sample], failed: Mapping[str, str]) -> None:
+            store.add_arms(info.id, arms)
+            store.add(info.id, samples)
+            for arm, why in failed.items():
+                store.fail(info.id, arm, why)
+
         minutes = float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]
+        reporter = Console(error_console)
         try:
-            tuned = run(space, path, workload, log, Console(error_console), minutes=minutes, journal=journal)
+            kept = Journal(journal, identity, resume=resume)
+            tuned = run(space, path, workload, log, reporter, minutes=minutes, journal=kept, keep=keep)
         except KeyboardInterrupt:
-            if out is not None:
-                error_console.print(f"go on with: --out {out} --resume", soft_wrap=True)
+            reporter.note("the same command with --resume goes on from here")
             raise
+        store.finish(info.id)
+        reporter.note(f"run {info.id[:8]}: forkyard-llm results show {info.id[:8]}")
     if as_json:
         print_json(tuned.as_json())
     else:

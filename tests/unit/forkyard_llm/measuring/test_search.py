@@ -74,7 +74,7 @@ class Machine:
             test: speed * clock * math.exp(self.random.gauss(0, self.noise)) for test, speed in self.true(point).items()
         }
 
-    def evaluate(self, points):
+    def evaluate(self, points, fresh=False):
         """As the room does: groups of four between two runs of the default."""
         before, out = self.run(self.space.default), []
         for start in range(0, len(points), 4):
@@ -105,7 +105,9 @@ def test_it_is_within_three_percent_of_the_best_at_a_quarter_of_the_grid(seed):
     draw = random.Random(seed)
     budget = len(GRID) * GRID_ROUNDS // 4
 
-    found = search(SPACE, machine.shares, lambda points: [draw.choice(recorded[one]) for one in points], budget=budget)
+    found = search(
+        SPACE, machine.shares, lambda points, _: [draw.choice(recorded[one]) for one in points], budget=budget
+    )
 
     best = max(machine.speedup(one) for one in GRID if min(machine.ratios(one).values()) >= 0.99)
     assert found.measurements <= budget
@@ -135,7 +137,7 @@ def test_a_bad_default_on_hybrid_cores_is_left():
 def test_of_points_that_are_all_alike_the_default_wins(seed):
     draw = random.Random(seed)
 
-    def evaluate(points):
+    def evaluate(points, fresh):
         return [{test: math.exp(draw.gauss(0, 0.05)) for test in ("pp", "tg")} for _ in points]
 
     assert search(SPACE, {"pp": 0.5, "tg": 0.5}, evaluate, budget=200).best == SPACE.default
@@ -144,7 +146,7 @@ def test_of_points_that_are_all_alike_the_default_wins(seed):
 def test_what_fails_is_out_with_its_reason_and_asked_once():
     asked = []
 
-    def evaluate(points):
+    def evaluate(points, fresh):
         asked.extend(points)
         return ["it crashed" if one[0] == "ik_llama.cpp" else {"pp": 1.0, "tg": 1.0} for one in points]
 
@@ -155,7 +157,7 @@ def test_what_fails_is_out_with_its_reason_and_asked_once():
 
 
 def test_a_gain_that_costs_another_test_is_not_recommended():
-    def evaluate(points):
+    def evaluate(points, fresh):
         return [{"pp": 2.0, "tg": 0.9} if one[3] == "1" else {"pp": 1.0, "tg": 1.0} for one in points]
 
     assert search(SPACE, {"pp": 0.9, "tg": 0.1}, evaluate, budget=200).best == SPACE.default
@@ -165,7 +167,7 @@ def test_the_same_outcomes_lead_to_the_same_questions():
     def questions():
         asked, machine = [], Machine(3)
 
-        def evaluate(points):
+        def evaluate(points, fresh):
             asked.append(tuple(points))
             return machine.evaluate(points)
 
@@ -190,7 +192,7 @@ def test_without_time_the_default_is_the_answer():
 def test_points_that_are_not_allowed_are_not_measured():
     space = Space(SPACE.dimensions, SPACE.default, lambda one: one[1] != "12")
 
-    def evaluate(points):
+    def evaluate(points, fresh):
         assert all(one[1] != "12" for one in points)
         return [{"pp": float(one[1]) / 4, "tg": float(one[1]) / 4} for one in points]
 

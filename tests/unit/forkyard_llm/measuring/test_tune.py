@@ -8,7 +8,7 @@ from forkyard_llm.errors import UsageError
 from forkyard_llm.measuring.engine import examine
 from forkyard_llm.measuring.reporting import Silent
 from forkyard_llm.measuring.space import Workload, choices
-from forkyard_llm.measuring.tune import Journal, _Evaluator, tune
+from forkyard_llm.measuring.tune import Evaluator, Journal, tune
 
 PROGRAM = """#!{python}
 import json, os, sys, time
@@ -47,7 +47,7 @@ def space(tmp_path, record):
     bench.parent.mkdir()
     bench.write_text(PROGRAM.format(python=sys.executable, record=str(record)))
     bench.chmod(0o755)
-    return choices([examine(bench)], nodes=1, cores=8)
+    return choices([examine(bench)], Workload(16, 4), nodes=1, cores=8)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_threads_of_prompt_and_generation_are_measured_apart_where_one_run_canno
 
 def test_what_fails_is_out_with_its_reason_and_the_others_are_measured(space, model, tmp_path, monkeypatch):
     monkeypatch.setattr("forkyard_llm.measuring.tune._SHORTEST_LIMIT_S", 2.0)
-    evaluate = _Evaluator(space, model, Workload(16, 4), tmp_path / "log", Journal(None, {}, resume=False))
+    evaluate = Evaluator(space, model, Workload(16, 4), tmp_path / "log", Journal(tmp_path / "kept", {}, resume=False))
     points = [
         point(space, poll="0"),
         point(space, poll="100"),
@@ -95,8 +95,8 @@ def test_what_fails_is_out_with_its_reason_and_the_others_are_measured(space, mo
 
 
 def test_a_winner_that_no_server_confirms_is_not_recommended(space, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("forkyard_llm.measuring.tune._Evaluator._measure", fake_measure(space))
-    journal = Journal(None, {}, resume=False)
+    monkeypatch.setattr("forkyard_llm.measuring.tune.Evaluator._measure", fake_measure(space))
+    journal = Journal(tmp_path / "kept", {}, resume=False)
     tuned = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=journal)
     assert space.values(tuned.found.best)["threads"] == "8"
     assert tuned.best == space.space.default
@@ -105,9 +105,9 @@ def test_a_winner_that_no_server_confirms_is_not_recommended(space, model, tmp_p
 
 
 def test_a_winner_that_is_confirmed_is_recommended(space, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("forkyard_llm.measuring.tune._Evaluator._measure", fake_measure(space))
+    monkeypatch.setattr("forkyard_llm.measuring.tune.Evaluator._measure", fake_measure(space))
     monkeypatch.setattr("forkyard_llm.measuring.tune._confirm", lambda *_: [1.9, 2.0, 2.1])
-    journal = Journal(None, {}, resume=False)
+    journal = Journal(tmp_path / "kept", {}, resume=False)
     tuned = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=journal)
     text = tuned.as_text(explain=True)
     assert "-t 8 -tb 8" in text
@@ -151,5 +151,3 @@ def test_a_file_of_another_run_is_refused(tmp_path):
         Journal(path, {"of": 2}, resume=True)
     with pytest.raises(UsageError, match="--resume"):
         Journal(path, {"of": 1}, resume=False)
-    with pytest.raises(UsageError, match="--out"):
-        Journal(None, {}, resume=True)
