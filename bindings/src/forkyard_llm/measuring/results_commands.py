@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..cache import write_atomic
-from ..command_options import EXIT_CODES, json_option
+from ..command_options import EXIT_CODES, error_console, json_option
 from ..errors import UsageError
 from ..text import print_json
 
@@ -102,6 +102,19 @@ def export(run: str, kind: str, out: Path | None) -> None:
     except OSError as error:
         msg = f"cannot write {out}: {error.strerror or error}"
         raise UsageError(msg) from error
+
+
+@results.command(epilog=EXIT_CODES)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The HTML file.")
+def report(runs: tuple[str, ...], out: Path) -> None:
+    """Write runs as one HTML page with plots, which needs nothing else."""
+    from .report import write_report
+
+    with _store() as store:
+        recorded = [store.read(run) for run in runs]
+    write_report(recorded, out)
+    error_console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
 @results.command(epilog=EXIT_CODES)
