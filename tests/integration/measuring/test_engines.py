@@ -47,9 +47,9 @@ def medians(document: Any) -> dict[str, dict[str, float]]:
         (["threads", "--threads", "1,2", "--prompt", "16", "--generate", "4", "--depths", "0,16"], 4, 4),
         (["variants", "--prompt", "16", "--generate", "4"], 2, 2),
         (["batch", "--parallel", "1,2", "--prompt", "16", "--generate", "4"], 4, 2),
-        (["spec", "--generate", "8"], 10, 3),
+        pytest.param(["spec", "--generate", "8"], 10, 3, marks=pytest.mark.deep),
     ],
-    ids=lambda words: words[0] if isinstance(words, list) else "",
+    ids=["threads", "variants", "batch", "spec"],
 )
 def test_every_scenario_runs_on_both_engines(call: Callable[..., Any], words: list[str], arms: int, tests: int) -> None:
     document = call("bench", *words, "-m", "MODEL", "--rounds", "1", "--json")

@@ -64,13 +64,23 @@ def read_results(text: str) -> list[Result] | None:
     ik_llama.cpp names the test itself, upstream gives the numbers of tokens; ik_llama.cpp prints lines of its own
     between the brackets, which are cut out.
     """
-    for start in (position for position, character in enumerate(text) if character == "["):
-        rows = _rows(text[start:])
-        if rows:
+    starts = [position for position, character in enumerate(text) if character == "["]
+    for rows_of in (_whole, _rows):
+        for start in starts:
+            rows = rows_of(text[start:])
             results = [_result(row) for row in rows]
-            if all(result is not None for result in results):
+            if rows and all(result is not None for result in results):
                 return [result for result in results if result is not None]
     return None
+
+
+def _whole(text: str) -> list[Mapping[str, Any]]:
+    """The objects of an array that nothing interrupts."""
+    try:
+        rows, _ = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return []
+    return rows if all(isinstance(row, dict) and "avg_ts" in row for row in rows) else []
 
 
 def _rows(text: str) -> list[Mapping[str, Any]]:
@@ -108,7 +118,7 @@ def _result(row: Mapping[str, Any]) -> Result | None:
     speed = row.get("avg_ts")
     if not isinstance(speed, int | float) or isinstance(speed, bool) or not math.isfinite(speed) or speed <= 0:
         return None
-    prompt, generate = row.get("n_prompt"), row.get("n_gen")
+    prompt, generate = row.get("n_prompt", 0), row.get("n_gen", 0)
     if not isinstance(prompt, int) or not isinstance(generate, int):
         return None
     parts = [f"{kind}{count}" for kind, count in (("pp", prompt), ("tg", generate)) if count]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
+
+from forkyard_llm.measuring.dialect import read_results
 
 from forkyard.console import Reporter
 from forkyard.pullrequest.evidence.builds import SIDES, Engine, missing_engine
@@ -81,25 +81,6 @@ def gather_speed(
 
 def read_output(lines: list[str]) -> dict[str, float] | None:
     """Tokens per second from llama-bench's JSON, other lines around it or in it; ``None`` if it is not all there."""
-    text = "\n".join(lines)
-    for start in (position for position, character in enumerate(text) if character == "["):
-        try:
-            rows, _ = json.JSONDecoder().raw_decode(text, start)
-        except ValueError:
-            continue
-        speeds = _speeds(rows)
-        if speeds is not None:
-            return speeds
-    return None
-
-
-def _speeds(rows: object) -> dict[str, float] | None:
-    speeds: dict[str, float] = {}
-    for row in rows if isinstance(rows, list) else ():
-        if not isinstance(row, dict):
-            return None
-        value = row.get("avg_ts")
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            return None
-        speeds["generation" if row.get("n_gen") else "prompt"] = float(value)
+    results = read_results("\n".join(lines)) or []
+    speeds = {"generation" if one.test.startswith("tg") else "prompt": one.speed for one in results}
     return speeds if set(speeds) == {"prompt", "generation"} else None

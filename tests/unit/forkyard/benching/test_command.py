@@ -57,7 +57,7 @@ def test_words_after_two_dashes_go_to_llama_bench(
 def test_one_node_is_said_before_anything_is_built(
     run: Any, model: Path, one_node: tuple[MemoryNode, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "_built", lambda *_, **__: pytest.fail("it was built"))
+    monkeypatch.setattr(command, "built", lambda *_, **__: pytest.fail("it was built"))
     status, text = run(one_node, "--model", str(model), "--json")
     assert status == 2
     assert "nothing to compare" in json.loads(text)["what"]
@@ -125,7 +125,7 @@ def built_by(monkeypatch: pytest.MonkeyPatch, payload: Any, having: tuple[str, .
     class Shop:
         variants, toolchain = Variants(), "toolchain"
 
-        def plans(self, variant: str, refs: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        def plans(self, variant: str, refs: tuple[str, ...], stacks: object = None) -> tuple[list[str], list[str]]:
             asked.append((variant, refs))
             return ["plan"], []
 

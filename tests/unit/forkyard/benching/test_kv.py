@@ -387,7 +387,7 @@ def test_both_engines_are_built_for_this_processor(
         variants: Any = None
         toolchain = None
 
-        def plans(self, variant: str, engines: tuple[str, ...]) -> tuple[list[str], list[str]]:
+        def plans(self, variant: str, engines: tuple[str, ...], stacks: object = None) -> tuple[list[str], list[str]]:
             asked.append((variant, engines))
             return ["plan"], []
 

@@ -364,7 +364,8 @@ def test_real_tests_are_run_on_both_engines(tmp_path: Path, ledger: Ledger) -> N
     assert (piece.state, piece.reason.startswith("before: pytest: exit status 2")) == (FAIL, True)
 
 
-def test_inputs(tmp_path: Path) -> None:
+def test_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "nothing here"))
     model = tmp_path / "m.gguf"
     model.write_bytes(b"GGUF")
     found = get_inputs(tmp_path, tmp_path / "out", model, offline=True)
