@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from .child import RunFailed, plain_environment, said_by
@@ -93,7 +94,7 @@ def examine(
         RunFailed: its llama-bench does not run here.
     """
     packed = folder.is_dir()
-    facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8")) if packed else {}
+    facts = _manifest(folder) if packed else {}
     bench = folder / "bin" / TOOL if packed else folder
     name = wheel or str(facts.get("distribution", folder.name))
     if not bench.is_file():
@@ -130,6 +131,18 @@ def examine(
         missing=tuple(missing),
         environment=dict(environment or {}),
     )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{folder.name} is no payload: its {MANIFEST} cannot be read ({error})"
+        raise UsageError(msg) from error
+    if not isinstance(facts, dict):
+        msg = f"{folder.name} is no payload: its {MANIFEST} is no table"
+        raise UsageError(msg)
+    return facts
 
 
 def _words(pattern: re.Pattern[str], text: str) -> frozenset[str]:
