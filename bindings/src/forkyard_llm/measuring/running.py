@@ -19,7 +19,7 @@ from .dialect import Result, last_words, read_results
 from .engine import TOOL
 from .records import Arm, Sample
 from .reporting import Reporter
-from .statistics import FEWEST, Gain, bootstrap, compare, summarize
+from .statistics import ENOUGH, Gain, bootstrap, compare, summarize
 
 __all__ = [
     "Measured",
@@ -253,7 +253,7 @@ class _Measurement:
     def _known(self) -> bool:
         """Whether every interval is as narrow as was asked."""
         narrow, measured = self._plan.narrow, self._measured
-        if narrow is None or measured.rounds < FEWEST:
+        if narrow is None or measured.rounds < ENOUGH:
             return False
         return all(reach <= narrow for reach in _reaches(measured))
 

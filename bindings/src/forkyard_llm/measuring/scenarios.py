@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..engines.cores import default_threads, physical_cores
@@ -21,7 +21,7 @@ from .records import Arm, Recorded, RunInfo, Sample, tests_of
 from .reporting import Reporter
 from .running import Measured, Plan, measure, run_arm
 from .server import ALL, GENERATED, run_batch_arm, run_prompts_arm
-from .statistics import Gain, compare, summarize
+from .statistics import ENOUGH, Gain, compare, summarize
 
 __all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all", "verdicts"]
 
@@ -157,7 +157,7 @@ def conclusions(recorded: Recorded) -> list[str]:
         level = [
             name
             for name in ratios
-            if name != best and compare(ratios[best][:least], ratios[name][:least]).verdict == "tie"
+            if name != best and (least < ENOUGH or compare(ratios[best][:least], ratios[name][:least]).verdict == "tie")
         ]
         speed = summarize(recorded.speeds(best, test)).median
         text = f"{test}: {best} is fastest ({speed:.2f} t/s)"
@@ -176,7 +176,8 @@ def verdicts(recorded: Recorded) -> dict[tuple[str, str], Gain]:
             kept = [one for one in recorded.samples if one.kept and (one.arm, one.test) == (arm.name, test)]
             pairs = [(one.speed, one.base) for one in kept if one.base is not None]
             if pairs:
-                found[arm.name, test] = compare([speed for speed, _ in pairs], [base for _, base in pairs])
+                gain = compare([speed for speed, _ in pairs], [base for _, base in pairs])
+                found[arm.name, test] = gain if len(pairs) >= ENOUGH else replace(gain, verdict="tie")
     return found
 
 

@@ -48,7 +48,7 @@ def call(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("scenario", ["stock", "variants"])
 def test_two_wheels(call: Any, wheel: Any, scenario: str) -> None:
-    words = ["--wheel", str(wheel("one", 10.0)), "--wheel", str(wheel("two", 20.0)), "--repetitions", "3"]
+    words = ["--wheel", str(wheel("one", 10.0)), "--wheel", str(wheel("two", 20.0)), "--repetitions", "5"]
     done = call(scenario, *words)
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)

@@ -14,7 +14,7 @@ SATURATES = "min(t, 3) * (10.0 if kind == 'tg' else 100.0)"
 
 
 def run(name: str, engines: list[object], model: Path, tmp_path: Path, **wishes: object) -> Recorded:
-    wanted = Wishes(model, rounds=3, **{"prompt": 8, "generate": 4, **wishes})  # type: ignore[arg-type]
+    wanted = Wishes(model, rounds=5, **{"prompt": 8, "generate": 4, **wishes})  # type: ignore[arg-type]
     return bench(name, engines, wanted, tmp_path / "log", Silent())  # type: ignore[arg-type]
 
 
@@ -70,3 +70,9 @@ def test_a_run_has_everything_that_is_known(recorded: Recorded) -> None:
         "pp64: fast is fastest (304.00 t/s), 1.52x base (1.50 to 1.54)",
         "tg32: fast is fastest (30.40 t/s), 1.52x base (1.50 to 1.54)",
     ]
+
+
+def test_few_rounds_tell_nothing_apart(recorded: Recorded) -> None:
+    few = Recorded(recorded.info, recorded.arms, [one for one in recorded.samples if one.round < 4], recorded.failed)
+    assert {gain.verdict for gain in verdicts(few).values()} == {"tie"}
+    assert verdicts(recorded)["fast", "tg32"].verdict == "faster"
