@@ -1,8 +1,8 @@
 """Shapes of requests and answers, OpenAI's, for type checkers and for packages that import them."""
 
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 __all__ = [
     "ChatCompletion",

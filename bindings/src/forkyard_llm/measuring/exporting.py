@@ -85,7 +85,7 @@ def as_markdown(recorded: Recorded) -> str:
             if max(high - one.median, one.median - low) > WIDE * one.median:
                 wide.append(f"{arm.name} ({test})")
         rows.append(cells)
-    machine, when = info.machine, datetime.datetime.fromtimestamp(info.created, datetime.UTC)
+    machine, when = info.machine, datetime.datetime.fromtimestamp(info.created, datetime.timezone.utc)
     rounds = 1 + max((one.round for one in recorded.samples), default=-1)
     kind = f" ({info.model_type})" if info.model_type else ""
     said = [
@@ -151,7 +151,7 @@ def _like(plain: object, text: str) -> object:
 def _measured(kept: list[Sample], prompt: int, generate: int, depth: int) -> dict[str, Any]:
     speeds = [one.speed for one in kept]
     times = [round(1e9 * (prompt + generate) / speed) for speed in speeds]
-    when = datetime.datetime.fromtimestamp(kept[0].at, datetime.UTC)
+    when = datetime.datetime.fromtimestamp(kept[0].at, datetime.timezone.utc)
     return {
         "n_prompt": prompt,
         "n_gen": generate,

@@ -76,7 +76,7 @@ def write_report(runs: Sequence[Recorded], path: Path) -> None:
 
 def _run(run: Recorded) -> dict[str, Any]:
     info = run.info
-    when = datetime.datetime.fromtimestamp(info.created, datetime.UTC)
+    when = datetime.datetime.fromtimestamp(info.created, datetime.timezone.utc)
     return {
         "name": f"{info.title or info.scenario} ({info.id[:8]})",
         "model": info.model + (f" ({info.model_type})" if info.model_type else ""),

@@ -53,7 +53,7 @@ def list_(as_json: bool) -> None:
         print_json({"runs": [{**info_to_json(run), "finished": done, "bundle": origin} for run, done, origin in runs]})
         return
     for run, finished, origin in runs:
-        when = datetime.datetime.fromtimestamp(run.created, datetime.UTC)
+        when = datetime.datetime.fromtimestamp(run.created, datetime.timezone.utc)
         more = ("" if finished else ", cut off") + (", from a bundle" if origin else "")
         click.echo(f"{run.id[:8]}  {when:%Y-%m-%d %H:%M}  {run.title or run.scenario}  {run.model}{more}")
 
