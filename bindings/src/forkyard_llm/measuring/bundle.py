@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..cache import write_atomic
 from ..errors import UsageError
 from .records import Recorded, Sample
 from .store import arm_from_json, arm_to_json, info_from_json, info_to_json, number, table, text
@@ -20,8 +23,10 @@ SCHEMA = 1
 MANIFEST = "bundle.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Far above what anybody measures.
-_MOST_RUNS = 1000
 _MOST_BYTES = 64 << 20
+_MOST_UNPACKED = 256 << 20
+# Encrypted members and unknown methods are RuntimeErrors, too deep JSON is as well.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, LookupError, TypeError, RuntimeError)
 
 
 def write_bundle(runs: Sequence[Recorded], path: Path) -> str:
@@ -33,14 +38,16 @@ def write_bundle(runs: Sequence[Recorded], path: Path) -> str:
     members = {f"runs/{run.info.id}.json": _bytes(_run_to_json(run)) for run in runs}
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
     manifest = {"schema": SCHEMA, "forkyard_llm": __version__, "members": sums}
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in {MANIFEST: _bytes(manifest), **members}.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
     try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in {MANIFEST: _bytes(manifest), **members}.items():
-                archive.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        write_atomic(path, stream.getvalue())
     except OSError as error:
         msg = f"cannot write {path}: {error.strerror or error}"
         raise UsageError(msg) from error
+    return hashlib.sha256(stream.getvalue()).hexdigest()
 
 
 def read_bundle(path: Path) -> tuple[list[Recorded], str]:
@@ -50,50 +57,49 @@ def read_bundle(path: Path) -> tuple[list[Recorded], str]:
         UsageError: it cannot be read, is no bundle, or was changed.
     """
     try:
-        whole = _digest(path)
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(_member(archive, MANIFEST))
+        with path.open("rb") as handle:
+            raw = handle.read(_MOST_BYTES + 1)
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror or error}"
+        raise UsageError(msg) from error
+    try:
+        if len(raw) > _MOST_BYTES:
+            msg = f"it is larger than {_MOST_BYTES} bytes"
+            raise ValueError(msg)
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            members = _Members(archive)
+            manifest = json.loads(members.read(MANIFEST))
             if manifest["schema"] != SCHEMA:
                 msg = f"its schema is {manifest['schema']!r}, and this forkyard-llm reads {SCHEMA}"
                 raise ValueError(msg)
-            sums = table(manifest["members"])
-            if len(sums) > _MOST_RUNS:
-                msg = f"it names {len(sums)} runs"
-                raise ValueError(msg)
             runs = []
-            for name, digest in sums.items():
-                data = _member(archive, name)
+            for name, digest in table(manifest["members"]).items():
+                data = members.read(name)
                 if hashlib.sha256(data).hexdigest() != digest:
                     msg = f"{name} is not what its checksum says"
                     raise ValueError(msg)
                 runs.append(_run_from_json(json.loads(data)))
-            return runs, whole
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror or error}"
-        raise UsageError(msg) from error
-    # zipfile and zlib have many errors for damaged files, and NotImplementedError and RuntimeError for odd ones.
-    except (zipfile.BadZipFile, ValueError, LookupError, TypeError, RecursionError, RuntimeError, EOFError) as error:
+    except _DAMAGED as error:
         msg = f"{path} is no bundle of measurements, or it is damaged: {error}"
         raise UsageError(msg) from error
-    except Exception as error:
-        if type(error).__module__ != "zlib":
-            raise
-        msg = f"{path} is damaged: {error}"
-        raise UsageError(msg) from error
+    return runs, hashlib.sha256(raw).hexdigest()
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+class _Members:
+    """What a bundle holds, and no more of it altogether than runs can have, whatever its headers say."""
 
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive, self._left = archive, _MOST_UNPACKED
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member's bytes; no more than a run can have, whatever its header says."""
-    with archive.open(name) as member:
-        data = member.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        msg = f"{name} is larger than {_MOST_BYTES} bytes"
-        raise ValueError(msg)
-    return data
+    def read(self, name: str) -> bytes:
+        """A member's bytes."""
+        with self._archive.open(name) as member:
+            data = member.read(self._left + 1)
+        self._left -= len(data)
+        if self._left < 0:
+            msg = f"its members are larger than {_MOST_UNPACKED} bytes"
+            raise ValueError(msg)
+        return data
 
 
 def _bytes(value: object) -> bytes:

@@ -142,19 +142,8 @@ def import_(file: Path, as_json: bool) -> None:
     from .bundle import read_bundle
 
     recorded, digest = read_bundle(file)
-    new = []
     with _store() as store:
-        here = {info.id for info, _, _ in store.runs()}
-        for one in recorded:
-            if one.info.id in here:
-                continue
-            # Its last word is that it is whole: one that is cut off here is seen to be.
-            store.begin(one.info, one.arms, origin=digest)
-            store.add(one.info.id, one.samples)
-            for arm, why in one.failed.items():
-                store.fail(one.info.id, arm, why)
-            store.finish(one.info.id)
-            new.append(one.info.id)
+        new = [one.info.id for one in recorded if store.take(one, digest)]
     if as_json:
         print_json({"imported": new, "known": [one.info.id for one in recorded if one.info.id not in new]})
     else:

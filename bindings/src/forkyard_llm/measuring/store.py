@@ -15,7 +15,6 @@ from ..errors import UsageError
 from .records import Arm, Recorded, RunInfo, Sample
 
 __all__ = [
-    "SCHEMA",
     "Store",
     "StoreError",
     "arm_from_json",
@@ -77,30 +76,37 @@ class Store:
         """Close the file."""
         self._base.close()
 
-    def begin(self, info: RunInfo, arms: Sequence[Arm], *, origin: str = "") -> None:
-        """Write down a run before its first sample. `origin` is the sha256 of the bundle that it came with, if any."""
+    def begin(self, info: RunInfo, arms: Sequence[Arm]) -> None:
+        """Write down a run before its first sample."""
         with self._explained("write"), self._writing():
-            self._base.execute(
-                "INSERT INTO runs (id, created, info, origin) VALUES (?, ?, ?, ?)",
-                (info.id, info.created, json.dumps(info_to_json(info)), origin),
-            )
-            self._add(info.id, arms)
+            self._begin(info, arms)
+
+    def take(self, recorded: Recorded, origin: str) -> bool:
+        """Write down a whole run of somebody else, all of it or nothing; False if it is here already.
+
+        Args:
+            origin: the sha256 of the bundle that it came with.
+        """
+        run = recorded.info.id
+        with self._explained("write"), self._writing():
+            if self._base.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone():
+                return False
+            self._begin(recorded.info, recorded.arms)
+            self._add_samples(run, recorded.samples)
+            failed = [(why, run, arm) for arm, why in recorded.failed.items()]
+            self._base.executemany("UPDATE arms SET failed = ? WHERE run = ? AND name = ?", failed)
+            self._base.execute("UPDATE runs SET finished = 1, origin = ? WHERE id = ?", (origin, run))
+        return True
 
     def add_arms(self, run: str, arms: Sequence[Arm]) -> None:
         """More arms of a run; those it has already stay."""
         with self._explained("write"), self._writing():
-            self._add(run, arms)
+            self._add_arms(run, arms)
 
     def add(self, run: str, samples: Sequence[Sample]) -> None:
         """Samples of a run, all or none; on the disk when this returns."""
         with self._explained("write"), self._writing():
-            self._base.executemany(
-                "INSERT INTO samples (run, arm, round, test, speed, at, load, base, kept) VALUES (?,?,?,?,?,?,?,?,?)",
-                [
-                    (run, one.arm, one.round, one.test, one.speed, one.at, one.load, one.base, one.kept)
-                    for one in samples
-                ],
-            )
+            self._add_samples(run, samples)
 
     def fail(self, run: str, arm: str, why: str) -> None:
         """An arm of a run that could not be measured."""
@@ -163,7 +169,20 @@ class Store:
                 {name: failed for _, name, failed in rows if failed is not None},
             )
 
-    def _add(self, run: str, arms: Sequence[Arm]) -> None:
+    def _begin(self, info: RunInfo, arms: Sequence[Arm]) -> None:
+        self._base.execute(
+            "INSERT INTO runs (id, created, info) VALUES (?, ?, ?)",
+            (info.id, info.created, json.dumps(info_to_json(info))),
+        )
+        self._add_arms(info.id, arms)
+
+    def _add_samples(self, run: str, samples: Sequence[Sample]) -> None:
+        self._base.executemany(
+            "INSERT INTO samples (run, arm, round, test, speed, at, load, base, kept) VALUES (?,?,?,?,?,?,?,?,?)",
+            [(run, one.arm, one.round, one.test, one.speed, one.at, one.load, one.base, one.kept) for one in samples],
+        )
+
+    def _add_arms(self, run: str, arms: Sequence[Arm]) -> None:
         self._base.executemany(
             "INSERT OR IGNORE INTO arms (run, name, arm) VALUES (?, ?, ?)",
             [(run, arm.name, json.dumps(arm_to_json(arm))) for arm in arms],

@@ -83,7 +83,7 @@ def test_a_changed_member(tmp_path: Path, recorded: Recorded) -> None:
 
 def test_a_bomb(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(MANIFEST, b" " * (65 << 20))
+        archive.writestr(MANIFEST, b" " * (257 << 20))
     with pytest.raises(UsageError, match="larger than"):
         read_bundle(tmp_path / "x.zip")
 

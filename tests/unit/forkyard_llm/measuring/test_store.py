@@ -80,6 +80,19 @@ def test_names_of_runs(tmp_path: Path, recorded: Recorded) -> None:
     assert [info.id for info, _, _ in store.runs()] == [recorded.info.id]
 
 
+def test_a_run_of_somebody_else_is_taken_whole_and_once(tmp_path: Path, recorded: Recorded) -> None:
+    store = Store(tmp_path / "x.sqlite")
+    assert store.take(recorded, "ab" * 32)
+    assert not store.take(recorded, "cd" * 32)
+    assert [(done, origin) for _, done, origin in store.runs()] == [(True, "ab" * 32)]
+    assert store.read("last").samples == recorded.samples
+    assert store.read("last").failed == recorded.failed
+    broken = Recorded(RunInfo(**{**vars(recorded.info), "id": "ee" * 16}), [], recorded.samples, {})
+    with pytest.raises(StoreError):
+        store.take(broken, "")
+    assert len(store.runs()) == 1
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.02, 0.1])
 def test_a_kill_loses_nothing_that_was_said_to_be_kept(tmp_path: Path, after_s: float) -> None:
     process = writer(tmp_path, "a", 10000)
