@@ -15,6 +15,7 @@ import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,12 @@ def write_report(runs: Sequence[Recorded], path: Path) -> None:
     Raises:
         UsageError: jinja2 or matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        import jinja2
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        msg = f"reports need the packages jinja2 and matplotlib ({error}): pip install 'forkyard-llm[report]'"
-        raise UsageError(msg) from error
+    lacking = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if lacking:
+        msg = f"reports need the packages jinja2 and matplotlib, and {' and '.join(lacking)} is not installed:"
+        raise UsageError(f"{msg} pip install 'forkyard-llm[report]'")
+    import jinja2
+
     source = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     names = list(dict.fromkeys(run.info.title or run.info.scenario for run in runs))
