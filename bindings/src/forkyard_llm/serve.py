@@ -29,7 +29,7 @@ from .server_devices import device_arguments
 from .server_files import check_files
 from .server_log import ending, explain
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Ready", "ServeOptions", "Supervisor", "is_loopback"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "Ready", "ServeOptions", "Supervisor", "free_port", "is_loopback"]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
@@ -95,7 +95,7 @@ class Supervisor:
         self._tls = wants_tls(payload.engine, options.extra, self._environment)
         prefix = api_prefix(payload.engine, options.extra, self._environment)
         check_files(options.model, options.extra, self._environment, engine=payload.engine)
-        self._address = Address(options.host, _free_port(options.host, options.port), prefix)
+        self._address = Address(options.host, free_port(options.host, options.port), prefix)
         self._log_start = 0
         self._stop: int | None = None
         self._urgent = False
@@ -276,7 +276,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int) -> int:
     """`port` if it can be bound on `host` (any free one for 0). Raises UsageError if not.
 
     llama-server itself would not notice: it sets SO_REUSEPORT, and two servers then share the port by chance.

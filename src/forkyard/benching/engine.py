@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from forkyard_llm.errors import UsageError as Unfit
 from forkyard_llm.measuring.child import RunFailed
-from forkyard_llm.measuring.engine import MANIFEST, TOOL, Engine, examine
+from forkyard_llm.measuring.engine import Engine, examine, read_manifest
 from forkyard_llm.measuring.finding import unpack
 
 from forkyard.cache import explained
@@ -32,31 +31,22 @@ def unpacked(wheel: Path, scratch: Path, installed: Sequence[Path] = ()) -> Iter
         try:
             with explained("unpack the engine"):
                 package = unpack(wheel, folder)
+            needs = (read_manifest(package).get("backend") or {}).get("needs", ())
+            missing = _put_beside(folder, needs, installed)
+            engine = examine(package, wheel=wheel.name, missing=missing)
         except Unfit as error:
             msg = f"{wheel.name} cannot be measured"
-            next_step = "name a payload wheel that forkyard built"
+            next_step = "name a payload wheel that forkyard built, with llama-bench among the tools of its recipe"
             raise UsageError(msg, where=str(wheel), why=str(error), next_step=next_step) from error
+        except RunFailed as error:
+            other = None if missing else "choose a --variant that this processor can run: `forkyard variants`"
+            raise BuildError(error.what, where=wheel.name, why=error.why, next_step=other) from error
         try:
-            yield _examine(wheel, package, installed)
+            yield engine
         except RunFailed as error:
             where = None if error.log is None else str(error.log)
             next_step = "leave it out, or run the command in the log by itself"
             raise BuildError(error.what, where=where, why=error.why, next_step=next_step) from error
-
-
-def _examine(wheel: Path, package: Path, installed: Sequence[Path]) -> Engine:
-    backend = json.loads((package / MANIFEST).read_text(encoding="utf-8")).get("backend") or {}
-    missing = _put_beside(package.parent, backend.get("needs", ()), installed)
-    try:
-        return examine(package, wheel=wheel.name, missing=missing)
-    except Unfit as error:
-        msg = f"{wheel.name} holds no {TOOL}"
-        next_step = "build a payload whose recipe lists llama-bench in its tools"
-        raise UsageError(msg, where=str(wheel), next_step=next_step) from error
-    except RunFailed as error:
-        msg = f"{TOOL} does not run on this machine"
-        next_step = "choose a --variant that this processor can run: `forkyard variants`"
-        raise BuildError(msg, where=wheel.name, why=error.why, next_step=None if missing else next_step) from error
 
 
 def _put_beside(folder: Path, needs: Sequence[str], installed: Sequence[Path]) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from forkyard_llm.measuring.machine import MemoryNode, describe
 from forkyard_llm.measuring.quality import Quality, Reading
 from forkyard_llm.measuring.records import Arm
 from forkyard_llm.measuring.running import Measured, Plan, chosen_environment, measure_benches
+from forkyard_llm.measuring.timing import Timing
 
 from forkyard.benching.kv_table import Answer, Cache, Row, answer
-from forkyard.benching.subject import Subject, Timing, labelled, told
+from forkyard.benching.subject import Subject, labelled, told
 from forkyard.console import Reporter
 from forkyard.errors import UsageError
 from forkyard.scratch import owned_folder
@@ -152,7 +153,7 @@ def bench_kv(
 
 def _rows(subject: Subject, wishes: Wishes, notes: list[str]) -> Iterator[Row]:
     """What of the wishes the engine has."""
-    absent = wishes.timing.absent(subject)
+    absent = wishes.timing.absent(subject.engine, subject.label)
     for word in wishes.caches or CACHES:
         cache = read_cache(word)
         if not subject.engine.takes(*cache.plain):

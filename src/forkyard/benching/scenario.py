@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.records import Arm, tests_of
+from forkyard_llm.measuring.records import Arm
+from forkyard_llm.measuring.timing import tests_of
 
 _FAKE = "GGML_NUMA_FAKE_NODES"
 

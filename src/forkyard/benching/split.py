@@ -14,10 +14,11 @@ from forkyard_llm.measuring.engine import Engine
 from forkyard_llm.measuring.machine import MemoryNode, describe
 from forkyard_llm.measuring.records import Arm
 from forkyard_llm.measuring.running import Plan, chosen_environment, measure_benches, run_arm
+from forkyard_llm.measuring.timing import Timing
 
 from forkyard.benching.loopback import lent_devices
 from forkyard.benching.split_table import Answer, Row, answer
-from forkyard.benching.subject import Subject, Timing, labelled, told
+from forkyard.benching.subject import Subject, labelled, told
 from forkyard.console import Reporter
 from forkyard.errors import UsageError
 
@@ -156,7 +157,7 @@ def _rows(subject: Subject, wishes: Wishes, notes: list[str]) -> Iterator[Row]:
     engine = subject.engine
     known = [word for word in wishes.cache_types if engine.takes("-ctk", word, "-ctv", word)]
     notes += [f"{subject.label} has no KV type {word}" for word in wishes.cache_types if word not in known]
-    absent = wishes.timing.absent(subject)
+    absent = wishes.timing.absent(subject.engine, subject.label)
     if absent.keys() >= set(wishes.timing.tests):
         notes.append(f"{subject.label} is left out: {next(iter(absent.values()))}")
         return

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import click
 from forkyard_llm.measuring.machine import read_nodes
+from forkyard_llm.measuring.timing import Timing
 
 from forkyard.benching import kv as kv_scenario
 from forkyard.benching import kv_table
@@ -21,7 +22,6 @@ from forkyard.benching import split as split_scenario
 from forkyard.benching.engine import unpacked
 from forkyard.benching.scenario import MODES
 from forkyard.benching.split_table import as_text as split_as_text
-from forkyard.benching.subject import Timing
 from forkyard.benching.table import as_text
 from forkyard.cache import Cache, write_atomic
 from forkyard.commands.answering import answers, sources, words_of

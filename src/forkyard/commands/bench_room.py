@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from forkyard_llm.errors import UsageError as NotMeasurable
+from forkyard_llm.errors import ForkyardLlmError
+from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.engine import Engine
 from forkyard_llm.measuring.exporting import as_document, as_markdown
 from forkyard_llm.measuring.scenarios import SCENARIOS, Wishes, conclusions
 from forkyard_llm.measuring.scenarios import bench as measure
@@ -76,16 +78,20 @@ def _define(name: str) -> None:
         log = log_of(cache, name)
         with contextlib.ExitStack() as stack:
             found = [stack.enter_context(unpacked(payload, cache.scratch, installed(cache))) for payload in payloads]
-            store = stack.enter_context(contextlib.closing(Store()))
-            scenario = "variants" if name == STOCK else name
             try:
-                recorded = measure(scenario, found, wanted, log, console, begin=store.begin, keep=store.add)
-            except NotMeasurable as error:
+                store = stack.enter_context(contextlib.closing(Store()))
+                runs = []
+                for group in _groups(name, found):
+                    recorded = measure(name, group, wanted, log, console, begin=store.begin, keep=store.add)
+                    store.end(recorded)
+                    runs.append(recorded)
+            except RunFailed:
+                raise  # `unpacked` says it as a failed build
+            except ForkyardLlmError as error:
                 raise UsageError(str(error)) from error
-            store.end(recorded)
-        said = conclusions(recorded)
-        document = {**as_document(recorded), "scenario": name, "conclusions": said}
-        finish(console, document, "\n".join([as_markdown(recorded), "", *said]), out, log)
+        documents = [{**as_document(run), "conclusions": conclusions(run)} for run in runs]
+        texts = ["\n".join([as_markdown(run), "", *conclusions(run)]) for run in runs]
+        finish(console, {"scenario": name, "runs": documents}, "\n\n".join(texts), out, log)
 
     command.__doc__ = f"{_ABOUT[name]}\n\nARGUMENTS after -- go to the program that is measured, in every arm."
     decorated: Any = command
@@ -97,19 +103,28 @@ def _define(name: str) -> None:
         made.params = [one for one in made.params if one.name != "prompt"]
 
 
+def _groups(name: str, engines: Sequence[Engine]) -> list[list[Engine]]:
+    """What is measured beside each other: of ``stock`` an engine and its own upstream."""
+    if name != STOCK:
+        return [list(engines)]
+    names = dict.fromkeys(engine.name for engine in engines)
+    return [[engine for engine in engines if engine.name == one] for one in names]
+
+
 def _payloads(
     console: Console, name: str, engines: Sequence[str], variant: str | None, *, source: str | None, offline: bool
 ) -> list[Path]:
-    """The wheels that a scenario compares; of ``stock`` the unpatched one of each engine first."""
+    """The wheels that a scenario compares."""
     variants: Sequence[str | None] = words_of(variant) if variant else [None]
-    if name != STOCK:
-        return [wheel for one in variants for wheel in built(console, engines, one, source=source, offline=offline)]
-    each = [
-        built(console, engines, variants[0], source=source, offline=offline, stacks=stacks) for stacks in ((), None)
+    stacks: Sequence[Sequence[str] | None] = ((), None) if name == STOCK else (None,)
+    return [
+        wheel
+        for some in stacks
+        for one in variants
+        for wheel in built(console, engines, one, source=source, offline=offline, stacks=some)
     ]
-    return [wheel for pair in zip(*each, strict=True) for wheel in pair]
 
 
 for _name in _ABOUT:
-    assert _name == STOCK or _name in SCENARIOS
+    assert _name in SCENARIOS
     _define(_name)

@@ -58,7 +58,6 @@ def test_every_scenario_runs_on_both_engines(call: Callable[..., Any], words: li
     assert len(found) == arms
     assert max(map(len, found.values())) == tests
     assert all(speed > 0 for one in found.values() for speed in one.values())
-    assert document["run"]["model_type"] or words[0] in ("batch", "spec")
 
 
 def test_two_builds_and_their_export(call: Callable[..., Any]) -> None:
@@ -66,6 +65,34 @@ def test_two_builds_and_their_export(call: Callable[..., Any]) -> None:
     document = call("compare", "llama.cpp", "ik_llama.cpp -ub 64", *words)
     assert list(medians(document)) == ["llama.cpp", "ik_llama.cpp -ub 64"]
     assert {gain["verdict"] for arm in document["arms"][1:] for one in arm["results"].values() if (gain := one["gain"])}
+
+
+@pytest.mark.deep
+def test_upstreams_own_comparison_reads_two_exports(
+    call: Callable[..., Any], sources: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = ("-m", "MODEL", "--prompt", "16", "--generate", "4", "--rounds", "2", "--json")
+    document = call("compare", "llama.cpp", "ik_llama.cpp", *words)
+    keys = [arm["values"]["build_key"][:8] for arm in document["arms"]]
+    out = tmp_path / "run.jsonl"
+    command = [sys.executable, "-m", "forkyard_llm", "results", "export", "last", "--format", "llama-bench"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "bindings" / "src"), "FORKYARD_LLM_CACHE": str(tmp_path)}
+    subprocess.run([*command, "--out", str(out)], env=environment, check=True)
+    script = sources("llama.cpp") / "scripts" / "compare-llama-bench.py"
+    asked = [sys.executable, str(script), "-t", "llama-bench", "-i", str(out), "-b", keys[0], "-c", keys[1]]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in done.stdout.splitlines()
+        if "16" in line or "tg4" in line
+    ]
+    speeds = {row[-4]: [float(row[-3]), float(row[-2])] for row in rows}
+    for test in ("pp16", "tg4"):
+        means = [
+            sum(samples) / len(samples) for arm in document["arms"] for samples in [arm["results"][test]["samples"]]
+        ]
+        assert speeds[test] == pytest.approx(means, rel=0.001)
 
 
 def test_a_tuned_command_is_one_that_both_the_server_and_python_take(call: Callable[..., Any]) -> None:
@@ -89,6 +116,6 @@ def test_stock_compares_an_engine_with_its_upstream(
     command = ["bench", "stock", "--model", str(smollm2), *words, "--prompt", "16", "--generate", "4", "--json"]
     done = CliRunner().invoke(main, [*command, "--repetitions", "1", "--quiet"])
     assert done.exit_code == 0, done.output
-    document = json.loads(done.stdout)
-    assert len(document["arms"]) == 2
-    assert all(len(arm["results"]) == 2 for arm in document["arms"])
+    (run,) = json.loads(done.stdout)["runs"]
+    assert run["run"]["anchor"] == "llama.cpp without stacks"
+    assert [len(arm["results"]) for arm in run["arms"]] == [2, 2]

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UsageError
 from .child import RunFailed, plain_environment, said_by
 
-__all__ = ["READER", "SERVER", "TOOL", "Engine", "examine"]
+__all__ = ["READER", "SERVER", "TOOL", "Engine", "examine", "read_manifest"]
 
 TOOL = "llama-bench"
 READER = "llama-perplexity"
@@ -35,6 +35,8 @@ class Engine:
     recipe: str
     """What it was built by: an engine may have recipes at several pins."""
     variant: str
+    stacks: tuple[str, ...]
+    """Stacks of patches that are in it; none: it is as upstream has it."""
     build_key: str
     wheel: str
     """File name of the wheel it is from, or the name of the installed distribution."""
@@ -94,7 +96,7 @@ def examine(
         RunFailed: its llama-bench does not run here.
     """
     packed = folder.is_dir()
-    facts = _manifest(folder) if packed else {}
+    facts = read_manifest(folder) if packed else {}
     bench = folder / "bin" / TOOL if packed else folder
     name = wheel or str(facts.get("distribution", folder.name))
     if not bench.is_file():
@@ -116,6 +118,7 @@ def examine(
         name=str(facts.get("engine", family)),
         recipe=str(facts.get("recipe") or facts.get("engine", family)),
         variant=str(facts.get("variant", "")),
+        stacks=tuple(str(one["name"]) for one in facts.get("stacks", ())),
         build_key=str(facts.get("build_key", "")),
         wheel=name,
         bench=bench,
@@ -133,7 +136,8 @@ def examine(
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The facts of a payload's package folder. Raises UsageError if it has none."""
     try:
         facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -137,14 +137,12 @@ def _row(recorded: Recorded, arm: Arm) -> dict[str, Any]:
         "model_type": recorded.info.model_type,
         "model_size": recorded.info.model_bytes,
         "n_threads": int(machine.get("cores") or 0),
-        **{
-            field: int(text) if isinstance(_PLAIN[field], int) and text.lstrip("-").isdigit() else text
-            for field, text in given.items()
-        },
+        **{field: _like(_PLAIN[field], text) for field, text in given.items()},
     }
 
 
 def _like(plain: object, text: str) -> object:
+    """An argument as llama-bench writes it: a number where it writes numbers."""
     return int(text) if isinstance(plain, int) and text.lstrip("-").isdigit() else text
 
 

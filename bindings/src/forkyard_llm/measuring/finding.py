@@ -22,10 +22,9 @@ def engine_of(payload: Payload) -> Engine:
     return examine(payload.root, wheel=payload.title, environment=payload.environment())
 
 
-def each_usable(engine: str = "auto") -> list[Engine]:
-    """Every payload that works here, of every instruction set, the best first; of `engine` alone if it is a family."""
-    usable = [one.payload for one in survey(refresh=False) if one.verdict.usable]
-    return [engine_of(one) for one in usable if engine in ("auto", one.engine)]
+def each_usable() -> list[Engine]:
+    """Every payload that works here, of every instruction set, the best first."""
+    return [engine_of(one.payload) for one in survey(refresh=False) if one.verdict.usable]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from ..engines.cores import physical_cores
 from ..engines.quota import cpu_quota
 from .running import chosen_environment
 
-__all__ = ["MemoryNode", "describe", "parse_list", "read_nodes"]
+__all__ = ["MemoryNode", "describe", "parse_list", "read_nodes", "thread_counts"]
 
 _SYSTEM = Path("/sys/devices/system")
 _TELLING = (
@@ -114,6 +114,21 @@ def describe(nodes: tuple[MemoryNode, ...] | None = None, system: Path = _SYSTEM
         "kernel": os.uname().release,
         "environment": chosen_environment(os.environ),
     }
+
+
+def thread_counts(cores: int | None = None) -> list[int]:
+    """Numbers of threads that are worth trying: powers of two and between, all cores but one, all cores, all CPUs.
+
+    Args:
+        cores: physical cores (default: this process's).
+    """
+    cores = physical_cores() if cores is None else cores
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts, power = {1, max(1, cores - 1), cores, max(cores, logical)}, 2
+    while power < cores:
+        counts |= {power, min(cores, power + power // 2)}
+        power *= 2
+    return sorted(counts)
 
 
 def _core_kinds(usable: Iterable[int], system: Path) -> dict[str, int]:

@@ -8,12 +8,7 @@ from typing import Any
 
 from .engine import Engine
 
-__all__ = ["Arm", "Recorded", "RunInfo", "Sample", "tests_of"]
-
-
-def tests_of(prompt: int, generate: int) -> tuple[str, ...]:
-    """Names of a prompt test and of a generation test, as in llama-bench's tables; 0 tokens make none."""
-    return tuple(f"{kind}{count}" for kind, count in (("pp", prompt), ("tg", generate)) if count)
+__all__ = ["Arm", "Recorded", "RunInfo", "Sample"]
 
 
 @dataclass(frozen=True)

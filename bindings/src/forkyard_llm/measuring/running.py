@@ -19,11 +19,12 @@ from .dialect import Result, last_words, read_results
 from .engine import TOOL
 from .records import Arm, Sample
 from .reporting import Reporter
-from .statistics import ENOUGH, Gain, bootstrap, compare, summarize
+from .statistics import FEWEST, bootstrap, summarize
 
 __all__ = [
     "Measured",
     "Plan",
+    "arm_environment",
     "chosen_environment",
     "engine_environment",
     "measure",
@@ -96,11 +97,6 @@ class Measured:
     model: str = ""
     """What the engine calls the model."""
 
-    def gain(self, arm: str, test: str) -> Gain | None:
-        """An arm relative to the anchor; None without both."""
-        bases = self.bases.get(arm, {}).get(test)
-        return compare(self.speeds[arm][test], bases) if bases else None
-
 
 def chosen_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that choose devices: the engines get them as they are, and the answer names them."""
@@ -110,6 +106,11 @@ def chosen_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def engine_environment(chosen: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a run: nothing of the caller's but ``chosen``."""
     return plain_environment({**_QUIET_ABORT, **chosen})
+
+
+def arm_environment(arm: Arm) -> dict[str, str]:
+    """The whole environment of an arm's program."""
+    return engine_environment({**(arm.engine.environment if arm.engine else {}), **arm.environment})
 
 
 def shown(command: Sequence[str], model: Path) -> str:
@@ -253,7 +254,7 @@ class _Measurement:
     def _known(self) -> bool:
         """Whether every interval is as narrow as was asked."""
         narrow, measured = self._plan.narrow, self._measured
-        if narrow is None or measured.rounds < ENOUGH:
+        if narrow is None or measured.rounds < FEWEST:
             return False
         return all(reach <= narrow for reach in _reaches(measured))
 
@@ -297,9 +298,7 @@ def run_arm(
 
     if arm.mapped:
         _forget(model)
-    own = arm.engine.environment if arm.engine else {}
-    environment = engine_environment({**own, **arm.environment})
-    status = stream(arm.command, log=log, on_line=take, timeout_s=timeout_s, env=environment)
+    status = stream(arm.command, log=log, on_line=take, timeout_s=timeout_s, env=arm_environment(arm))
     results = read_results("\n".join(lines)) if status == 0 else None
     if results is None or sorted(result.test for result in results) != sorted(arm.tests):
         msg = f"{TOOL} failed with {arm.choice}"

@@ -5,33 +5,37 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..engines.cores import default_threads, physical_cores
+from ..engines.cores import default_threads
 from ..errors import UsageError
 from ..gguf_reader import read
-from .dialect import Result, at_depth
+from .child import RunFailed
+from .dialect import Result
 from .engine import SERVER, Engine
 from .finding import label_all
-from .machine import describe
+from .machine import describe, thread_counts
 from .prompts import PROMPTS
-from .records import Arm, Recorded, RunInfo, Sample, tests_of
+from .records import Arm, Recorded, RunInfo, Sample
 from .reporting import Reporter
-from .running import Measured, Plan, measure, run_arm
+from .running import Measured, Plan, chosen_environment, measure, run_arm
 from .server import ALL, GENERATED, run_batch_arm, run_prompts_arm
-from .statistics import ENOUGH, Gain, compare, summarize
+from .statistics import Gain, compare, summarize
+from .timing import Timing
 
 __all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all", "verdicts"]
 
 _NGRAMS = ("ngram-simple", "ngram-map-k", "ngram-mod", "ngram-cache")
 PARALLEL = (1, 2, 4, 8)
+_PROMPT_ROOM = 1024
+"""Tokens; the longest prompt of the scenario ``spec`` has some 300."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user asked for. A scenario refuses what it has no use for."""
+    """What the user asked for; each scenario has a use for some of it."""
 
     model: Path
     prompt: int = 512
@@ -71,10 +75,11 @@ class Planned:
 class Scenario:
     """One comparison that `bench` knows."""
 
-    about: str
     plan: Callable[[Sequence[tuple[str, Engine]], Wishes], Planned]
     fewest: int = 1
     """Engines that it needs."""
+    through_server: bool = False
+    """Whether it measures answers of llama-server, which generate."""
 
 
 def bench(
@@ -100,6 +105,9 @@ def bench(
     scenario = SCENARIOS[name]
     if len(engines) < scenario.fewest:
         msg = f"the scenario {name} compares {scenario.fewest} or more payloads, and there is {len(engines)}"
+        raise UsageError(msg)
+    if not wishes.generate and (not wishes.prompt or scenario.through_server):
+        msg = "nothing is to be generated, and no prompt to be measured alone: give --generate a number above 0"
         raise UsageError(msg)
     if name != "threads" and len(wishes.threads) > 1:
         msg = f"the scenario {name} runs with one number of threads, and {len(wishes.threads)} are named"
@@ -128,6 +136,9 @@ def bench(
 
     plan = Plan(wishes.rounds, wishes.minutes, wishes.narrow, planned.anchor, tolerant=True)
     measured = measure(planned.arms, plan, lambda arm: planned.run(arm, log), reporter, keep=take)
+    if len(measured.failed) == len(planned.arms) - 1:
+        msg = f"nothing can be compared with {planned.anchor}"
+        raise RunFailed(msg, "; ".join(f"{arm}: {why}" for arm, why in measured.failed.items()), log)
     return Recorded(_after(info, measured), planned.arms, samples, measured.failed)
 
 
@@ -153,12 +164,7 @@ def conclusions(recorded: Recorded) -> list[str]:
         if len(ratios) < 2:
             continue
         best = max(ratios, key=lambda name: summarize(ratios[name]).median)
-        least = min(map(len, ratios.values()))
-        level = [
-            name
-            for name in ratios
-            if name != best and (least < ENOUGH or compare(ratios[best][:least], ratios[name][:least]).verdict == "tie")
-        ]
+        level = [name for name in ratios if name != best and _level(ratios[best], ratios[name])]
         speed = summarize(recorded.speeds(best, test)).median
         text = f"{test}: {best} is fastest ({speed:.2f} t/s)"
         if best != anchor and anchor not in level:
@@ -166,6 +172,12 @@ def conclusions(recorded: Recorded) -> list[str]:
             text += f", {gain.ratio:.2f}x {anchor} ({gain.interval[0]:.2f} to {gain.interval[1]:.2f})"
         said.append(text + (f"; not to be told from it: {', '.join(level)}" if level else ""))
     return said
+
+
+def _level(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two arms cannot be told apart, in the rounds that both have."""
+    count = min(len(one), len(other))
+    return compare(one[:count], other[:count]).verdict == "tie"
 
 
 def verdicts(recorded: Recorded) -> dict[tuple[str, str], Gain]:
@@ -176,31 +188,28 @@ def verdicts(recorded: Recorded) -> dict[tuple[str, str], Gain]:
             kept = [one for one in recorded.samples if one.kept and (one.arm, one.test) == (arm.name, test)]
             pairs = [(one.speed, one.base) for one in kept if one.base is not None]
             if pairs:
-                gain = compare([speed for speed, _ in pairs], [base for _, base in pairs])
-                found[arm.name, test] = gain if len(pairs) >= ENOUGH else replace(gain, verdict="tie")
+                found[arm.name, test] = compare([speed for speed, _ in pairs], [base for _, base in pairs])
     return found
 
 
 # -- the scenarios -----------------------------------------------------------------------------------------------------
 
 
-def _bench_arm(name: str, engine: Engine, wishes: Wishes, words: Sequence[str], values: Mapping[str, str]) -> Arm:
+def _bench_arm(name: str, engine: Engine, wishes: Wishes, words: Sequence[str], **values: str) -> Arm:
     """An arm that runs llama-bench."""
-    if engine.depths:
-        depths = ",".join(map(str, wishes.depths))
-        timing = ["-p", str(wishes.prompt), "-n", str(wishes.generate), "-d", depths]
-        tests = [at_depth(test, one) for one in wishes.depths for test in tests_of(wishes.prompt, wishes.generate)]
-    else:
-        at_once = 0 in wishes.depths
-        timing = ["-p", str(wishes.prompt if at_once else 0), "-n", str(wishes.generate if at_once else 0)]
-        later = [one for one in wishes.depths if one and wishes.generate]
-        # Generation after a prompt that is not timed.
-        timing += [word for one in later for word in ("-gp", f"{one},{wishes.generate}")]
-        tests = [*(tests_of(wishes.prompt, wishes.generate) if at_once else ())]
-        tests += [at_depth(f"tg{wishes.generate}", one) for one in later]
-    command = (str(engine.bench), "-m", str(wishes.model), *words, *timing, "-r", "1", *wishes.extra, "-o", "json")
-    values = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key, **values}
-    return Arm(name, command, tuple(tests), " ".join(words), engine=engine, values=values)
+    timing = Timing(wishes.prompt, wishes.generate, wishes.depths)
+    absent = timing.absent(engine, name)
+    tests = tuple(test for test in timing.tests if test not in absent)
+    command = (str(engine.bench), "-m", str(wishes.model), *words, *timing.words(engine), "-r", "1")
+    return _arm(name, engine, (*command, *wishes.extra, "-o", "json"), tests, words, **values)
+
+
+def _arm(
+    name: str, engine: Engine, command: tuple[str, ...], tests: tuple[str, ...], choice: Sequence[str], **values: str
+) -> Arm:
+    known = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key}
+    environment = chosen_environment(os.environ)
+    return Arm(name, command, tests, " ".join(choice), environment, engine=engine, values={**known, **values})
 
 
 def _bench_run(wishes: Wishes) -> Callable[[Arm, Path], Sequence[Result]]:
@@ -208,9 +217,9 @@ def _bench_run(wishes: Wishes) -> Callable[[Arm, Path], Sequence[Result]]:
 
 
 def _threads(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
-    counts = sorted({*(wishes.threads or _sweep(physical_cores())), default_threads()})
+    counts = sorted({*(wishes.threads or thread_counts()), default_threads()})
     arms = [
-        _bench_arm(f"{label}, {count} threads", engine, wishes, ["-t", str(count)], {"threads": str(count)})
+        _bench_arm(f"{label}, {count} threads", engine, wishes, ["-t", str(count)], threads=str(count))
         for label, engine in engines
         for count in counts
     ]
@@ -218,21 +227,23 @@ def _threads(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
     return Planned(tuple(arms), anchor, _bench_run(wishes))
 
 
-def _sweep(cores: int) -> list[int]:
-    """Numbers of threads that show where speed ends to grow: powers of two and between, cores, all CPUs."""
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = {1, cores, max(1, cores - 1), logical}
-    power = 2
-    while power < cores:
-        counts |= {power, min(cores, power + power // 2)}
-        power *= 2
-    return sorted(counts)
-
-
 def _variants(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
-    words = ["-t", str(wishes.threads[0] if wishes.threads else default_threads())]
-    arms = [_bench_arm(label, engine, wishes, words, {}) for label, engine in engines]
+    arms = [_bench_arm(label, engine, wishes, ["-t", _count(wishes)]) for label, engine in engines]
     return Planned(tuple(arms), arms[0].name, _bench_run(wishes))
+
+
+def _stock(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    if len({engine.name for _, engine in engines}) > 1:
+        msg = "an engine is compared with its own upstream: measure one engine at a time"
+        raise UsageError(msg)
+    stock = [engine for _, engine in engines if not engine.stacks]
+    if len(stock) != 1:
+        msg = f"of one engine one payload without stacks is needed, and {len(stock)} of {len(engines)} have none"
+        raise UsageError(msg)
+    named = [(label if engine.stacks else f"{engine.recipe} without stacks", engine) for label, engine in engines]
+    # What it is compared with stands first.
+    named.sort(key=lambda one: bool(one[1].stacks))
+    return _variants(named, wishes)
 
 
 def _compare(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
@@ -246,72 +257,60 @@ def _compare(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
         # The same twice: how far apart two measurements of one thing are on this machine.
         names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
     arms = [
-        _bench_arm(name, engine, wishes, [*([] if "-t" in words else ["-t", str(default_threads())]), *words], {})
+        _bench_arm(name, engine, wishes, [*([] if "-t" in words else ["-t", str(default_threads())]), *words])
         for name, (_, engine), words in zip(names, engines, own, strict=True)
     ]
     return Planned(tuple(arms), arms[0].name, _bench_run(wishes))
 
 
 def _batch(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
-    threads = str(wishes.threads[0] if wishes.threads else default_threads())
-    arms, remarks = [], []
-    for label, engine in engines:
-        server = engine.program(SERVER)
-        if server is None:
-            remarks.append(f"{label} has no {SERVER}")
-            continue
+    if not wishes.prompt:
+        msg = "a request has a prompt: give --prompt a number above 0"
+        raise UsageError(msg)
+    arms: list[Arm] = []
+    remarks: list[str] = []
+    for label, engine, server in _servers(engines, remarks):
         for count in wishes.parallel:
-            context = count * (wishes.prompt + wishes.generate + 64)
-            command = (str(server), "-m", str(wishes.model), "-t", threads, "-np", str(count), "-c", str(context))
-            values = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key}
-            arms.append(
-                Arm(
-                    f"{label}, {count} at once",
-                    (*command, *wishes.extra),
-                    (GENERATED, ALL),
-                    f"-np {count}",
-                    engine=engine,
-                    values={**values, "parallel": str(count)},
-                )
-            )
-    if not arms:
-        return Planned((), "", _nothing, tuple(remarks))
+            context = str(count * (wishes.prompt + wishes.generate + 64))
+            words = ["-np", str(count), "-c", context]
+            command = (server, "-m", str(wishes.model), "-t", _count(wishes), *words, *wishes.extra)
+            name = f"{label}, {count} at once"
+            arms.append(_arm(name, engine, command, (GENERATED, ALL), words, parallel=str(count)))
 
     def run(arm: Arm, log: Path) -> Sequence[Result]:
         return run_batch_arm(arm, log, wishes.prompt, wishes.generate, int(arm.values["parallel"]))
 
-    return Planned(tuple(arms), arms[0].name, run, tuple(remarks))
+    return Planned(tuple(arms), arms[0].name if arms else "", run, tuple(remarks))
 
 
 def _spec(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
-    threads = str(wishes.threads[0] if wishes.threads else default_threads())
-    arms, remarks = [], []
+    arms: list[Arm] = []
+    remarks: list[str] = []
     tests = tuple(name for name in PROMPTS if name != "warm-up")
-    for label, engine in engines:
-        server = engine.program(SERVER)
-        if server is None:
-            remarks.append(f"{label} has no {SERVER}")
-            continue
+    context = str(wishes.generate + _PROMPT_ROOM)
+    for label, engine, server in _servers(engines, remarks):
         for kind, words in _guesses(engine, wishes, label, remarks):
-            command = (str(server), "-m", str(wishes.model), "-t", threads, "-np", "1", "-c", "4096", *words)
-            values = {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key}
-            arms.append(
-                Arm(
-                    f"{label}, {kind}",
-                    (*command, *wishes.extra),
-                    tests,
-                    " ".join(words),
-                    engine=engine,
-                    values={**values, "guesses": kind},
-                )
-            )
-    if not arms:
-        return Planned((), "", _nothing, tuple(remarks))
+            command = (server, "-m", str(wishes.model), "-t", _count(wishes), "-np", "1", "-c", context, *words)
+            arms.append(_arm(f"{label}, {kind}", engine, (*command, *wishes.extra), tests, words, guesses=kind))
 
     def run(arm: Arm, log: Path) -> Sequence[Result]:
         return run_prompts_arm(arm, log, wishes.generate)
 
-    return Planned(tuple(arms), arms[0].name, run, tuple(remarks))
+    return Planned(tuple(arms), arms[0].name if arms else "", run, tuple(remarks))
+
+
+def _count(wishes: Wishes) -> str:
+    return str(wishes.threads[0] if wishes.threads else default_threads())
+
+
+def _servers(engines: Sequence[tuple[str, Engine]], remarks: list[str]) -> Iterator[tuple[str, Engine, str]]:
+    """The engines with their llama-server, and a remark for those without."""
+    for label, engine in engines:
+        server = engine.program(SERVER)
+        if server is None:
+            remarks.append(f"{label} has no {SERVER}")
+        else:
+            yield label, engine, str(server)
 
 
 def _guesses(engine: Engine, wishes: Wishes, label: str, remarks: list[str]) -> list[tuple[str, tuple[str, ...]]]:
@@ -331,15 +330,12 @@ def _guesses(engine: Engine, wishes: Wishes, label: str, remarks: list[str]) -> 
     return found
 
 
-def _nothing(arm: Arm, log: Path) -> Sequence[Result]:
-    raise AssertionError
-
-
 SCENARIOS: Mapping[str, Scenario] = {
-    "threads": Scenario("numbers of threads, for prompts and generation", _threads),
-    "variants": Scenario("payloads: engines, instruction sets, builds", _variants, fewest=2),
-    "compare": Scenario("two payloads, builds or commands: is the second slower?", _compare, fewest=2),
-    "batch": Scenario("requests at once through llama-server: the speed of all together", _batch),
-    "spec": Scenario("ways to guess tokens ahead (n-grams, a draft model, MTP), through llama-server", _spec),
+    "threads": Scenario(_threads),
+    "variants": Scenario(_variants, fewest=2),
+    "stock": Scenario(_stock, fewest=2),
+    "compare": Scenario(_compare, fewest=2),
+    "batch": Scenario(_batch, through_server=True),
+    "spec": Scenario(_spec, through_server=True),
 }
-"""By name. `forkyard bench` has more: those that need builds of several kinds, or devices."""
+"""By name. `forkyard bench` has more: those that compare nodes, devices and caches."""

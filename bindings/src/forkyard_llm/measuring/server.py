@@ -6,7 +6,6 @@ import concurrent.futures
 import contextlib
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..health import Address, State, ask
+from ..serve import DEFAULT_HOST, free_port
 from .child import RunFailed, stream
 from .dialect import Result, last_words
 from .engine import SERVER
 from .prompts import PROMPTS
 from .records import Arm
-from .running import engine_environment
+from .running import arm_environment
 
 __all__ = ["ALL", "GENERATED", "Server", "Timing", "run_batch_arm", "run_prompts_arm", "started"]
 
-HOST = "127.0.0.1"
 GENERATED, ALL = "generated", "all tokens"
 """Tests of an arm with parallel requests: tokens per second, of all requests together."""
 START_S = 900.0
@@ -94,7 +94,7 @@ class Server:
         return [int(one) for one in self._post("/tokenize", {"content": text, "add_special": False})["tokens"]]
 
     def _post(self, path: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=ANSWER_S)
+        connection = http.client.HTTPConnection(DEFAULT_HOST, self._port, timeout=ANSWER_S)
         try:
             connection.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -118,8 +118,8 @@ def started(command: Sequence[str], log: Path, environment: Mapping[str, str]) -
     Raises:
         RunFailed: it ended before it answered, or did not answer in time.
     """
-    port = _free_port()
-    words = [*command, "--host", HOST, "--port", str(port)]
+    port = free_port(DEFAULT_HOST, 0)
+    words = [*command, "--host", DEFAULT_HOST, "--port", str(port)]
     lines: list[str] = []
     stop, gone = threading.Event(), threading.Event()
 
@@ -138,24 +138,18 @@ def started(command: Sequence[str], log: Path, environment: Mapping[str, str]) -
     thread = threading.Thread(target=live, name="forkyard-measured-server", daemon=True)
     thread.start()
     try:
-        _wait(port, gone, lines, log)
+        _wait(Address(DEFAULT_HOST, port), gone, lines, log)
         yield Server(port, log)
     finally:
         stop.set()
         thread.join()
 
 
-def _wait(port: int, gone: threading.Event, lines: Sequence[str], log: Path) -> None:
+def _wait(address: Address, gone: threading.Event, lines: Sequence[str], log: Path) -> None:
     began = time.monotonic()
     while not gone.is_set():
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection(HOST, port, timeout=2)
-            try:
-                connection.request("GET", "/health")
-                if connection.getresponse().status == 200:
-                    return
-            finally:
-                connection.close()
+        if ask(address).state is State.READY:
+            return
         if time.monotonic() - began > START_S:
             msg = f"{SERVER} did not start"
             raise RunFailed(msg, f"no answer within {START_S:.0f} s: {last_words(lines)}", log)
@@ -170,8 +164,7 @@ def run_prompts_arm(arm: Arm, log: Path, tokens: int) -> list[Result]:
     Raises:
         RunFailed: the server does not start, or answers with an error.
     """
-    environment = engine_environment({**(arm.engine.environment if arm.engine else {}), **arm.environment})
-    with started(arm.command, log, environment) as server:
+    with started(arm.command, log, arm_environment(arm)) as server:
         server.complete(PROMPTS["warm-up"], 16)
         return [Result(test, server.complete(PROMPTS[test], tokens).speed, None, "") for test in arm.tests]
 
@@ -182,8 +175,7 @@ def run_batch_arm(arm: Arm, log: Path, prompt: int, tokens: int, parallel: int) 
     Raises:
         RunFailed: the server does not start, or answers with an error.
     """
-    environment = engine_environment({**(arm.engine.environment if arm.engine else {}), **arm.environment})
-    with started(arm.command, log, environment) as server:
+    with started(arm.command, log, arm_environment(arm)) as server:
         words = server.tokens(" ".join(PROMPTS.values()))
         texts = [
             [words[(17 * number + 7 * place) % len(words)] for place in range(prompt)] for number in range(parallel)
@@ -196,9 +188,3 @@ def run_batch_arm(arm: Arm, log: Path, prompt: int, tokens: int, parallel: int) 
     generated = sum(one.generated_tokens for one in done)
     whole = generated + sum(one.prompt_tokens for one in done)
     return [Result(GENERATED, generated / seconds, None, ""), Result(ALL, whole / seconds, None, "")]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..engines.cores import default_threads, physical_cores
+from ..engines.cores import default_threads
 from .child import plain_environment, said_by
 from .engine import SERVER, Engine
 from .finding import label_all
-from .records import Arm, tests_of
+from .machine import thread_counts
+from .records import Arm
+from .running import chosen_environment
 from .search import Dimension, Point, Space
+from .timing import tests_of
 
 __all__ = ["BATCH_THREADS", "PAYLOAD", "THREADS", "Choices", "Workload", "choices"]
 
@@ -112,6 +115,7 @@ class Choices:
                 ),
                 part.tests,
                 " ".join([*counted, *words]),
+                environment=chosen_environment(os.environ),
                 mapped=_NUMA in values and values.get(_LOAD) != "memory",
                 engine=engine,
                 values=values,
@@ -166,9 +170,8 @@ def choices(
     """
     labelled = dict(label_all(engines))
     nodes = len(list(_NODES.glob("node[0-9]*"))) if nodes is None else nodes
-    cores = physical_cores() if cores is None else cores
     default = _own_threads(engines[0])
-    counts = tuple(map(str, sorted(_thread_counts(cores) | {default})))
+    counts = tuple(map(str, sorted({*thread_counts(cores), default})))
     dimensions = [Dimension(PAYLOAD, tuple(labelled)), Dimension(THREADS, counts, ordered=True)]
     if len(counts) > 1:
         dimensions.append(Dimension(BATCH_THREADS, counts, ordered=True))
@@ -214,16 +217,6 @@ def _own_threads(engine: Engine) -> int:
     said = said_by([str(engine.bench), "--help"], plain_environment(engine.environment))[1]
     match = _OWN_THREADS.search(said)
     return max(1, int(match[1])) if match else default_threads()
-
-
-def _thread_counts(cores: int) -> set[int]:
-    """Powers of two and between, all cores but one, all cores, all CPUs."""
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found, power = {1, max(1, cores - 1), cores, max(cores, logical)}, 2
-    while power < cores:
-        found |= {power, min(cores, power + power // 2)}
-        power *= 2
-    return found
 
 
 def _bench_words(one: _Setting, value: str, engine: Engine) -> tuple[str, ...]:

@@ -12,11 +12,9 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 TIE = 0.01
 """Ratios nearer to 1 than this are a tie whatever the interval says: no machine is the same twice to one percent."""
-FEWEST = 3
-"""With fewer rounds an interval says nothing, and everything is a tie."""
-ENOUGH = 5
-"""Rounds from which `bench` and `compare` tell arms apart: all of so few lie on one side by chance in 1 of 16 cases,
-of three in 1 of 4."""
+FEWEST = 5
+"""With fewer rounds everything is a tie: all of them lie on one side of 1 by chance in 1 of 16 cases with five, and in
+1 of 4 with three."""
 _SEED = 20261124
 
 

@@ -18,7 +18,7 @@ from .child import RunFailed
 from .prompts import CONFIRMING, PROMPTS
 from .records import Arm, Sample
 from .reporting import Reporter, Silent
-from .running import Plan, engine_environment, measure, run_arm
+from .running import Plan, chosen_environment, engine_environment, measure, run_arm
 from .search import Found, Outcome, Point, Standing, search
 from .server import started
 from .space import BATCH_THREADS, THREADS, Choices, Workload
@@ -315,7 +315,7 @@ def _confirm(choices: Choices, best: Point, model: Path, workload: Workload, log
 def _seconds(choices: Choices, point: Point, model: Path, workload: Workload, log: Path) -> list[float]:
     """Of each confirming text, as llama-server's timings say."""
     command = choices.server(point, model, _context(workload))
-    environment = engine_environment(choices.engine(point).environment)
+    environment = engine_environment({**choices.engine(point).environment, **chosen_environment(os.environ)})
     found = []
     with started(command, log, environment) as server:
         server.complete(PROMPTS["warm-up"], 16)

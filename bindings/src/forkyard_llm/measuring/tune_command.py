@@ -60,6 +60,8 @@ def tune(
     if not prompt and not generate:
         msg = "--prompt 0 --generate 0 leaves nothing to measure"
         raise UsageError(msg)
+    from filelock import FileLock, Timeout
+
     from ..cache import cache_dir
     from ..gguf_check import check
     from .finding import each_usable, found
@@ -91,6 +93,12 @@ def tune(
         folder = cache_dir()
         log = folder / "logs" / f"tune-{time.strftime('%Y%m%dT%H%M%S')}.log"
         journal = folder / "tune" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]}.jsonl"
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stack.enter_context(FileLock(journal.with_suffix(".lock"), timeout=0))
+        except Timeout as error:
+            msg = "the same is being tuned by another process: wait for it, as two at once measure each other"
+            raise UsageError(msg) from error
         if not resume:
             journal.unlink(missing_ok=True)
         store = stack.enter_context(contextlib.closing(Store()))

@@ -13,11 +13,11 @@ import pytest
 from click.testing import CliRunner
 from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.machine import MemoryNode
+from forkyard_llm.measuring.timing import Timing
 
 from forkyard.benching.engine import unpacked
 from forkyard.benching.kv import CACHES, Wishes, bench_kv, check, read_cache
 from forkyard.benching.kv_table import as_text, check_plot, plot
-from forkyard.benching.subject import Timing
 from forkyard.cli import main
 from forkyard.commands import bench as command
 from forkyard.console import Silent
@@ -193,7 +193,7 @@ def test_memory_quality_and_speed_in_one_table(make: Make, run: Any, wishes: Wis
         },
         speeds={"ftq4 ftq4 0": 12.0},
     )
-    found = run(dataclasses.replace(wishes, caches=("f16", "q4_0", "ftq4", "ftq4+128")), payload)
+    found = run(dataclasses.replace(wishes, caches=("f16", "q4_0", "ftq4", "ftq4+128"), rounds=5), payload)
     rows = table(as_text(found))
     assert rows[0] == [
         *("engine", "K", "V", "cache", "MiB at 2048", "KLD", "median", "99.9 %", "same top %"),

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forkyard_llm.errors import UsageError
+from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.engine import Engine
 from forkyard_llm.measuring.records import Recorded
 from forkyard_llm.measuring.reporting import Silent
-from forkyard_llm.measuring.scenarios import Wishes, bench, conclusions, label_all, verdicts
+from forkyard_llm.measuring.scenarios import SCENARIOS, Wishes, bench, conclusions, label_all, verdicts
 
 from .conftest import MakeEngine
 
 SATURATES = "min(t, 3) * (10.0 if kind == 'tg' else 100.0)"
 
 
-def run(name: str, engines: list[object], model: Path, tmp_path: Path, **wishes: object) -> Recorded:
-    wanted = Wishes(model, rounds=5, **{"prompt": 8, "generate": 4, **wishes})  # type: ignore[arg-type]
-    return bench(name, engines, wanted, tmp_path / "log", Silent())  # type: ignore[arg-type]
+def run(name: str, engines: list[Engine], model: Path, tmp_path: Path, **wishes: Any) -> Recorded:
+    wanted = replace(Wishes(model, prompt=8, generate=4, rounds=5), **wishes)
+    return bench(name, engines, wanted, tmp_path / "log", Silent())
 
 
 def test_threads_say_which_number_is_fastest(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
@@ -58,8 +62,6 @@ def test_two_builds_have_names_of_their_own(make_engine: MakeEngine) -> None:
 
 
 def test_ik_times_generation_at_depth_behind_a_prompt(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
-    from forkyard_llm.measuring.scenarios import SCENARIOS
-
     planned = SCENARIOS["threads"].plan(label_all([make_engine("ik_llama.cpp")]), Wishes(model, depths=(0, 64)))
     assert planned.arms[0].tests == ("pp512", "tg128", "tg128 @ d64")
     assert "-gp 64,128" in " ".join(planned.arms[0].command)
@@ -70,6 +72,46 @@ def test_a_run_has_everything_that_is_known(recorded: Recorded) -> None:
         "pp64: fast is fastest (304.00 t/s), 1.52x base (1.50 to 1.54)",
         "tg32: fast is fastest (30.40 t/s), 1.52x base (1.50 to 1.54)",
     ]
+
+
+def test_when_nothing_but_the_anchor_works_it_is_an_error(make_engine: MakeEngine, model: Path, tmp_path: Path) -> None:
+    engine = make_engine(faults={"7": "crash"})
+    with pytest.raises(RunFailed, match="nothing can be compared with llama.cpp"):
+        run("compare", [engine, engine], model, tmp_path, own=((), ("-t", "7")))
+
+
+def test_variables_that_choose_devices_reach_the_engine(
+    make_engine: MakeEngine, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("threads", "batch"):
+        engine = make_engine(variant=name)
+        (engine.bench.parent / "llama-server").touch()
+        (one, *_) = SCENARIOS[name].plan(label_all([engine]), Wishes(model)).arms
+        assert one.environment == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "wishes"),
+    [
+        ("threads", {"prompt": 0, "generate": 0}),
+        ("batch", {"prompt": 8, "generate": 0}),
+        ("batch", {"prompt": 0, "generate": 8}),
+        ("batch", {"threads": (1, 2)}),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(
+    make_engine: MakeEngine, model: Path, tmp_path: Path, name: str, wishes: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        run(name, [make_engine()], model, tmp_path, **wishes)
+
+
+def test_arms_that_were_measured_more_often_do_not_hide_others(recorded: Recorded) -> None:
+    few = [one for one in recorded.samples if one.arm != "same" or one.round < 1]
+    said = conclusions(Recorded(recorded.info, recorded.arms, few, recorded.failed))
+    assert said[1] == "tg32: fast is fastest (30.40 t/s), 1.52x base (1.50 to 1.54); not to be told from it: same"
 
 
 def test_few_rounds_tell_nothing_apart(recorded: Recorded) -> None:

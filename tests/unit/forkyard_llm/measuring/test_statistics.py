@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from forkyard_llm.measuring.statistics import bootstrap, compare, summarize
+from forkyard_llm.measuring.statistics import bootstrap, compare, compare_unpaired, summarize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ def test_a_clear_gain() -> None:
 
 
 def test_a_clear_loss() -> None:
-    assert compare([8.0, 8.1, 7.9], [10.0, 10.0, 10.0]).verdict == "slower"
+    assert compare([8.0, 8.1, 7.9, 8.0, 8.2], [10.0] * 5).verdict == "slower"
 
 
 def test_noise_is_a_tie() -> None:
@@ -46,10 +46,17 @@ def test_less_than_a_percent_is_a_tie_however_steady() -> None:
     assert compare([10.05] * 9, [10.0] * 9).verdict == "tie"
 
 
-def test_two_rounds_say_nothing() -> None:
-    found = compare([20.0, 20.0], [10.0, 10.0])
+def test_few_rounds_say_nothing() -> None:
+    found = compare([20.0] * 4, [10.0] * 4)
     assert found.verdict == "tie"
     assert found.interval == (2.0, 2.0)
+    assert compare([20.0] * 5, [10.0] * 5).verdict == "faster"
+
+
+def test_runs_of_different_days_are_compared_without_pairs() -> None:
+    assert compare_unpaired([20.0, 21.0, 20.5, 19.5, 20.0, 20.2], [10.0, 10.1, 9.9, 10.0, 10.2]).verdict == "faster"
+    assert compare_unpaired([10.0, 11.0, 9.0, 10.5, 9.5], [10.0, 9.5, 10.5, 9.8, 10.2]).verdict == "tie"
+    assert compare_unpaired([20.0] * 4, [10.0] * 9).verdict == "tie"
 
 
 def test_rounds_are_compared_with_each_other() -> None:

@@ -151,3 +151,21 @@ def test_a_file_of_another_run_is_refused(tmp_path):
         Journal(path, {"of": 2}, resume=True)
     with pytest.raises(UsageError, match="--resume"):
         Journal(path, {"of": 1}, resume=False)
+
+
+def test_the_same_is_not_tuned_by_two_at_once(space, model, tmp_path, monkeypatch, capsys):
+    from filelock import FileLock
+    from forkyard_llm import gguf_check
+    from forkyard_llm.cache import cache_dir
+    from forkyard_llm.cli import run
+
+    monkeypatch.setattr(gguf_check, "check", lambda *_, **__: None)
+    monkeypatch.setattr("forkyard_llm.measuring.tune.Evaluator._measure", fake_measure(space))
+    payload = str(next(iter(space.engines.values())).bench)
+    words = ["tune", str(model), "--payload", payload, "--prompt", "16", "--generate", "4", "--budget", "0.1s"]
+    assert run(words) == 0
+    (lock,) = (cache_dir() / "tune").glob("*.lock")
+    with FileLock(lock):
+        assert run(words) == 2
+    assert "is being tuned by another process" in capsys.readouterr().err
+    assert run([*words, "--resume"]) == 0
