@@ -15,7 +15,7 @@ from .gguf_reader import GgufSummary
 from .gguf_types import TENSOR_TYPES
 from .payloads import Payload
 
-__all__ = ["Advice", "advise"]
+__all__ = ["Advice", "advise", "bytes_per_token"]
 
 _TAIL: Final = {"kv_tail_tokens": 128, "kv_sink_tokens": 4}
 _HADAMARD: Final = {"k_cache_hadamard": True, "v_cache_hadamard": True}
@@ -52,8 +52,7 @@ class Advice:
 
 def advise(model: GgufSummary, payload: Payload) -> Advice:
     """The types for a model whose file was checked, on a payload that can load it."""
-    heads = _heads(model)
-    if not heads:
+    if not _heads(model):
         return Advice({}, "it keeps no K and V of its tokens")
     key, value = _length(model, "key"), _length(model, "value")
     types, why = _types(model, payload, key, value)
@@ -65,10 +64,14 @@ def advise(model: GgufSummary, payload: Payload) -> Advice:
     if few_bits and payload.engine == "ik_llama.cpp":
         options |= _HADAMARD
     sizes = [
-        heads * (_row(payload.engine, k, key) + _row(payload.engine, v, value))
-        for k, v in ((types["type_k"], types["type_v"]), ("f16", "f16"))
+        bytes_per_token(model, payload.engine, k, v) for k, v in ((types["type_k"], types["type_v"]), ("f16", "f16"))
     ]
     return Advice(options, why, *sizes)
+
+
+def bytes_per_token(model: GgufSummary, engine: str, k: str, v: str) -> int:
+    """Bytes that a token takes with K and V of these types, in the layers which see all tokens; 0 without a cache."""
+    return _heads(model) * (_row(engine, k, _length(model, "key")) + _row(engine, v, _length(model, "value")))
 
 
 def _types(model: GgufSummary, payload: Payload, key: int, value: int) -> tuple[dict[str, str], str]:

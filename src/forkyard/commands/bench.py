@@ -8,11 +8,11 @@ import json
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any, TypeVar
 
 import click
 from forkyard_llm.measuring.machine import read_nodes
+from forkyard_llm.measuring.quality import sample_text
 from forkyard_llm.measuring.timing import Timing
 
 from forkyard.benching import kv as kv_scenario
@@ -48,7 +48,7 @@ def measuring(function: _F) -> _F:
     options = (
         click.option("--model", required=True, type=_FILE, help="A GGUF file; the first of its parts."),
         click.option("--variant", help="Which build of it (default: the best usual variant this machine runs)."),
-        click.option("--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Rounds of all arms."),
+        click.option("--repetitions", type=click.IntRange(1), default=6, show_default=True, help="Rounds of all arms."),
         click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further round after so many."),
         click.option(
             "--prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens of the prompt; 0: none."
@@ -274,7 +274,7 @@ def kv(
             timing=Timing(prompt, generate, depths_of(depths)),
             rounds=repetitions,
             minutes=minutes,
-            text=text or _help_topics(folder),
+            text=text or sample_text(folder),
             context=context,
             windows=windows,
             gpu_layers=gpu_layers,
@@ -289,13 +289,6 @@ def kv(
     if plot is not None:
         kv_table.plot(answer, plot)
     finish(console, answer.as_json(), kv_table.as_text(answer), out, log)
-
-
-def _help_topics(folder: Path) -> Path:
-    """A text of 700 KB that every Python has: its help topics, one after the other."""
-    path = folder / "topics.txt"
-    path.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
-    return path
 
 
 def check_out(out: Path | None) -> None:

@@ -23,6 +23,7 @@ RPC_SERVERS = ("ggml-rpc-server", "rpc-server")
 _MODES = re.compile(r"--numa\s+<([^>]*)>")
 _SPLITS = re.compile(r"--split-mode\s+<([^>]*)>")
 _ATTENTION = re.compile(r"--flash-attn\s+<([^>]*)>")
+_DEVICE = re.compile(r"^  (\w+): ", re.MULTILINE)
 _OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
 
 
@@ -58,6 +59,8 @@ class Engine:
     """Whether it takes devices by name (``-dev``), those of RPC servers among them."""
     rpc_server: Path | None
     """Its program that lends a device to others, if the payload carries it."""
+    for_device: bool
+    """Whether it was built for a device of this machine beside the processor."""
     nccl: bool | None
     """Whether its GPU code links to NCCL; ``None`` if the payload says nothing of it."""
     missing: tuple[str, ...]
@@ -74,6 +77,16 @@ class Engine:
         """Whether a program beside it has this option; ik_llama.cpp's end with an error at every ``--help``."""
         said = said_by([str(self.bench.with_name(program)), "--help"], plain_environment(self.environment))[1]
         return re.search(rf"(?<!\S){re.escape(option)}(?=[\s,])", said) is not None
+
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices beside the processor that it finds without being told of any.
+
+        ik_llama.cpp cannot list them: a payload that was built for one counts as one.
+        """
+        if "--list-devices" not in self.options:
+            return (self.variant,) if self.for_device else ()
+        said = said_by([str(self.bench), "--list-devices"], plain_environment(self.environment))[1]
+        return tuple(_DEVICE.findall(said))
 
     def program(self, name: str) -> Path | None:
         """A program beside its llama-bench, if the payload carries it."""
@@ -130,6 +143,7 @@ def examine(
         depths="--n-depth" in said,
         chooses_devices="--device " in said,
         rpc_server=next((path for one in RPC_SERVERS if (path := bench.with_name(one)).is_file()), None),
+        for_device=bool(backend) and not backend.get("remote"),
         nccl=backend.get("nccl"),
         missing=tuple(missing),
         environment=dict(environment or {}),

@@ -14,7 +14,7 @@ from ..engines.cores import physical_cores
 from ..engines.quota import cpu_quota
 from .running import chosen_environment
 
-__all__ = ["MemoryNode", "describe", "parse_list", "read_nodes", "thread_counts"]
+__all__ = ["MemoryNode", "core_sets", "describe", "free_memory", "parse_list", "read_nodes", "thread_counts"]
 
 _SYSTEM = Path("/sys/devices/system")
 _TELLING = (
@@ -129,6 +129,29 @@ def thread_counts(cores: int | None = None) -> list[int]:
         counts |= {power, min(cores, power + power // 2)}
         power *= 2
     return sorted(counts)
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that programs may take without making others swap; None if the kernel does not say."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(meminfo), re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
+
+
+def core_sets(system: Path = _SYSTEM, allowed: Collection[int] | None = None) -> dict[str, tuple[int, ...]]:
+    """Some of the CPUs that may be worth having alone, by a name; none where all are alike.
+
+    ``one of each core`` where cores have several; ``the fast ones`` where some have a higher top frequency.
+    """
+    usable = sorted(os.sched_getaffinity(0) if allowed is None else allowed)
+    first: dict[str, int] = {}
+    for one in usable:
+        first.setdefault(_text(system / "cpu" / f"cpu{one}" / "topology" / "thread_siblings_list") or str(one), one)
+    tops = {one: _text(system / "cpu" / f"cpu{one}" / "cpufreq" / "cpuinfo_max_freq") for one in usable}
+    best = max((int(top) for top in tops.values() if top.isdigit()), default=0)
+    # Single cores of one kind boost a little higher than others; slow cores lack a fifth and more.
+    fast = tuple(one for one in usable if tops[one].isdigit() and int(tops[one]) > 0.8 * best)
+    sets = {"one of each core": tuple(sorted(first.values())), "the fast ones": fast}
+    return {name: cpus for name, cpus in sets.items() if 0 < len(cpus) < len(usable)}
 
 
 def _core_kinds(usable: Iterable[int], system: Path) -> dict[str, int]:

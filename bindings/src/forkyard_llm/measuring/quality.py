@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 from .child import RunFailed, ended, stream
@@ -13,7 +14,7 @@ from .dialect import cause
 from .engine import READER, Engine
 from .running import engine_environment
 
-__all__ = ["Quality", "Reading"]
+__all__ = ["Quality", "Reading", "sample_text"]
 
 RUN_TIMEOUT_S = 6 * 3600.0
 """Of one arm: a large model on a small machine, at a long context."""
@@ -110,6 +111,13 @@ class Reading:
             msg = f"{READER} failed"
             raise RunFailed(msg, f"{ended(status)}: {cause(lines)}", self.log)
         return lines
+
+
+def sample_text(folder: Path) -> Path:
+    """A text of 700 KB that every Python has, written into `folder`: its help topics, one after the other."""
+    path = folder / "topics.txt"
+    path.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
+    return path
 
 
 def _quality(lines: Sequence[str]) -> Quality:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from .dialect import Result, last_words, read_results
 from .engine import TOOL
 from .records import Arm, Sample
 from .reporting import Reporter
-from .statistics import FEWEST, bootstrap, summarize
+from .statistics import FEWEST, summarize
 
 __all__ = [
     "Measured",
@@ -35,8 +36,12 @@ __all__ = [
 
 RUN_TIMEOUT_S = 2 * 3600.0
 """Of one run: loading the model and copying it to all nodes may take long, too."""
-DRIFT = 0.08
-"""The anchor's speeds before and after a group may differ by so much; machines at rest differ by less."""
+DRIFT = (0.08, 0.25)
+"""The anchor's speeds before and after a group may differ by so much: at least, and at most."""
+_USUAL = 3
+"""Between the two, by so many times what they usually differ by: short runs differ more, on any machine."""
+_KNOWN = 8
+"""Pairs of the anchor's runs after which that is known."""
 GROUP = 4
 """Arms between two runs of the anchor."""
 _AGAIN = 2
@@ -92,10 +97,19 @@ class Measured:
     """Rounds that were run to their end."""
     dropped: int = 0
     """Runs that were thrown away because the machine drifted."""
+    groups: int = 0
+    """Groups between two runs of the anchor that were counted."""
     drifting: int = 0
-    """Groups that were counted although it did, as it did so every time."""
+    """Those that were counted although the machine drifted, as it did so every time."""
     model: str = ""
     """What the engine calls the model."""
+
+    @property
+    def restless(self) -> str:
+        """What has to be known of a machine that did not come to rest; empty for one that did."""
+        if not self.drifting:
+            return ""
+        return f"the machine's speed changed in {self.drifting} of {self.groups} stretches, however often they were run"
 
 
 def chosen_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -125,17 +139,19 @@ def measure(
     reporter: Reporter,
     *,
     keep: Callable[[Sequence[Sample]], None] = lambda _: None,
+    differences: dict[str, list[float]] | None = None,
 ) -> Measured:
     """Run the rounds.
 
     Args:
         run: runs an arm once, as :func:`run_arm` does.
         keep: gets the samples of every group as soon as it is over, those that do not count as well.
+        differences: test -> by what shares the anchor's speeds differed before; gets what they do now.
 
     Raises:
         RunFailed: a run failed; of a tolerant measurement, every arm did, or the anchor.
     """
-    return _Measurement(tuple(arms), plan, run, reporter, keep).go()
+    return _Measurement(tuple(arms), plan, run, reporter, keep, {} if differences is None else differences).go()
 
 
 def measure_benches(
@@ -155,13 +171,20 @@ def measure_benches(
 
 class _Measurement:
     def __init__(
-        self, arms: tuple[Arm, ...], plan: Plan, run: Runner, reporter: Reporter, keep: Callable[..., None]
+        self,
+        arms: tuple[Arm, ...],
+        plan: Plan,
+        run: Runner,
+        reporter: Reporter,
+        keep: Callable[..., None],
+        differences: dict[str, list[float]],
     ) -> None:
         self._arms, self._plan, self._run, self._reporter, self._keep = arms, plan, run, reporter, keep
         self._anchor = next((arm for arm in arms if arm.name == plan.anchor), None)
         self._measured = Measured()
         self._started = time.monotonic()
         self._before: list[Sample] = []
+        self._differences = differences
 
     def go(self) -> Measured:
         plan, measured = self._plan, self._measured
@@ -176,10 +199,8 @@ class _Measurement:
                 if self._known():
                     break
             self._step.update(self._done, self._done)
-        if measured.drifting:
-            self._reporter.warn(
-                f"the machine's speed changed while it was measured, {measured.drifting} times: let it rest, and repeat"
-            )
+        if measured.restless:
+            self._reporter.warn(f"{measured.restless}: let the machine rest, and repeat")
         return measured
 
     def _round(self, number: int) -> None:
@@ -207,15 +228,24 @@ class _Measurement:
                 one.test: ((one.speed + other.speed) / 2, abs(one.speed - other.speed) / min(one.speed, other.speed))
                 for one, other in zip(self._before, after, strict=True)
             }
-            drifts = any(drift > DRIFT for _, drift in base.values())
+            found = [self._drifts(test, one) for test, (_, one) in base.items()]
+            drifts = any(found)
             kept = not drifts or attempt == _AGAIN
             self._before = after
             whole = [*(samples), *after]
             self._count([_with(one, base.get(one.test, (None, 0.0))[0], kept=kept) for one in whole])
             if kept:
+                self._measured.groups += 1
                 self._measured.drifting += drifts
                 return
             self._measured.dropped += len(arms) + 1
+
+    def _drifts(self, test: str, now: float) -> bool:
+        """Whether the anchor's speeds in a test differ more than they may; remembers by how much they do."""
+        seen = self._differences.setdefault(test, [])
+        usual = _USUAL * statistics.median(seen) if len(seen) >= _KNOWN else 0.0
+        seen.append(now)
+        return now > min(max(DRIFT[0], usual), DRIFT[1])
 
     def _sampled(self, arm: Arm, number: int) -> list[Sample]:
         """What one run of an arm says; nothing if it fails, or did before."""
@@ -265,9 +295,9 @@ def _reaches(measured: Measured) -> Iterator[float]:
         for test, speeds in tests.items():
             bases = measured.bases.get(arm, {}).get(test)
             values = [one / base for one, base in zip(speeds, bases, strict=True)] if bases else speeds
-            low, high = bootstrap(values)
-            median = summarize(values).median
-            yield max(high - median, median - low) / median
+            found = summarize(values)
+            low, high = found.interval
+            yield max(high - found.median, found.median - low) / found.median
 
 
 def _with(one: Sample, base: float | None, *, kept: bool) -> Sample:

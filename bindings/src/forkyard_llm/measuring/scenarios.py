@@ -16,6 +16,7 @@ from .child import RunFailed
 from .dialect import Result
 from .engine import SERVER, Engine
 from .finding import label_all
+from .guesses import guesses
 from .machine import describe, thread_counts
 from .prompts import PROMPTS
 from .records import Arm, Recorded, RunInfo, Sample
@@ -27,7 +28,6 @@ from .timing import Timing
 
 __all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all", "verdicts"]
 
-_NGRAMS = ("ngram-simple", "ngram-map-k", "ngram-mod", "ngram-cache")
 PARALLEL = (1, 2, 4, 8)
 _PROMPT_ROOM = 1024
 """Tokens; the longest prompt of the scenario ``spec`` has some 300."""
@@ -147,8 +147,8 @@ def _after(info: RunInfo, measured: Measured) -> RunInfo:
     said = list(info.remarks)
     if measured.dropped:
         said.append(f"{measured.dropped} runs were thrown away because the machine's speed changed, and repeated.")
-    if measured.drifting:
-        said.append("The machine did not come to rest: take these figures for rough ones.")
+    if measured.restless:
+        said.append(f"Rough figures: {measured.restless}.")
     return RunInfo(**{**vars(info), "model_type": measured.model, "remarks": tuple(said)})
 
 
@@ -288,10 +288,12 @@ def _spec(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
     remarks: list[str] = []
     tests = tuple(name for name in PROMPTS if name != "warm-up")
     context = str(wishes.generate + _PROMPT_ROOM)
+    model = read(wishes.model)
     for label, engine, server in _servers(engines, remarks):
-        for kind, words in _guesses(engine, wishes, label, remarks):
-            command = (server, "-m", str(wishes.model), "-t", _count(wishes), "-np", "1", "-c", context, *words)
-            arms.append(_arm(f"{label}, {kind}", engine, (*command, *wishes.extra), tests, words, guesses=kind))
+        for one in guesses(engine, model, wishes.draft, label, remarks):
+            command = (server, "-m", str(wishes.model), "-t", _count(wishes), "-np", "1", "-c", context, *one.words)
+            name = f"{label}, {one.name}"
+            arms.append(_arm(name, engine, (*command, *wishes.extra), tests, one.words, guesses=one.name))
 
     def run(arm: Arm, log: Path) -> Sequence[Result]:
         return run_prompts_arm(arm, log, wishes.generate)
@@ -311,23 +313,6 @@ def _servers(engines: Sequence[tuple[str, Engine]], remarks: list[str]) -> Itera
             remarks.append(f"{label} has no {SERVER}")
         else:
             yield label, engine, str(server)
-
-
-def _guesses(engine: Engine, wishes: Wishes, label: str, remarks: list[str]) -> list[tuple[str, tuple[str, ...]]]:
-    """The ways to guess tokens that an engine's server has, with its words for them."""
-    found: list[tuple[str, tuple[str, ...]]] = [("none", ())]
-    if engine.reads("--spec-type", SERVER):
-        found += [(kind, ("--spec-type", kind)) for kind in _NGRAMS]
-    else:
-        remarks.append(f"{label} cannot guess from the text itself (--spec-type)")
-    if wishes.draft is not None:
-        found.append(("draft model", ("-md", str(wishes.draft))))
-    summary = read(wishes.model)
-    layers = summary.values.get(f"{summary.architecture}.nextn_predict_layers")
-    if layers is not None and any(layers.numbers):
-        mtp = ("--spec-type", "draft-mtp") if engine.name == "llama.cpp" else ("-mtp",)
-        found.append(("mtp", mtp))
-    return found
 
 
 SCENARIOS: Mapping[str, Scenario] = {

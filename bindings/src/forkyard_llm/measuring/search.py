@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .statistics import TIE
+from .statistics import TIE, bounds
 
 __all__ = ["Dimension", "Failure", "Found", "Outcome", "Point", "Space", "Standing", "search"]
 
@@ -278,7 +278,7 @@ class _Search:
         kept = []
         for one in racing:
             pairs = zip(speeds[one], speeds[leader], strict=True)
-            worse = _bounds([own / best for own, best in pairs], 0.05)[1] < 1 - TIE / 2
+            worse = bounds([own / best for own, best in pairs], 0.05)[1] < 1 - TIE / 2
             if one == leader or one in self._rivals or not worse:
                 kept.append(one)
         return kept
@@ -298,9 +298,9 @@ class _Search:
     def _standing(self, point: Point, fresh: Sequence[Mapping[str, float]], count: int) -> Standing:
         error = ERROR / max(1, count)
         speeds = [self._speedup(ratios) for ratios in fresh]
-        low, high = _bounds(speeds, error)
+        low, high = bounds(speeds, error)
         tests = {
-            test: (statistics.median(values), *_bounds(values, error))
+            test: (statistics.median(values), *bounds(values, error))
             for test in self._shares
             for values in [[ratios[test] for ratios in fresh]]
         }
@@ -308,18 +308,3 @@ class _Search:
         speedup = statistics.median(speeds)
         safe = len(fresh) >= ROUNDS[0] and low > 1 and speedup >= 1 + TIE and harmless
         return Standing(point, speedup, (low, high), tests, len(fresh), safe)
-
-
-def _bounds(values: Sequence[float], error: float) -> tuple[float, float]:
-    """Between which the median lies, by order statistics: either bound is wrong with at most this likelihood.
-
-    It holds whatever the distribution is (the sign test); with too few samples there are no bounds.
-    """
-    ordered, count = sorted(values), len(values)
-    total, rank = 0.0, 0
-    while rank < count:
-        total += math.comb(count, rank) / 2**count
-        if total > error:
-            break
-        rank += 1
-    return (ordered[rank - 1], ordered[-rank]) if rank else (0.0, math.inf)

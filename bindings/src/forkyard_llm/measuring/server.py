@@ -169,21 +169,26 @@ def run_prompts_arm(arm: Arm, log: Path, tokens: int) -> list[Result]:
         return [Result(test, server.complete(PROMPTS[test], tokens).speed, None, "") for test in arm.tests]
 
 
-def run_batch_arm(arm: Arm, log: Path, prompt: int, tokens: int, parallel: int) -> list[Result]:
+def run_batch_arm(
+    arm: Arm, log: Path, prompt: int, tokens: int, parallel: int, texts: Mapping[str, str] = PROMPTS
+) -> list[Result]:
     """Run an arm with so many requests at once, each of `prompt` tokens that no other has, and `tokens` generated.
+
+    Args:
+        texts: whose tokens the prompts are made of.
 
     Raises:
         RunFailed: the server does not start, or answers with an error.
     """
     with started(arm.command, log, arm_environment(arm)) as server:
-        words = server.tokens(" ".join(PROMPTS.values()))
-        texts = [
+        words = server.tokens(" ".join(texts.values()))
+        prompts = [
             [words[(17 * number + 7 * place) % len(words)] for place in range(prompt)] for number in range(parallel)
         ]
         server.complete(PROMPTS["warm-up"], 16)
         began = time.perf_counter()
         with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
-            done = list(pool.map(lambda text: server.complete(text, tokens), texts))
+            done = list(pool.map(lambda text: server.complete(text, tokens), prompts))
         seconds = time.perf_counter() - began
     generated = sum(one.generated_tokens for one in done)
     whole = generated + sum(one.prompt_tokens for one in done)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +17,29 @@ from typing import Any
 
 from ..errors import UsageError
 from .child import RunFailed
+from .dialect import Result
+from .engine import Engine
+from .guesses import NONE, Guess
 from .prompts import CONFIRMING, PROMPTS
+from .quality import Reading, sample_text
 from .records import Arm, Sample
 from .reporting import Reporter, Silent
-from .running import Plan, chosen_environment, engine_environment, measure, run_arm
-from .search import Found, Outcome, Point, Standing, search
-from .server import started
+from .running import RUN_TIMEOUT_S, Plan, arm_environment, chosen_environment, measure, run_arm
+from .search import Dimension, Failure, Found, Outcome, Point, Space, Standing, search
+from .server import run_batch_arm, run_prompts_arm, started
 from .space import BATCH_THREADS, THREADS, Choices, Workload
 from .statistics import TIE, Gain, compare
 
-__all__ = ["Evaluator", "Journal", "Tuned", "tune"]
+__all__ = ["LENGTHS", "Evaluator", "Journal", "Judge", "Tuned", "benches", "tune"]
 
 MEASUREMENTS = 400
 """Measurements of points at most, whatever the time allows."""
+LENGTHS = (3, 6, 12)
+"""Tokens that a draft model, or MTP, is tried to guess at once."""
+_GUESSING = 0.3
+"""Share of the time that is kept for them, where the engine can guess."""
+_JUDGED = 1024
+"""Tokens whose probabilities are compared for the quality of a lossy setting, about."""
 _SLOWEST = 20
 """A run that takes so many times as long as the default's hangs."""
 _SHORTEST_LIMIT_S = 60.0
@@ -99,6 +111,56 @@ def _explained(path: Path) -> Iterator[None]:
         raise UsageError(msg) from error
 
 
+class Judge:
+    """What lossy settings cost: KL divergence from the same payload with f16, once for each payload and setting.
+
+    Args:
+        most: settings with a larger one, in nats a token, are out.
+    """
+
+    def __init__(
+        self, choices: Choices, model: Path, workload: Workload, log: Path, journal: Journal, most: float
+    ) -> None:
+        self._choices, self._model, self._log, self._journal, self._most = choices, model, log, journal, most
+        self._context = min(2048, max(512, workload.depth))
+        self._folder = tempfile.TemporaryDirectory(prefix="forkyard-llm-")
+        self.found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+
+    def __call__(self, point: Point) -> Failure | None:
+        """Why a point is out, if it costs too much."""
+        words, payload = self._choices.lossy(point), point[0]
+        if not words:
+            return None
+        if (payload, words) not in self.found:
+            engine = self._choices.engine(point)
+            said = self._journal.answer(["quality", payload, *words], lambda: self._measure(engine, words))
+            self.found[payload, words] = said
+        said = self.found[payload, words]
+        if "failed" in said:
+            return f"its quality could not be measured: {said['failed']}"
+        if not said["kld_mean"] <= self._most:
+            return f"KL divergence {said['kld_mean']:.4f} from f16, more than {self._most:g} (--max-kld)"
+        return None
+
+    def of(self, point: Point) -> dict[str, Any] | None:
+        """What a point costs, if it changes what the model says."""
+        return self.found.get((point[0], self._choices.lossy(point)))
+
+    def _measure(self, engine: Engine, words: tuple[str, ...]) -> dict[str, Any]:
+        folder = Path(self._folder.name)
+        windows = max(1, 2 * _JUDGED // self._context)
+        layers, chosen = 999 if engine.devices() else 0, chosen_environment(os.environ)
+        text, logits = sample_text(folder), folder / hashlib.sha256(str(engine.bench).encode()).hexdigest()
+        reading = Reading(self._model, text, self._context, windows, layers, chosen, self._log)
+        try:
+            if not logits.exists():
+                reading.keep(engine, logits.with_suffix(".part"))
+                logits.with_suffix(".part").rename(logits)
+            return reading.compare(engine, words, logits).as_json()
+        except RunFailed as error:
+            return {"failed": error.why}
+
+
 @dataclass(frozen=True)
 class Tuned:
     """What a run came to."""
@@ -107,8 +169,14 @@ class Tuned:
     found: Found
     best: Point
     """The default, if the winner was not confirmed."""
+    guess: Guess
+    """How it guesses tokens ahead, or not."""
+    guessing: Found | None
+    """What trying guesses on the best settings came to."""
     confirmed: Gain | None
     """The winner relative to the default through llama-server; None if the default won before."""
+    quality: Mapping[str, Any] | None
+    """What it costs, if it changes what the model says."""
     remarks: tuple[str, ...]
     command: tuple[str, ...]
     call: str
@@ -118,6 +186,12 @@ class Tuned:
         """What finalists' samples say of the best point."""
         return next((one for one in self.found.standings if one.point == self.best), None)
 
+    @property
+    def guessed(self) -> Standing | None:
+        """What the guesses gain beside the best settings without them."""
+        standings = self.guessing.standings if self.guessing and self.guess.words else []
+        return next((one for one in standings if one.point == (self.guess.name,)), None)
+
     def as_json(self) -> dict[str, Any]:
         """For machines."""
         standing, name = self.standing, self.choices.name
@@ -125,19 +199,22 @@ class Tuned:
             "changes": self.choices.space.changes(self.best),
             "speedup": standing.speedup if standing else 1.0,
             "interval": list(standing.interval) if standing else [1.0, 1.0],
+            "guesses": {
+                "chosen": self.guess.name,
+                "finalists": [_said(one, one.point[0]) for one in self.guessing.standings] if self.guessing else [],
+                "failed": {point[0]: why for point, why in self.guessing.failed.items()} if self.guessing else {},
+            },
             "confirmed": self.confirmed.as_json() if self.confirmed else None,
+            "quality": self.quality,
             "command": list(self.command),
-            "environment": dict(self.choices.engine(self.best).environment),
+            "environment": self.choices.environment(self.best),
             "call": self.call,
             "effects": self.found.effects,
-            "finalists": [
-                {"name": name(one.point), "speedup": one.speedup, "interval": list(one.interval), "safe": one.safe}
-                for one in self.found.standings
-            ],
+            "finalists": [_said(one, name(one.point)) for one in self.found.standings],
             "failed": {name(point): why for point, why in self.found.failed.items()},
             "not_tried": list(self.choices.not_tried),
             "remarks": list(self.remarks),
-            "measurements": self.found.measurements,
+            "measurements": self.found.measurements + (self.guessing.measurements if self.guessing else 0),
             "complete": self.found.complete,
         }
 
@@ -147,83 +224,175 @@ class Tuned:
         if standing is None:
             lines.append("Keep the default: nothing is surely faster.")
         else:
-            low, high = standing.interval
             lines.append(f"Fastest: {self.choices.name(self.best)}")
-            lines.append(f"{standing.speedup:.2f}x the default ({low:.2f} to {high:.2f}), {standing.rounds} rounds")
-            lines += [
-                f"  {test}: {middle:.2f}x ({least:.2f} to {most:.2f})"
-                for test, (middle, least, most) in standing.tests.items()
-            ]
+            lines += _told(standing, "the default")
+        if self.guessed:
+            lines.append(f"Guessing tokens ahead: {self.guess.name}")
+            lines += _told(self.guessed, "the same without")
+        if self.quality:
+            lines.append(
+                f"It changes what the model says: KL divergence {self.quality['kld_mean']:.4f} from f16, "
+                f"the same likeliest token in {self.quality['same_top_percent']:.1f} %."
+            )
         lines += self.remarks
-        environment = [f"{name}={value}" for name, value in self.choices.engine(self.best).environment.items()]
+        environment = [f"{name}={value}" for name, value in self.choices.environment(self.best).items()]
         lines += ["", "Server:", "  " + shlex.join([*(["env", *environment] if environment else []), *self.command])]
         lines += ["Python:", f"  {self.call}"]
         if explain:
-            effects = sorted(self.found.effects.items(), key=lambda one: -one[1])
+            effects = sorted(
+                [*self.found.effects.items(), *(self.guessing.effects.items() if self.guessing else ())],
+                key=lambda one: -one[1],
+            )
             lines += ["", "What mattered (fastest value over slowest):"]
             lines += [f"  {name}: {ratio:.2f}x" for name, ratio in effects]
-        if self.found.failed:
-            lines += ["", "Could not be measured:"]
-            lines += [f"  {self.choices.name(point)}: {why}" for point, why in self.found.failed.items()]
+            lines += ["", "Finalists, relative to the default:"]
+            lines += [
+                f"  {one.speedup:.2f}x ({one.interval[0]:.2f} to {one.interval[1]:.2f}) {self.choices.name(one.point)}"
+                + ("" if one.safe else ": not surely faster without a loss")
+                for one in self.found.standings
+            ]
+        failed = {self.choices.name(point): why for point, why in self.found.failed.items()}
+        failed |= {point[0]: why for point, why in self.guessing.failed.items()} if self.guessing else {}
+        if failed:
+            lines += ["", "Could not be measured, or is out:"]
+            lines += [f"  {name}: {why}" for name, why in failed.items()]
         lines += ["", "Not tried:", *(f"  {one}" for one in self.choices.not_tried)]
         return "\n".join(lines)
+
+
+def _said(one: Standing, name: str) -> dict[str, Any]:
+    return {"name": name, "speedup": one.speedup, "interval": list(one.interval), "safe": one.safe}
+
+
+def _told(one: Standing, what: str) -> list[str]:
+    low, high = one.interval
+    return [
+        f"{one.speedup:.2f}x {what} ({low:.2f} to {high:.2f}), {one.rounds} rounds",
+        *(f"  {test}: {middle:.2f}x ({least:.2f} to {most:.2f})" for test, (middle, least, most) in one.tests.items()),
+    ]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How points of a space are measured."""
+
+    space: Space
+    arms: Callable[[Point], Sequence[Arm]]
+    """The commands of a point."""
+    run: Callable[[Arm, float], Sequence[Result]]
+    """Runs one once, for so many seconds at most."""
+    tokens: Callable[[str], float]
+    """How many tokens a test stands for."""
+    stage: str = ""
+    """Sets its questions apart from those of others in the journal."""
+    judge: Callable[[Point], Failure | None] = lambda _: None
+    """Why a point that is faster than the default is out."""
+
+
+def benches(
+    choices: Choices,
+    model: Path,
+    workload: Workload,
+    log: Path,
+    judge: Callable[[Point], Failure | None] = lambda _: None,
+) -> Measuring:
+    """Points by llama-bench; by llama-server if there are several requests at once."""
+
+    def run(arm: Arm, limit_s: float) -> Sequence[Result]:
+        if workload.parallel > 1:
+            return run_batch_arm(arm, log, workload.prompt, workload.generate, workload.parallel)
+        return run_arm(arm, model, log, timeout_s=limit_s)
+
+    return Measuring(choices.space, lambda one: choices.arms(one, model, workload), run, workload.tokens, judge=judge)
+
+
+def _guessing(
+    choices: Choices, best: Point, guesses: Mapping[str, Guess], model: Path, workload: Workload, log: Path
+) -> Measuring:
+    """Ways to guess, by llama-server, beside the best settings without any."""
+    tests = tuple(name for name in PROMPTS if name != "warm-up")
+    tokens = max(1, workload.generate)
+
+    def arms(point: Point) -> list[Arm]:
+        (name,) = point
+        command = (*choices.command(best, model, workload), *guesses[name].words)
+        environment = {**chosen_environment(os.environ), **choices.environment(best)}
+        values = {**choices.values(best), "guesses": name}
+        words = " ".join(guesses[name].words)
+        return [Arm(f"guesses {name}", command, tests, words, environment, engine=choices.engine(best), values=values)]
+
+    return Measuring(
+        Space((Dimension("guesses", tuple(guesses)),), (NONE,)),
+        arms,
+        lambda arm, _: run_prompts_arm(arm, log, tokens),
+        lambda _: tokens,
+        "guesses",
+    )
 
 
 class Evaluator:
     """Measures points beside the default, with the room's anchor."""
 
-    def __init__(
-        self,
-        choices: Choices,
-        model: Path,
-        workload: Workload,
-        log: Path,
-        journal: Journal,
-        keep: Keep = lambda *_: None,
-    ) -> None:
-        self._choices, self._model, self._workload, self._log = choices, model, workload, log
-        self._journal, self._keep = journal, keep
-        first = self._journal.answer("default", self._first)
+    def __init__(self, how: Measuring, journal: Journal, keep: Keep = lambda *_: None) -> None:
+        self._how, self._journal, self._keep = how, journal, keep
+        self._stage = [how.stage] if how.stage else []
+        self._differences: dict[str, list[float]] = {}
+        first = self._journal.answer([*self._stage, "default"], self._first)
         self.shares: dict[str, float] = first["shares"]
         self._limit_s = float(first["limit_s"])
 
     def _first(self) -> dict[str, Any]:
         """Each test's share of the default's seconds, and how long a run may last; the second run counts."""
-        (arm,) = self._choices.arms(self._choices.space.default, self._model, self._workload)
-        run_arm(arm, self._model, self._log)
-        began = time.monotonic()
-        results = run_arm(arm, self._model, self._log)
-        limit_s = max(_SHORTEST_LIMIT_S, _SLOWEST * (time.monotonic() - began))
-        seconds = {one.test: self._workload.tokens(one.test) / one.speed for one in results}
-        return {
-            "shares": {test: one / sum(seconds.values()) for test, one in seconds.items()},
-            "limit_s": limit_s,
-        }
+        arms = self._how.arms(self._how.space.default)
+        seconds: dict[str, float] = {}
+        limit_s = _SHORTEST_LIMIT_S
+        for arm in arms:
+            self._how.run(arm, RUN_TIMEOUT_S)
+            began = time.monotonic()
+            results = self._how.run(arm, RUN_TIMEOUT_S)
+            limit_s = max(limit_s, _SLOWEST * (time.monotonic() - began))
+            seconds |= {one.test: self._how.tokens(one.test) / one.speed for one in results}
+        return {"shares": {test: one / sum(seconds.values()) for test, one in seconds.items()}, "limit_s": limit_s}
 
     def __call__(self, points: Sequence[Point], fresh: bool = False) -> list[Outcome]:
         """See :data:`forkyard_llm.measuring.search.Evaluator`."""
-        question = [*(["fresh"] if fresh else []), *map(list, points)]
+        question = [*self._stage, *(["fresh"] if fresh else []), *map(list, points)]
         answers: list[Outcome] = self._journal.answer(question, lambda: self._measure(points))
-        return answers
+        # Quality takes long to measure, and what is no faster needs none.
+        return [
+            answer if isinstance(answer, str) or self._speedup(answer) <= 1 else self._how.judge(point) or answer
+            for point, answer in zip(points, answers, strict=True)
+        ]
+
+    def _speedup(self, ratios: Mapping[str, float]) -> float:
+        """Of the whole workload; 0 if a test is missing."""
+        if not all(ratios.get(test) for test in self.shares):
+            return 0.0
+        return 1 / sum(share / ratios[test] for test, share in self.shares.items())
+
+    def _run(self, arm: Arm) -> Sequence[Result]:
+        return self._how.run(arm, self._limit_s)
 
     def _measure(self, points: Sequence[Point]) -> list[Outcome]:
-        (anchor,) = self._choices.arms(self._choices.space.default, self._model, self._workload)
-        each = [self._choices.arms(one, self._model, self._workload) for one in points]
-        samples: list[Sample] = []
-
-        def run(arm: Arm) -> Any:
-            return run_arm(arm, self._model, self._log, timeout_s=self._limit_s)
-
-        arms = [anchor, *(arm for some in each for arm in some)]
-        plan = Plan(1, anchor=anchor.name, warm_up=False, tolerant=True)
-        measured = measure(arms, plan, run, Silent(), keep=samples.extend)
-        self._keep(arms, samples, measured.failed)
+        anchors = self._how.arms(self._how.space.default)
+        each = [self._how.arms(one) for one in points]
+        kept: list[Sample] = []
+        failed: dict[str, str] = {}
+        # Where the default takes two commands, each of them is the anchor of those that measure the same.
+        for anchor in anchors:
+            arms = [anchor, *(arm for some in each for arm in some if set(arm.tests) & set(anchor.tests))]
+            plan = Plan(1, anchor=anchor.name, warm_up=False, tolerant=True)
+            samples: list[Sample] = []
+            measured = measure(arms, plan, self._run, Silent(), keep=samples.extend, differences=self._differences)
+            self._keep(arms, samples, measured.failed)
+            kept += [one for one in samples if one.kept and one.base]
+            failed |= measured.failed
         outcomes: list[Outcome] = []
         for some in each:
             names = [one.name for one in some]
-            why = next((measured.failed[one] for one in names if one in measured.failed), None)
-            kept = [one for one in samples if one.arm in names and one.kept and one.base]
-            outcomes.append(why or {one.test: one.speed / one.base for one in kept if one.base})
+            why = next((failed[one] for one in names if one in failed), None)
+            mine = [one for one in kept if one.arm in names]
+            outcomes.append(why or {one.test: one.speed / one.base for one in mine if one.base})
         return outcomes
 
 
@@ -237,91 +406,130 @@ def tune(
     minutes: float,
     journal: Journal,
     keep: Keep = lambda *_: None,
+    judge: Judge | None = None,
+    guesses: Callable[[Engine], Sequence[Guess]] = lambda _: (),
 ) -> Tuned:
     """The fastest settings that harm no test, confirmed through llama-server.
 
     Args:
         keep: gets arms, their samples, and why some failed, as soon as they are measured.
+        judge: rules out what costs too much quality; None if nothing in the space does.
+        guesses: the ways an engine can guess tokens ahead.
 
     Raises:
         RunFailed: the default cannot be measured.
     """
     began = time.monotonic()
-    evaluate = Evaluator(choices, model, workload, log, journal, keep)
+    default = choices.space.default
+    guessable = workload.parallel == 1 and workload.generate > 0
+    share = 1 - _GUESSING if guessable and guesses(choices.engine(default)) else 1.0
+    evaluate = Evaluator(benches(choices, model, workload, log, judge or (lambda _: None)), journal, keep)
 
-    said: list[Point] = []
+    said: list[Point] = [default]
 
     def say(point: Point, speedup: float) -> None:
-        if said[-1:] == [point]:
+        if said[-1] == point:
             return
         said.append(point)
         reporter.note(f"best so far: {choices.name(point)}, about {speedup:.2f}x")
 
-    found = search(
-        choices.space,
-        evaluate.shares,
-        evaluate,
-        budget=MEASUREMENTS,
-        go_on=lambda share: time.monotonic() - began < 60 * minutes * share,
-        on_best=say,
-    )
-    best, confirmed, remarks = found.best, None, list[str]()
+    try:
+        found = search(
+            choices.space,
+            evaluate.shares,
+            evaluate,
+            budget=MEASUREMENTS,
+            rivals=choices.rivals,
+            go_on=lambda part: time.monotonic() - began < 60 * minutes * share * part,
+            on_best=say,
+        )
+    except KeyboardInterrupt:
+        reporter.note(f"best so far, not confirmed: {shlex.join(choices.command(said[-1], model, workload))}")
+        raise
+    best, remarks = found.best, list[str]()
     if not found.complete:
         remarks.append("The time ended before everything was known: --resume goes on, or give more with --budget.")
-    if best != choices.space.default:
+    known = {one.name: one for one in guesses(choices.engine(best))} if guessable else {}
+    guess, guessing = Guess(NONE), None
+    if len(known) > 1:
+        reporter.note(f"guessing tokens ahead: {', '.join(name for name in known if name != NONE)}")
         try:
-            ratios = journal.answer(["confirm", list(best)], lambda: _confirm(choices, best, model, workload, log))
-            confirmed = compare(ratios, [1.0] * len(ratios))
-            if confirmed.ratio < 1 + TIE:
-                remarks.append(
-                    f"{choices.name(best)} was not confirmed through llama-server ({confirmed.ratio:.2f}x the default)."
-                )
-                best = choices.space.default
-            else:
-                remarks.append(f"Confirmed through llama-server on other texts: {confirmed.ratio:.2f}x the default.")
+            evaluate = Evaluator(_guessing(choices, best, known, model, workload, log), journal, keep)
+            since, left = time.monotonic(), max(60 * minutes * _GUESSING, began + 60 * minutes - time.monotonic())
+            guessing = search(
+                Space((Dimension("guesses", tuple(known)),), (NONE,)),
+                evaluate.shares,
+                evaluate,
+                budget=MEASUREMENTS,
+                go_on=lambda part: time.monotonic() - since < left * part,
+            )
+            guess = known[guessing.best[0]]
         except RunFailed as error:
-            remarks.append(f"{choices.name(best)} was not confirmed through llama-server: {error.why}")
-            best = choices.space.default
+            remarks.append(f"Guesses could not be measured: {error.why}")
+    best, guess, confirmed, more = _confirmed(choices, best, guess, model, workload, log, journal)
+    remarks += more
     threads = max(found.effects.get(THREADS, 1), found.effects.get(BATCH_THREADS, 1))
     changed = choices.space.changes(best)
     if threads >= _BAD_DEFAULT and {THREADS, BATCH_THREADS} & set(changed):
-        values = choices.values(choices.space.default)
+        values = choices.values(default)
         remarks.append(f"The default of {values[THREADS]} threads is slow on this machine.")
-    context = _context(workload)
-    call, lacking = choices.call(best, model, context)
+    call, lacking = choices.call(best, model, workload, guess.python)
     if lacking:
         remarks.append(f"The Python class has no setting for: {', '.join(lacking)}.")
-    command = choices.server(best, model, context)
-    return Tuned(choices, found, best, confirmed, tuple(remarks), command, call)
+    command = (*choices.command(best, model, workload), *guess.words)
+    quality = judge.of(best) if judge else None
+    return Tuned(choices, found, best, guess, guessing, confirmed, quality, tuple(remarks), command, call)
 
 
-def _context(workload: Workload) -> int:
-    """Room for the workload and some more, in steps of 256."""
-    return -(-(workload.prompt + workload.generate + 64) // 256) * 256
+def _confirmed(
+    choices: Choices, best: Point, guess: Guess, model: Path, workload: Workload, log: Path, journal: Journal
+) -> tuple[Point, Guess, Gain | None, list[str]]:
+    """The winner with its guesses, or without, or the default: the first that llama-server confirms; and remarks."""
+    default, none, remarks = choices.space.default, Guess(NONE), list[str]()
+    for one in dict.fromkeys((guess.name, NONE)):
+        chosen = guess if one == guess.name else none
+        if best == default and not chosen.words:
+            break
+        name = ", ".join([choices.name(best), *([f"guesses {one}"] if chosen.words else [])])
+        try:
+            question = ["confirm", one, *best]
+            ratios = journal.answer(question, lambda: _confirm(choices, best, chosen, model, workload, log))  # noqa: B023
+        except RunFailed as error:
+            remarks.append(f"{name} was not confirmed through llama-server: {error.why}")
+            continue
+        confirmed = compare(ratios, [1.0] * len(ratios))
+        if confirmed.ratio >= 1 + TIE:
+            remarks.append(f"Confirmed through llama-server on other texts: {confirmed.ratio:.2f}x the default.")
+            return best, chosen, confirmed, remarks
+        remarks.append(f"{name} was not confirmed through llama-server ({confirmed.ratio:.2f}x the default).")
+    return default, none, None, remarks
 
 
-def _confirm(choices: Choices, best: Point, model: Path, workload: Workload, log: Path) -> list[float]:
-    """The default's seconds over the winner's, for each round and text that nothing was tuned with."""
-    ratios: list[float] = []
+def _confirm(choices: Choices, best: Point, guess: Guess, model: Path, workload: Workload, log: Path) -> list[float]:
+    """The default's seconds over the winner's, the median of the rounds for each text that nothing was tuned with."""
+    ratios: list[list[float]] = []
     for number in range(_CONFIRMING_ROUNDS):
-        points = [choices.space.default, best]
-        seconds = {
-            one: _seconds(choices, one, model, workload, log) for one in (points if number % 2 else points[::-1])
-        }
-        ratios += [old / new for old, new in zip(seconds[points[0]], seconds[best], strict=True)]
-    return [statistics.median(ratios[at :: len(CONFIRMING)]) for at in range(len(CONFIRMING))]
+        both = [(choices.space.default, Guess(NONE)), (best, guess)]
+        seconds = [_seconds(choices, *one, model, workload, log) for one in (both if number % 2 else both[::-1])]
+        old, new = seconds if number % 2 else seconds[::-1]
+        ratios.append([before / after for before, after in zip(old, new, strict=True)])
+    return [statistics.median(column) for column in zip(*ratios, strict=True)]
 
 
-def _seconds(choices: Choices, point: Point, model: Path, workload: Workload, log: Path) -> list[float]:
-    """Of each confirming text, as llama-server's timings say."""
-    command = choices.server(point, model, _context(workload))
-    environment = engine_environment({**choices.engine(point).environment, **chosen_environment(os.environ)})
+def _seconds(choices: Choices, point: Point, guess: Guess, model: Path, workload: Workload, log: Path) -> list[float]:
+    """Of each confirming text, as llama-server's timings say; of all of them at once if requests come in parallel."""
+    command = (*choices.command(point, model, workload), *guess.words)
+    environment = {**chosen_environment(os.environ), **choices.environment(point)}
+    arm = Arm("confirming", command, workload.tests, "", environment, engine=choices.engine(point))
+    if workload.parallel > 1:
+        several = (workload.prompt, workload.generate, workload.parallel)
+        return [1 / one.speed for one in run_batch_arm(arm, log, *several, CONFIRMING) if one.test in workload.tests]
     found = []
-    with started(command, log, environment) as server:
+    with started(command, log, arm_environment(arm)) as server:
         server.complete(PROMPTS["warm-up"], 16)
         for text in CONFIRMING.values():
             words = server.tokens(text)
-            asked = [words[at % len(words)] for at in range(max(1, workload.prompt))]
+            asked = [words[at % len(words)] for at in range(max(1, workload.prompt, workload.depth))]
             said = server.complete(asked, max(1, workload.generate))
             found.append((said.prompt_ms + said.generated_ms) / 1000)
     return found

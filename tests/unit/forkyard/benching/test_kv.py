@@ -193,7 +193,7 @@ def test_memory_quality_and_speed_in_one_table(make: Make, run: Any, wishes: Wis
         },
         speeds={"ftq4 ftq4 0": 12.0},
     )
-    found = run(dataclasses.replace(wishes, caches=("f16", "q4_0", "ftq4", "ftq4+128"), rounds=5), payload)
+    found = run(dataclasses.replace(wishes, caches=("f16", "q4_0", "ftq4", "ftq4+128"), rounds=6), payload)
     rows = table(as_text(found))
     assert rows[0] == [
         *("engine", "K", "V", "cache", "MiB at 2048", "KLD", "median", "99.9 %", "same top %"),

@@ -31,7 +31,7 @@ def wishes(model: Path) -> Wishes:
         modes=None,
         prompt=512,
         generate=128,
-        rounds=5,
+        rounds=6,
         minutes=None,
         threads_per_node=None,
         fake_nodes=None,
@@ -246,7 +246,7 @@ def test_the_answer_for_machines_is_json(
 ) -> None:
     found = run(opened(make_payload()), wishes, two_nodes, tmp_path)
     document = json.loads(json.dumps(found.as_json()))
-    assert document["rows"][1]["modes"]["mirror"]["samples"] == [15.0] * 5
+    assert document["rows"][1]["modes"]["mirror"]["samples"] == [15.0] * 6
     assert document["rows"][1]["gains"]["mirror"]["verdict"] == "faster"
     assert document["rows"][1]["local_percent"] == {"mirror": 99.5, "split": 99.5}
     assert document["engine"]["build_key"] == "a" * 64

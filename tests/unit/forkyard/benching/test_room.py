@@ -53,7 +53,7 @@ def runs(done: Any) -> list[Any]:
 
 
 def test_two_wheels(call: Any, wheel: Any) -> None:
-    words = ["--wheel", str(wheel("one", 10.0)), "--wheel", str(wheel("two", 20.0)), "--repetitions", "5"]
+    words = ["--wheel", str(wheel("one", 10.0)), "--wheel", str(wheel("two", 20.0)), "--repetitions", "6"]
     (run,) = runs(call("variants", *words))
     gain = run["arms"][1]["results"]["tg4"]["gain"]
     assert (gain["ratio"], gain["verdict"]) == (2.0, "faster")
@@ -67,7 +67,7 @@ def test_each_engine_is_compared_with_its_own_upstream(call: Any, wheel: Any) ->
         wheel("four", 60.0, engine="ik_llama.cpp", stacks=("fixes",)),
     ]
     words = [word for one in wheels for word in ("--wheel", str(one))]
-    found = runs(call("stock", *words, "--repetitions", "5"))
+    found = runs(call("stock", *words, "--repetitions", "6"))
     assert [run["run"]["anchor"] for run in found] == ["llama.cpp without stacks", "ik_llama.cpp without stacks"]
     gains = [run["arms"][1]["results"]["tg4"]["gain"] for run in found]
     assert [(gain["ratio"], gain["verdict"]) for gain in gains] == [(0.5, "slower"), (1.5, "faster")]

@@ -61,7 +61,7 @@ def measured_calls(payload: Any) -> list[dict[str, Any]]:
 def test_the_table_of_two_gpus_has_both_engines(make_split_payload: Make, run: Any, wishes: Wishes) -> None:
     ours = make_split_payload({"layer f16": [10.0], "tensor q8_0": [14.0], "tensor f16": [15.0]})
     theirs = make_split_payload({"graph f16": [13.0]}, engine="ik_llama.cpp", splits="none|layer|graph")
-    found = run(dataclasses.replace(wishes, rounds=5, modes=("layer", "tensor", "graph")), ours, theirs)
+    found = run(dataclasses.replace(wishes, rounds=6, modes=("layer", "tensor", "graph")), ours, theirs)
     text = as_text(found)
     rows = table(text)
     assert rows[0] == ["engine", "split", "KV", "pp512 t/s", "tg128 t/s", "pp512 @ d8192 t/s", "tg128 @ d8192 t/s"]
@@ -426,12 +426,12 @@ def test_wishes_that_mean_nothing(wishes: Wishes, changes: dict[str, Any], what:
 
 def test_the_answer_for_machines_is_json(make_split_payload: Make, run: Any, wishes: Wishes, tmp_path: Path) -> None:
     payload = make_split_payload({"tensor f16": [14.0]}, refused={"row f16": "no", "row q8_0": "no"})
-    found = run(dataclasses.replace(wishes, rounds=5), payload)
+    found = run(dataclasses.replace(wishes, rounds=6), payload)
     document = json.loads(json.dumps(found.as_json()))
     assert document["scenario"] == "split"
     assert document["baseline"] == "llama.cpp, layer, f16"
     row = next(one for one in document["rows"] if (one["split_mode"], one["cache_type"]) == ("tensor", "f16"))
-    assert row["tests"]["tg128 @ d8192"]["samples"] == [14.0] * 5
+    assert row["tests"]["tg128 @ d8192"]["samples"] == [14.0] * 6
     assert row["gains"]["tg128 @ d8192"]["verdict"] == "faster"
     assert document["engines"][0]["devices"] == [
         {"name": "CUDA0", "about": "GPU (of ours)"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm.gguf_reader import GgufSummary, Value
 from forkyard_llm.measuring.dialect import Result
 from forkyard_llm.measuring.engine import Engine, examine
 from forkyard_llm.measuring.records import Arm, Recorded, RunInfo, Sample
@@ -85,6 +86,19 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+def summary(size: int = 1 << 30, **values: int) -> GgufSummary:
+    """What a model's file says of it: 8 layers, 4 heads of 64 values, and what is given."""
+    known = {
+        "block_count": 8,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 4,
+        "embedding_length": 256,
+        **values,
+    }
+    keys = {f"fake.{name.replace('__', '.')}": Value(4, None, one, 0) for name, one in known.items()}
+    return GgufSummary(Path("model.gguf"), 3, "fake", 32, 0, size, keys, {})
+
+
 def arm(name: str, *tests: str, **values: str) -> Arm:
     """An arm that nobody runs."""
     return Arm(
@@ -106,11 +120,11 @@ def recorded() -> Recorded:
     """A run with an anchor, an arm that is faster, one that ties, and one that failed."""
     arms = [arm("base", "pp64", "tg32", threads="2"), arm("fast", "pp64", "tg32", threads="4"), arm("same"), arm("bad")]
     samples: list[Any] = []
-    for number in range(5):
+    for number in range(6):
         for name, factor in (("base", 1.0), ("fast", 1.5 + number / 100), ("same", 1.0 + (-1) ** number / 50)):
             for test, speed in (("pp64", 200.0), ("tg32", 20.0)):
                 if test in next(one for one in arms if one.name == name).tests:
                     samples.append(Sample(name, number, test, speed * factor, 1e9 + number, 0.5, speed))
-    samples.append(Sample("fast", 5, "tg32", 1.0, 1e9, 9.0, 20.0, kept=False))
+    samples.append(Sample("fast", 6, "tg32", 1.0, 1e9, 9.0, 20.0, kept=False))
     info = RunInfo("ab" * 16, "threads", 1e9, "model.gguf", 4, {"cpu": "A CPU", "cores": 4}, "base")
     return Recorded(info, arms, samples, {"bad": "killed by signal 9"})

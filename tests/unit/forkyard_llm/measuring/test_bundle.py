@@ -116,7 +116,7 @@ def whole() -> bytes:
 def test_tables_and_lines(recorded: Recorded) -> None:
     text = as_markdown(recorded)
     assert "| fast |" in text
-    assert "304.00 (300.00 to 308.00) 1.52x" in text
+    assert "305.00 (300.00 to 310.00) 1.52x" in text
     assert "(tie)" in text
     assert "bad failed: killed by signal 9" in text
     lines = [json.loads(line) for line in as_jsonl(recorded).splitlines()]
@@ -125,4 +125,4 @@ def test_tables_and_lines(recorded: Recorded) -> None:
     rows = [json.loads(line) for line in as_llama_bench(recorded).splitlines()]
     assert {(row["n_prompt"], row["n_gen"]) for row in rows} == {(64, 0), (0, 32)}
     assert rows[0]["n_threads"] == 2
-    assert rows[0]["samples_ts"] == [200.0] * 5
+    assert rows[0]["samples_ts"] == [200.0] * 6

@@ -28,7 +28,7 @@ def folder(engine: Engine) -> str:
     return str(engine.bench.parents[1])
 
 
-SHORT = ("-m", "MODEL", "--prompt", "8", "--generate", "4", "--rounds", "5")
+SHORT = ("-m", "MODEL", "--prompt", "8", "--generate", "4", "--rounds", "6")
 
 
 def test_a_scenario_and_what_is_kept_of_it(call: Any, make_engine: MakeEngine, tmp_path: Path) -> None:

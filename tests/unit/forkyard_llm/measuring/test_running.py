@@ -9,7 +9,7 @@ from forkyard_llm.measuring.dialect import Result
 from forkyard_llm.measuring.records import Arm, Sample
 from forkyard_llm.measuring.reporting import Silent
 from forkyard_llm.measuring.running import Plan, measure, measure_benches
-from forkyard_llm.measuring.statistics import compare
+from forkyard_llm.measuring.statistics import FEWEST, compare
 
 from .conftest import MakeEngine, arm, results
 
@@ -56,7 +56,25 @@ def test_a_machine_that_never_rests_is_said_to_be_one() -> None:
         (arm("a"), arm("b")), Plan(3, anchor="a"), lambda _: results(tg32=source.uniform(5, 50)), Listening()
     )
     assert found.drifting == 3
-    assert "changed while it was measured" in warned[0]
+    assert "speed changed in 3 of 3 stretches" in warned[0]
+
+
+def test_short_runs_may_differ_as_they_always_do_but_not_by_more() -> None:
+    """The anchor alternates between two speeds 15 % apart, and once falls to a half."""
+    clock, fallen = [0], set[int]()
+
+    def run(one: Arm) -> list[Result]:
+        clock[0] += one.name == "a"
+        return results(tg32=10.0 if clock[0] in fallen else 23.0 if clock[0] % 2 else 20.0)
+
+    differences: dict[str, list[float]] = {}
+    first = measure((arm("a"), arm("b")), Plan(3, anchor="a"), run, Silent(), differences=differences)
+    assert (first.groups, first.drifting) == (3, 2), "the third is known by then"
+    usual = measure((arm("a"), arm("b")), Plan(8, anchor="a"), run, Silent(), differences=differences)
+    assert (usual.dropped, usual.drifting) == (0, 0)
+    fallen.add(clock[0] + 4)
+    last = measure((arm("a"), arm("b")), Plan(5, anchor="a"), run, Silent(), differences=differences)
+    assert (last.dropped > 0, last.drifting) == (True, 0)
 
 
 def test_it_stops_once_all_is_known() -> None:
@@ -64,8 +82,8 @@ def test_it_stops_once_all_is_known() -> None:
     found = measure(
         (arm("a"), arm("b")), Plan(50, narrow=0.02, anchor="a"), lambda _: results(tg32=9.0), Silent(), keep=kept.extend
     )
-    assert found.rounds == 5
-    assert len([one for one in kept if one.arm == "b"]) == 5
+    assert found.rounds == FEWEST
+    assert len([one for one in kept if one.arm == "b"]) == FEWEST
 
 
 def test_an_arm_that_fails_leaves_and_the_anchor_must_not() -> None:

@@ -18,7 +18,7 @@ SATURATES = "min(t, 3) * (10.0 if kind == 'tg' else 100.0)"
 
 
 def run(name: str, engines: list[Engine], model: Path, tmp_path: Path, **wishes: Any) -> Recorded:
-    wanted = replace(Wishes(model, prompt=8, generate=4, rounds=5), **wishes)
+    wanted = replace(Wishes(model, prompt=8, generate=4, rounds=6), **wishes)
     return bench(name, engines, wanted, tmp_path / "log", Silent())
 
 
@@ -69,8 +69,8 @@ def test_ik_times_generation_at_depth_behind_a_prompt(make_engine: MakeEngine, m
 
 def test_a_run_has_everything_that_is_known(recorded: Recorded) -> None:
     assert conclusions(recorded) == [
-        "pp64: fast is fastest (304.00 t/s), 1.52x base (1.50 to 1.54)",
-        "tg32: fast is fastest (30.40 t/s), 1.52x base (1.50 to 1.54)",
+        "pp64: fast is fastest (305.00 t/s), 1.52x base (1.50 to 1.55)",
+        "tg32: fast is fastest (30.50 t/s), 1.52x base (1.50 to 1.55)",
     ]
 
 
@@ -111,10 +111,10 @@ def test_what_cannot_be_measured_is_said_at_once(
 def test_arms_that_were_measured_more_often_do_not_hide_others(recorded: Recorded) -> None:
     few = [one for one in recorded.samples if one.arm != "same" or one.round < 1]
     said = conclusions(Recorded(recorded.info, recorded.arms, few, recorded.failed))
-    assert said[1] == "tg32: fast is fastest (30.40 t/s), 1.52x base (1.50 to 1.54); not to be told from it: same"
+    assert said[1] == "tg32: fast is fastest (30.50 t/s), 1.52x base (1.50 to 1.55); not to be told from it: same"
 
 
 def test_few_rounds_tell_nothing_apart(recorded: Recorded) -> None:
-    few = Recorded(recorded.info, recorded.arms, [one for one in recorded.samples if one.round < 4], recorded.failed)
+    few = Recorded(recorded.info, recorded.arms, [one for one in recorded.samples if one.round < 5], recorded.failed)
     assert {gain.verdict for gain in verdicts(few).values()} == {"tie"}
     assert verdicts(recorded)["fast", "tg32"].verdict == "faster"

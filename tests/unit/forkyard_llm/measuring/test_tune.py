@@ -5,10 +5,18 @@ import sys
 
 import pytest
 from forkyard_llm.errors import UsageError
-from forkyard_llm.measuring.engine import examine
+from forkyard_llm.measuring.dialect import Result
+from forkyard_llm.measuring.engine import Engine, examine
+from forkyard_llm.measuring.guesses import Guess
+from forkyard_llm.measuring.prompts import PROMPTS
 from forkyard_llm.measuring.reporting import Silent
+from forkyard_llm.measuring.settings import Host
 from forkyard_llm.measuring.space import Workload, choices
-from forkyard_llm.measuring.tune import Evaluator, Journal, tune
+from forkyard_llm.measuring.tune import Evaluator, Journal, Judge, benches, tune
+
+from .conftest import summary
+
+TEXTS = [name for name in PROMPTS if name != "warm-up"]
 
 PROGRAM = """#!{python}
 import json, os, sys, time
@@ -47,7 +55,7 @@ def space(tmp_path, record):
     bench.parent.mkdir()
     bench.write_text(PROGRAM.format(python=sys.executable, record=str(record)))
     bench.chmod(0o755)
-    return choices([examine(bench)], Workload(16, 4), nodes=1, cores=8)
+    return choices([examine(bench)], Workload(16, 4), Host(1, None), cores=8)
 
 
 @pytest.fixture
@@ -77,7 +85,8 @@ def test_threads_of_prompt_and_generation_are_measured_apart_where_one_run_canno
 
 def test_what_fails_is_out_with_its_reason_and_the_others_are_measured(space, model, tmp_path, monkeypatch):
     monkeypatch.setattr("forkyard_llm.measuring.tune._SHORTEST_LIMIT_S", 2.0)
-    evaluate = Evaluator(space, model, Workload(16, 4), tmp_path / "log", Journal(tmp_path / "kept", {}, resume=False))
+    how = benches(space, model, Workload(16, 4), tmp_path / "log")
+    evaluate = Evaluator(how, Journal(tmp_path / "kept", {}, resume=False))
     points = [
         point(space, poll="0"),
         point(space, poll="100"),
@@ -159,7 +168,7 @@ def test_the_same_is_not_tuned_by_two_at_once(space, model, tmp_path, monkeypatc
     from forkyard_llm.cache import cache_dir
     from forkyard_llm.cli import run
 
-    monkeypatch.setattr(gguf_check, "check", lambda *_, **__: None)
+    monkeypatch.setattr(gguf_check, "check", lambda *_, **__: summary())
     monkeypatch.setattr("forkyard_llm.measuring.tune.Evaluator._measure", fake_measure(space))
     payload = str(next(iter(space.engines.values())).bench)
     words = ["tune", str(model), "--payload", payload, "--prompt", "16", "--generate", "4", "--budget", "0.1s"]
@@ -169,3 +178,122 @@ def test_the_same_is_not_tuned_by_two_at_once(space, model, tmp_path, monkeypatc
         assert run(words) == 2
     assert "is being tuned by another process" in capsys.readouterr().err
     assert run([*words, "--resume"]) == 0
+
+
+def ways(_):
+    return [Guess("none"), Guess("good", ("--good",), {"draft_model": "ngram"}), Guess("mixed", ("--mixed",))]
+
+
+def guessed(speeds):
+    """What llama-server would say of each way to guess: prompt -> speed."""
+
+    def run(arm, log, tokens):
+        name = arm.values["guesses"]
+        return [Result(test, speeds.get(name, {}).get(test, 100.0), None, "") for test in arm.tests]
+
+    return run
+
+
+@pytest.fixture
+def quick(space, monkeypatch):
+    monkeypatch.setattr("forkyard_llm.measuring.tune._confirm", lambda *_: [1.9, 2.0, 2.1])
+    measured = fake_measure(space)
+    own = Evaluator._measure
+    monkeypatch.setattr(
+        "forkyard_llm.measuring.tune.Evaluator._measure",
+        lambda self, points: own(self, points) if self._how.stage else measured(self, points),
+    )
+
+
+def test_guesses_are_taken_if_they_help_and_harm_no_text(space, model, tmp_path, monkeypatch, quick):
+    speeds = {"good": {"code": 180.0, "rows": 150.0, "story": 101.0}, "mixed": {"code": 400.0, "story": 90.0}}
+    monkeypatch.setattr("forkyard_llm.measuring.tune.run_prompts_arm", guessed(speeds))
+    journal = Journal(tmp_path / "kept", {}, resume=False)
+    found = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=journal, guesses=ways)
+    assert found.guess.name == "good"
+    assert found.command[-1] == "--good"
+    assert "draft_model='ngram'" in found.call
+    text = found.as_text(explain=True)
+    assert "Guessing tokens ahead: good" in text
+    assert "story: 1.01x" in text
+    assert {one["name"]: one["safe"] for one in found.as_json()["guesses"]["finalists"]} == {
+        "good": True,
+        "mixed": False,
+    }
+    again = Journal(tmp_path / "kept", {}, resume=True)
+    monkeypatch.setattr("forkyard_llm.measuring.tune.run_prompts_arm", pytest.fail)
+    resumed = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=again, guesses=ways)
+    assert resumed.as_json() == found.as_json()
+
+
+def test_guesses_that_nothing_confirms_are_left_out_and_the_rest_stays(space, model, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr("forkyard_llm.measuring.tune.run_prompts_arm", guessed({"good": dict.fromkeys(TEXTS, 150.0)}))
+    monkeypatch.setattr(
+        "forkyard_llm.measuring.tune._confirm", lambda _, __, guess, *___: [0.9 if guess.words else 1.5]
+    )
+    journal = Journal(tmp_path / "kept", {}, resume=False)
+    found = tune(space, model, Workload(16, 4), tmp_path / "log", Silent(), minutes=1, journal=journal, guesses=ways)
+    assert found.guess.name == "none"
+    assert space.values(found.best)["threads"] == "8"
+    assert "guesses good was not confirmed" in found.as_text()
+
+
+def test_several_requests_are_not_guessed_for(space, model, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr("forkyard_llm.measuring.tune.run_prompts_arm", pytest.fail)
+    monkeypatch.setattr("forkyard_llm.measuring.tune.run_batch_arm", lambda *_: [Result("all tokens", 50.0, None, "")])
+    monkeypatch.setattr(
+        "forkyard_llm.measuring.tune.Evaluator._measure", lambda _, points: [{"all tokens": 1.0}] * len(points)
+    )
+    several = Workload(16, 4, parallel=2)
+    journal = Journal(tmp_path / "kept", {}, resume=False)
+    found = tune(space, model, several, tmp_path / "log", Silent(), minutes=1, journal=journal, guesses=ways)
+    assert found.best == space.space.default
+
+
+def test_what_costs_too_much_quality_is_out(model, tmp_path, monkeypatch):
+    engine = tmp_path / "bin" / "llama-bench"
+    engine.parent.mkdir()
+    engine.write_text(PROGRAM.format(python=sys.executable, record=str(tmp_path / "record")))
+    engine.chmod(0o755)
+    monkeypatch.setattr(Engine, "takes", lambda *_: True)
+    space = choices([examine(engine)], Workload(16, 4), Host(1, None), summary(), cores=2, lossy=True)
+
+    def measure(_, points):
+        gains = {"q4_0": 3.0, "q8_0": 2.0}
+        return [dict.fromkeys(("pp16", "tg4"), gains.get(space.values(one)["KV cache"], 1.0)) for one in points]
+
+    def quality(_, __, words):
+        return {"kld_mean": 0.001 if "q8_0" in words else 0.5, "same_top_percent": 99.0}
+
+    monkeypatch.setattr("forkyard_llm.measuring.tune.Evaluator._measure", measure)
+    monkeypatch.setattr("forkyard_llm.measuring.tune._confirm", lambda *_: [2.0])
+    monkeypatch.setattr("forkyard_llm.measuring.tune.Judge._measure", quality)
+    given = (space, model, Workload(16, 4), tmp_path / "log")
+    journal = Journal(tmp_path / "kept", {}, resume=False)
+    found = tune(*given, Silent(), minutes=1, journal=journal, judge=Judge(*given, journal, 0.02))
+    assert space.values(found.best)["KV cache"] == "q8_0"
+    assert "KL divergence 0.0010 from f16" in found.as_text()
+    assert any("more than 0.02" in why for why in found.as_json()["failed"].values())
+
+
+def test_who_interrupts_it_gets_the_best_so_far(space, model, tmp_path, monkeypatch):
+    told = []
+
+    class Listening(Silent):
+        def note(self, text):
+            told.append(text)
+
+    measured, asked = fake_measure(space), []
+
+    def measure(self, points):
+        asked.append(points)
+        if len(asked) > 6:
+            raise KeyboardInterrupt
+        return measured(self, points)
+
+    monkeypatch.setattr("forkyard_llm.measuring.tune.Evaluator._measure", measure)
+    journal = Journal(tmp_path / "kept", {}, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        tune(space, model, Workload(16, 4), tmp_path / "log", Listening(), minutes=1, journal=journal)
+    assert "not confirmed" in told[-1]
+    assert "-t 8" in told[-1]
