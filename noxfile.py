@@ -113,7 +113,7 @@ _COMMANDS = {
 }
 
 
-_SCENARIOS = {"batch", "kv", "numa", "spec", "split", "stock", "threads", "variants"}
+_SCENARIOS = {"batch", "experts", "kv", "numa", "spec", "split", "stock", "threads", "variants"}
 
 # Those that run the stacks' tests, or the bindings.
 _TESTING = {"stack-verify", "rebase", "pr", "canary", "numa-guest"}
@@ -225,3 +225,10 @@ def bench(session: nox.Session) -> None:
         session.run(str(folder / "forkyard"), "bench", *session.posargs, external=True)
         return
     _pytest(session, "tests/benchmarks", *session.posargs)
+
+
+@nox.session(name="bench-compare", default=False)
+def bench_compare(session: nox.Session) -> None:
+    """Show the newest runs of forkyard's own benchmarks beside each other, or some: nox -s bench-compare -- 1 4."""
+    python = str(_environment(session, "dev") / "python")
+    session.run(python, "-m", "tests.benchmarks.history", *session.posargs, external=True)

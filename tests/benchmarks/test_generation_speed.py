@@ -72,7 +72,7 @@ def python(llm: Llama, **sampling: Any) -> float:
 def test_generation_against_llama_bench(llm: Llama, benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     python(llm, temperature=0)  # pages in what the first tokens touch, as llama-bench's own warm-up does
     rounds = [(llama_bench(llm, tmp_path), python(llm, temperature=0), python(llm, seed=1)) for _ in range(ROUNDS)]
-    benchmark.pedantic(python, args=(llm,), kwargs={"temperature": 0}, rounds=1, iterations=1)
+    benchmark.pedantic(python, args=(llm,), kwargs={"temperature": 0}, rounds=ROUNDS, iterations=1)
 
     bench, greedy, sampled = (statistics.median(column) for column in zip(*rounds, strict=True))
     facts = {

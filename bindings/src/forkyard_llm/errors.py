@@ -45,9 +45,19 @@ class ForkyardLlmError(Exception):
 
 
 class UsageError(ForkyardLlmError):
-    """The caller asked for something that makes no sense (same exit code as click's own usage errors)."""
+    """The caller asked for something that makes no sense (same exit code as click's own usage errors).
+
+    Args:
+        what: what it is.
+        why: the reason, as far as it is known.
+        next_step: what to do now.
+    """
 
     exit_code = 2
+
+    def __init__(self, what: str, *, why: str | None = None, next_step: str | None = None) -> None:
+        super().__init__("; ".join(part for part in (f"{what}: {why}" if why else what, next_step) if part))
+        self.what, self.why, self.next_step = what, why, next_step
 
 
 class PromptTooLong(UsageError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from forkyard.benching.scenario import Scenario
+from forkyard_llm.measuring.numa_modes import Scenario
+from forkyard_llm.measuring.numa_table import Foretold
+
 from forkyard.numamodel.fitting import fit_costs
 from forkyard.numamodel.machine import Node, uniform
 from forkyard.numamodel.modelfile import read_workload
@@ -17,25 +17,10 @@ _PUBLISHED_CORES = 24
 """Cores of a socket of the machine that the costs were fitted on."""
 
 
-@dataclass(frozen=True)
-class Foretold:
-    """Tokens per second of generation, by mode; other tests and ``distribute`` are not predicted.
-
-    Prompts come in batches that the costs were not fitted on, and where ``distribute`` has its pages nobody knows.
-    """
-
-    bandwidth: float
-    """Bytes per second a node, as given."""
-    bytes_per_token: float
-    speeds: dict[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        return {"bandwidth": self.bandwidth, "bytes_per_token": self.bytes_per_token, "speeds": self.speeds}
-
-
 def foretell(model: Path, scenario: Scenario, bandwidth: float) -> Foretold:
     """Predict generation with the costs of the published machine and ``bandwidth`` bytes per second a node.
+
+    Prompts come in batches that the costs were not fitted on, and where ``distribute`` has its pages nobody knows.
 
     Raises:
         UsageError: the model file cannot be read.

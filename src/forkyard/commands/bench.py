@@ -6,23 +6,28 @@ import contextlib
 import datetime
 import json
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from forkyard_llm.errors import ForkyardLlmError
+from forkyard_llm.errors import UsageError as Unfit
+from forkyard_llm.measuring import kv as kv_scenario
+from forkyard_llm.measuring import kv_table
+from forkyard_llm.measuring import numa as numa_scenario
+from forkyard_llm.measuring import split as split_scenario
+from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.machine import read_nodes
+from forkyard_llm.measuring.numa_modes import MODES
+from forkyard_llm.measuring.numa_table import as_text
 from forkyard_llm.measuring.quality import sample_text
+from forkyard_llm.measuring.split_table import as_text as split_as_text
+from forkyard_llm.measuring.store import Store
 from forkyard_llm.measuring.timing import Timing
 
-from forkyard.benching import kv as kv_scenario
-from forkyard.benching import kv_table
-from forkyard.benching import numa as numa_scenario
-from forkyard.benching import split as split_scenario
 from forkyard.benching.engine import unpacked
-from forkyard.benching.scenario import MODES
-from forkyard.benching.split_table import as_text as split_as_text
-from forkyard.benching.table import as_text
+from forkyard.benching.foretelling import foretell
 from forkyard.cache import Cache, write_atomic
 from forkyard.commands.answering import answers, sources, words_of
 from forkyard.console import Console
@@ -122,17 +127,18 @@ def numa(
         minutes=minutes,
         threads_per_node=threads_per_node,
         fake_nodes=fake_nodes,
-        bandwidth=bandwidth * 1e9 if bandwidth is not None else None,
         extra=arguments,
+        foretell=None if bandwidth is None else lambda file, found: foretell(file, found, bandwidth * 1e9),
     )
     nodes = read_nodes()
-    numa_scenario.check(wishes, nodes)
+    with explained_here():
+        numa_scenario.check(wishes, nodes)
     cache = Cache.default()
     cache.prepare()
     payload = wheel or built(console, (engine,), variant, source=source, offline=offline)[0]
     log = log_of(cache, "numa")
-    with unpacked(payload, cache.scratch, installed(cache)) as found:
-        answer = numa_scenario.bench_numa(found, wishes, nodes, log, console)
+    with unpacked(payload, cache.scratch, installed(cache)) as found, explained_here(), store() as keep:
+        answer = numa_scenario.bench_numa(found, wishes, nodes, log, console, keep)
     finish(console, answer.as_json(), as_text(answer), out, log)
 
 
@@ -197,7 +203,8 @@ def split(
         rpc_devices=rpc_devices,
         extra=arguments,
     )
-    split_scenario.check(wishes)
+    with explained_here():
+        split_scenario.check(wishes)
     if not wheels and variant is None and rpc_devices is None:
         msg = "no variant is named, and those for processors alone have no devices to share a model between"
         raise UsageError(
@@ -209,7 +216,9 @@ def split(
     log = log_of(cache, "split")
     with contextlib.ExitStack() as stack:
         found = [stack.enter_context(unpacked(payload, cache.scratch, installed(cache))) for payload in payloads]
-        answer = split_scenario.bench_split(found, wishes, read_nodes(), log, console)
+        stack.enter_context(explained_here())
+        keep = stack.enter_context(store())
+        answer = split_scenario.bench_split(found, wishes, read_nodes(), log, console, keep)
     finish(console, answer.as_json(), split_as_text(answer), out, log)
 
 
@@ -264,7 +273,8 @@ def kv(
     """
     check_out(out)
     if plot is not None:
-        kv_table.check_plot(plot)
+        with explained_here():
+            kv_table.check_plot(plot)
     cache = Cache.default()
     cache.prepare()
     with owned_folder(cache.scratch, "kv-") as folder:
@@ -280,15 +290,38 @@ def kv(
             gpu_layers=gpu_layers,
             extra=arguments,
         )
-        kv_scenario.check(wishes)
+        with explained_here():
+            kv_scenario.check(wishes)
         payloads = wheels or built(console, engines, variant, source=source, offline=offline)
         log = log_of(cache, "kv")
         with contextlib.ExitStack() as stack:
             found = [stack.enter_context(unpacked(payload, cache.scratch, installed(cache))) for payload in payloads]
-            answer = kv_scenario.bench_kv(found, wishes, read_nodes(), cache.scratch, log, console)
+            stack.enter_context(explained_here())
+            keep = stack.enter_context(store())
+            answer = kv_scenario.bench_kv(found, wishes, read_nodes(), folder, log, console, keep)
     if plot is not None:
         kv_table.plot(answer, plot)
     finish(console, answer.as_json(), kv_table.as_text(answer), out, log)
+
+
+@contextlib.contextmanager
+def explained_here() -> Iterator[None]:
+    """Errors of the bindings as forkyard's own; a run that failed is said by `unpacked`, as a failed build."""
+    try:
+        yield
+    except RunFailed:
+        raise
+    except Unfit as error:
+        raise UsageError(error.what, why=error.why, next_step=error.next_step) from error
+    except ForkyardLlmError as error:
+        raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def store() -> Iterator[Store]:
+    """The measurements of this user, those of `forkyard-llm` among them."""
+    with contextlib.closing(Store()) as found:
+        yield found
 
 
 def check_out(out: Path | None) -> None:

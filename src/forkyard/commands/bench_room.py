@@ -1,6 +1,7 @@
-"""``forkyard bench threads``, ``variants``, ``batch``, ``spec`` and ``stock``: build what is compared, and measure it.
+"""``forkyard bench``: the scenarios ``threads``, ``variants``, ``batch``, ``spec``, ``experts`` and ``stock``.
 
-What they measure and how is the bindings' (``forkyard_llm.measuring``), as in ``forkyard-llm bench``.
+They build what is compared, and measure it. What they measure and how is the bindings' (``forkyard_llm.measuring``), as
+in ``forkyard-llm bench``.
 """
 
 from __future__ import annotations
@@ -11,18 +12,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from forkyard_llm.errors import ForkyardLlmError
-from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.engine import Engine
 from forkyard_llm.measuring.exporting import as_document, as_markdown
 from forkyard_llm.measuring.scenarios import SCENARIOS, Wishes, conclusions
 from forkyard_llm.measuring.scenarios import bench as measure
-from forkyard_llm.measuring.store import Store
 
 from forkyard.benching.engine import unpacked
 from forkyard.cache import Cache
 from forkyard.commands.answering import answers, sources, words_of
-from forkyard.commands.bench import bench, built, check_out, depths_of, finish, installed, log_of, measuring, several
+from forkyard.commands.bench import (
+    bench,
+    built,
+    check_out,
+    depths_of,
+    explained_here,
+    finish,
+    installed,
+    log_of,
+    measuring,
+    several,
+    store,
+)
 from forkyard.console import Console
 from forkyard.errors import UsageError
 
@@ -33,11 +43,16 @@ _THREADS = click.option("--threads", help="Comma-separated numbers of threads (d
 _PARALLEL = click.option("--parallel", default="1,2,4,8", show_default=True, help="Requests at once.")
 _DRAFT = click.option("--draft", type=click.Path(path_type=Path), help="A small model that guesses for the large one.")
 
+_EXPERT_CACHES = click.option(
+    "--expert-caches", default="auto", show_default=True, help="Sizes in MiB or auto, where a payload has it."
+)
+
 _ABOUT = {
     "threads": "Find the number of threads that is fastest, for prompts and for generation.",
     "variants": "Compare engines and builds: --variant may name several, separated by commas.",
     "batch": "Measure several requests at once through llama-server: the speed of all together.",
     "spec": "Compare ways to guess tokens ahead (n-grams, a draft model, MTP) through llama-server.",
+    "experts": "Find where the experts of a mixture are best kept: on the device, on the CPU, or some of each.",
     STOCK: "Compare each engine with its unpatched upstream: stacks that are off must cost nothing.",
 }
 _OPTIONS = {
@@ -45,6 +60,7 @@ _OPTIONS = {
     "variants": (_DEPTHS, _THREADS),
     "batch": (_PARALLEL, _THREADS),
     "spec": (_DRAFT, _THREADS),
+    "experts": (_EXPERT_CACHES, _DEPTHS, _THREADS),
     STOCK: (_DEPTHS, _THREADS),
 }
 
@@ -71,6 +87,8 @@ def _define(name: str) -> None:
                 raise UsageError(msg, next_step="name a GGUF file")
         for key in wishes.keys() & {"depths", "threads", "parallel"}:
             wishes[key] = depths_of(wishes[key], f"--{key}") if wishes[key] else ()
+        if "expert_caches" in wishes:
+            wishes["expert_caches"] = tuple(words_of(wishes["expert_caches"]))
         cache = Cache.default()
         cache.prepare()
         payloads = wheels or _payloads(console, name, engines, variant, source=source, offline=offline)
@@ -78,17 +96,13 @@ def _define(name: str) -> None:
         log = log_of(cache, name)
         with contextlib.ExitStack() as stack:
             found = [stack.enter_context(unpacked(payload, cache.scratch, installed(cache))) for payload in payloads]
-            try:
-                store = stack.enter_context(contextlib.closing(Store()))
-                runs = []
-                for group in _groups(name, found):
-                    recorded = measure(name, group, wanted, log, console, begin=store.begin, keep=store.add)
-                    store.end(recorded)
-                    runs.append(recorded)
-            except RunFailed:
-                raise  # `unpacked` says it as a failed build
-            except ForkyardLlmError as error:
-                raise UsageError(str(error)) from error
+            stack.enter_context(explained_here())
+            kept = stack.enter_context(store())
+            runs = []
+            for group in _groups(name, found):
+                recorded = measure(name, group, wanted, log, console, begin=kept.begin, keep=kept.add)
+                kept.end(recorded)
+                runs.append(recorded)
         documents = [{**as_document(run), "conclusions": conclusions(run)} for run in runs]
         texts = ["\n".join([as_markdown(run), "", *conclusions(run)]) for run in runs]
         finish(console, {"scenario": name, "runs": documents}, "\n\n".join(texts), out, log)

@@ -29,6 +29,7 @@ def test_the_engines_are_asked_and_understood(
     package = engine_payload(engine)
     archive = shutil.make_archive(str(tmp_path / package.name), "zip", package.parent, package.name)
     monkeypatch.setenv("FORKYARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "llm"))
     caches = [word for word in CACHES.split(",") if not word.startswith("q4_0:") or word.endswith(way)]
     command = ["bench", "kv", "--json", "--quiet", "--model", str(smollm2), "--wheel", archive, *SHORT]
     done = CliRunner().invoke(main, [*command, "--repetitions", "1", "--caches", ",".join(caches)])

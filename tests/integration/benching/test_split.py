@@ -27,6 +27,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     def run(package: Path, model: Path, *words: str) -> tuple[int, dict[str, Any]]:
         archive = shutil.make_archive(str(tmp_path / package.name), "zip", package.parent, package.name)
         monkeypatch.setenv("FORKYARD_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "llm"))
         command = ["bench", "split", "--json", "--quiet", "--model", str(model), "--wheel", archive, *SHORT, *words]
         done = CliRunner().invoke(main, command)
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

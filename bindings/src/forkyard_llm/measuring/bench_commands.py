@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -77,26 +80,40 @@ def _numbers(text: str | None, option: str, fewest: int = 1) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def _measuring(function: _F) -> _F:
-    """The options that every measurement has; in the order of the help."""
-    options = (
-        model_option,
-        click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Rounds at most."),
-        click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further round after so many."),
-        click.option(
-            "--narrow",
-            type=click.FloatRange(min=0),
-            default=2.0,
-            show_default=True,
-            help="Stop early once no interval reaches further than so many percent; 0: never.",
-        ),
-        offline_option,
-        json_option,
-        click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS OF THE PROGRAM...]"),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+_NARROW = click.option(
+    "--narrow",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="Stop early once no interval reaches further than so many percent; 0: never.",
+)
+_ROUNDS = (
+    model_option,
+    click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Rounds at most."),
+    click.option("--minutes", type=click.FloatRange(min=0), help="Begin no further round after so many."),
+)
+_ENDING = (
+    offline_option,
+    json_option,
+    click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGS OF THE PROGRAM...]"),
+)
+
+
+def _options(*options: Callable[[_F], _F]) -> Callable[[_F], _F]:
+    """Options, in the order of the help."""
+
+    def add(function: _F) -> _F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+_measuring = _options(*_ROUNDS, _NARROW, *_ENDING)
+"""What every measurement with an anchor has."""
+_in_turn = _options(*_ROUNDS, *_ENDING)
+"""What the others have, whose arms are only run in turn."""
 
 
 _PROMPT = click.option(
@@ -168,6 +185,115 @@ def spec(threads: int | None, draft: str | None, offline: bool, **others: Any) -
     _measure("spec", threads=counted, draft=path, offline=offline, **others)
 
 
+@bench.command(epilog=EXIT_CODES)
+@_PAYLOADS
+@click.option(
+    "--expert-caches", default="auto", show_default=True, help="Sizes in MiB or auto, where a payload has it."
+)
+@_PROMPT
+@_GENERATE
+@_DEPTHS
+@_ONE_THREADS
+@_measuring
+def experts(threads: int | None, depths: str, expert_caches: str, **others: Any) -> None:
+    """Where the experts of a mixture are best kept: on the device, on the CPU, or some of each (needs a device)."""
+    counted, sizes = () if threads is None else (threads,), _words(expert_caches)
+    _measure("experts", threads=counted, depths=_numbers(depths, "--depths", 0), expert_caches=sizes, **others)
+
+
+@bench.command(epilog=EXIT_CODES)
+@_PAYLOADS
+@click.option("--modes", help="Of isolate, distribute, mirror, split, with commas. Default: all the engine has.")
+@click.option("--threads-per-node", type=click.IntRange(1), help="Default: the physical cores of a node.")
+@click.option("--fake-nodes", type=click.IntRange(2, 16), help="Pretend so many nodes on a machine with one.")
+@_PROMPT
+@_GENERATE
+@_in_turn
+def numa(modes: str | None, **others: Any) -> None:
+    """Which way to use several memory nodes is fastest (--numa), with one payload."""
+    from .machine import read_nodes
+    from .numa import Wishes, bench_numa, check
+    from .numa_modes import MODES
+    from .numa_table import as_text
+
+    if len(others["payloads"]) > 1:
+        msg = "bench numa compares the modes of one payload"
+        raise UsageError(msg, next_step="give --payload once, and measure the others each in a run of its own")
+    with _opened("numa", **others) as room:
+        nodes, named = read_nodes(), ("threads_per_node", "fake_nodes", "prompt", "generate")
+        given = {name: others[name] for name in named}
+        wishes = Wishes(modes=_chosen(modes, "--modes", tuple(MODES)), **given, **room.common)
+        check(wishes, nodes)
+        engine = next((one for one in room.engines if one.modes), room.engines[0])
+        found = bench_numa(engine, wishes, nodes, room.log, room.reporter, room.store)
+        _tell(found.as_json(), as_text(found), as_json=others["as_json"])
+
+
+@bench.command(epilog=EXIT_CODES)
+@_PAYLOADS
+@click.option("--modes", help="Of layer, row, tensor, graph, with commas. Default: all that each engine has.")
+@click.option("--cache-types", default="f16,q8_0,q4_0", show_default=True, help="KV types, of those an engine knows.")
+@click.option("--devices", default="", help="Names such as CUDA0,CUDA1. Default: those the engine chooses.")
+@click.option("--rpc-devices", type=click.IntRange(2, 16), help="Pretend so many by RPC servers on this machine.")
+@click.option("--depths", default="0,8192", show_default=True, help="Tokens in the cache before a test begins.")
+@_PROMPT
+@_GENERATE
+@_in_turn
+def split(modes: str | None, cache_types: str, devices: str, **others: Any) -> None:
+    """Which way to share a model between devices is fastest, with which type of the KV cache."""
+    from .machine import read_nodes
+    from .split import MODES, Wishes, bench_split, check
+    from .split_table import as_text
+
+    with _opened("split", **others) as room:
+        wishes = Wishes(
+            modes=_chosen(modes, "--modes", MODES),
+            cache_types=_words(cache_types),
+            timing=_timing(**others),
+            devices=_words(devices),
+            rpc_devices=others["rpc_devices"],
+            **room.common,
+        )
+        check(wishes)
+        found = bench_split(room.engines, wishes, read_nodes(), room.log, room.reporter, room.store)
+        _tell(found.as_json(), as_text(found), as_json=others["as_json"])
+
+
+@bench.command(epilog=EXIT_CODES)
+@_PAYLOADS
+@click.option(
+    "--caches",
+    help="Each K, K/V, K+TAIL or K/V+TAIL with types of K and V, :centers or :hadamard behind. Default: many.",
+)
+@click.option("--depths", default="0,4096", show_default=True, help="Tokens in the cache before a test begins.")
+@click.option("--text", type=click.Path(path_type=Path), help="Read for the quality. Default: the help of Python.")
+@click.option("--context", type=click.IntRange(64), default=4096, show_default=True, help="Tokens of a window of it.")
+@click.option("--windows", type=click.IntRange(1), default=4, show_default=True, help="Windows that are read.")
+@click.option("--gpu-layers", type=click.IntRange(0), default=999, show_default=True, help="Layers on GPUs.")
+@_PROMPT
+@_GENERATE
+@_in_turn
+def kv(caches: str | None, text: Path | None, **others: Any) -> None:
+    """What each KV cache costs: memory, KL divergence from f16, and speed at several depths."""
+    from .kv import Wishes, bench_kv, check
+    from .kv_table import as_text
+    from .machine import read_nodes
+    from .quality import sample_text
+
+    with _opened("kv", **others) as room, tempfile.TemporaryDirectory(prefix="forkyard-llm-") as name:
+        folder = Path(name)
+        wishes = Wishes(
+            caches=None if caches is None else _words(caches),
+            timing=_timing(**others),
+            text=text or sample_text(folder),
+            **{key: others[key] for key in ("context", "windows", "gpu_layers")},
+            **room.common,
+        )
+        check(wishes)
+        found = bench_kv(room.engines, wishes, read_nodes(), folder, room.log, room.reporter, room.store)
+        _tell(found.as_json(), as_text(found), as_json=others["as_json"])
+
+
 @click.command(epilog=EXIT_CODES + f"  {SLOWER}   it is slower (with --fail-if-slower)\n")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
@@ -191,6 +317,94 @@ def compare(first: str, second: str, depths: str, fail_if_slower: bool, as_json:
     return SLOWER if fail_if_slower and slower else 0
 
 
+def _words(text: str) -> tuple[str, ...]:
+    """Words with commas between, each once."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _chosen(text: str | None, option: str, known: Sequence[str]) -> tuple[str, ...] | None:
+    """Some of what there is, in its order; None: the user named none."""
+    if text is None:
+        return None
+    named = _words(text)
+    if not named or not set(named) <= set(known):
+        msg = f"{option} {text}: choose from {', '.join(known)}"
+        raise UsageError(msg)
+    return tuple(one for one in known if one in named)
+
+
+def _timing(*, prompt: int, generate: int, depths: str, **_: Any) -> Any:
+    from .timing import Timing
+
+    return Timing(prompt, generate, _numbers(depths, "--depths", 0))
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What a scenario with a table of its own is measured with."""
+
+    engines: Sequence[Any]
+    common: dict[str, Any]
+    """Of every one's wishes."""
+    log: Path
+    reporter: Any
+    store: Any
+
+
+@contextlib.contextmanager
+def _opened(
+    scenario: str,
+    *,
+    payloads: Sequence[str],
+    model: str,
+    offline: bool,
+    rounds: int,
+    minutes: float | None,
+    words: tuple[str, ...],
+    **_: Any,
+) -> Iterator[_Room]:
+    from ..gguf_check import check
+    from ..programs import MODEL_OPTIONS, refuse
+    from .reporting import Console
+    from .store import Store
+
+    refuse(words, {**MODEL_OPTIONS, **dict.fromkeys(("-o", "--output", "-r", "--repetitions"), "--rounds")})
+    path = the_model(model, offline)
+    check(path)
+    with contextlib.ExitStack() as stack:
+        engines = _engines(stack, payloads)
+        store = stack.enter_context(contextlib.closing(Store()))
+        common = {"model": path, "rounds": rounds, "minutes": minutes, "extra": words}
+        yield _Room(engines, common, _log(store, scenario), Console(error_console), store)
+
+
+def _engines(stack: contextlib.ExitStack, payloads: Sequence[str], *, every: bool = False) -> list[Any]:
+    """What `--payload` names; without it the best payload of each engine, or every one that works here."""
+    from ..payloads import ENGINES
+    from ..selection import select
+    from .finding import each_usable, engine_of, found
+
+    if payloads:
+        return [stack.enter_context(found(word)) for word in payloads]
+    usable = each_usable()
+    if every and usable:
+        return usable
+    best = {one.name: one for one in reversed(usable)}
+    return [best[name] for name in ENGINES if name in best] or [engine_of(select())]
+
+
+def _log(store: Any, scenario: str) -> Path:
+    path: Path = store.path.parent / "logs" / f"bench-{scenario}-{time.strftime('%Y%m%dT%H%M%S')}.log"
+    return path
+
+
+def _tell(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(text)
+
+
 def _measure(
     scenario: str,
     *,
@@ -205,9 +419,7 @@ def _measure(
     """Measure, keep, print."""
     from ..gguf_check import check
     from ..programs import MODEL_OPTIONS, refuse
-    from ..selection import select
     from .exporting import as_markdown
-    from .finding import each_usable, engine_of, found
     from .reporting import Console
     from .scenarios import Wishes, bench, conclusions
     from .store import Store
@@ -220,24 +432,16 @@ def _measure(
         if not all(named):
             msg = "an empty name names no payload"
             raise UsageError(msg)
-        engines = [stack.enter_context(found(one[0])) for one in named]
-        if not engines and scenario == "variants":
-            engines = each_usable()
-        elif not engines:
-            from ..payloads import ENGINES
-
-            usable = {one.name: one for one in reversed(each_usable())}
-            engines = [usable[name] for name in ENGINES if name in usable] or [engine_of(select())]
+        engines = _engines(stack, [one[0] for one in named], every=scenario == "variants")
         wanted = Wishes(
             path, narrow=narrow / 100 or None, extra=words, own=tuple(tuple(one[1:]) for one in named), **wishes
         )
         store = stack.enter_context(contextlib.closing(Store()))
-        log = store.path.parent / "logs" / f"bench-{scenario}-{time.strftime('%Y%m%dT%H%M%S')}.log"
         recorded = bench(
             scenario,
             engines,
             wanted,
-            log,
+            _log(store, scenario),
             Console(error_console),
             begin=store.begin,
             keep=store.add,

@@ -8,17 +8,18 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import EngineError
 from ..programs import bound
 
-__all__ = ["RunFailed", "ended", "plain_environment", "said_by", "stream"]
+__all__ = ["RunFailed", "background", "ended", "plain_environment", "said_by", "stream"]
 
 # Kept for programs that are measured; everything else in the environment could change a figure unseen.
 _KEPT = ("HOME", "TMPDIR", "USER", "LOGNAME", "TERM")
 _GRACE_S = 5.0
+_FOREVER_S = 7 * 24 * 3600.0
 
 
 class RunFailed(EngineError):
@@ -120,6 +121,38 @@ def stream(
         msg = f"{Path(command[0]).name} was stopped"
         raise RunFailed(msg, f"it did not end within {timeout_s:.0f} s", log)
     return status
+
+
+@contextlib.contextmanager
+def background(
+    command: Sequence[str], log: Path, env: Mapping[str, str], timeout_s: float = _FOREVER_S
+) -> Iterator[tuple[threading.Event, Sequence[str]]]:
+    """Run a program beside what the block does; its group is ended when the block is left, or this process ends.
+
+    The block gets what is set once the program is gone, and the last lines that it said.
+    """
+    lines: list[str] = []
+    stop, gone = threading.Event(), threading.Event()
+
+    def live() -> None:
+        try:
+            stream(command, log=log, on_line=hear, timeout_s=timeout_s, env=env, stop=stop)
+        except RunFailed as error:
+            lines.append(error.why)
+        finally:
+            gone.set()
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        del lines[:-200]
+
+    thread = threading.Thread(target=live, name="forkyard-measured-server", daemon=True)
+    thread.start()
+    try:
+        yield gone, lines
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

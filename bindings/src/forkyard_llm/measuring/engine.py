@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -85,13 +86,18 @@ class Engine:
         """
         if "--list-devices" not in self.options:
             return (self.variant,) if self.for_device else ()
-        said = said_by([str(self.bench), "--list-devices"], plain_environment(self.environment))[1]
-        return tuple(_DEVICE.findall(said))
+        return _listed(self.bench, tuple(self.environment.items()))
 
     def program(self, name: str) -> Path | None:
         """A program beside its llama-bench, if the payload carries it."""
         path = self.bench.with_name(name)
         return path if path.is_file() else None
+
+
+@functools.cache
+def _listed(bench: Path, environment: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    said = said_by([str(bench), "--list-devices"], plain_environment(dict(environment)))[1]
+    return tuple(_DEVICE.findall(said))
 
 
 def examine(

@@ -68,7 +68,10 @@ def as_jsonl(recorded: Recorded) -> str:
 
 
 def as_markdown(recorded: Recorded) -> str:
-    """A table, an arm a row, and what has to be known to read it."""
+    """A table, an arm a row, and what has to be known to read it; of some scenarios a table of their own."""
+    if isinstance(table := recorded.info.facts.get("table"), str):
+        # It may be somebody else's: no word of it commands a terminal.
+        return "".join(one for one in table if one.isprintable() or one == "\n")
     info, gains = recorded.info, verdicts(recorded)
     tests = list(dict.fromkeys(test for arm in recorded.arms for test in arm.tests))
     rows, wide = [], []

@@ -165,7 +165,7 @@ def _plots(run: Recorded) -> Iterator[_Plot]:
         yield _drawn(run, "Speed", lambda figure: _bars(figure, run, arms[:_MOST_BARS]))
     divergence = run.info.facts.get("kld")
     if isinstance(divergence, Mapping) and len(divergence) > 1:
-        yield _drawn(run, "Quality against speed", lambda figure: _pareto(figure, run, arms, divergence))
+        yield _drawn(run, "Quality against speed and memory", lambda figure: _pareto(figure, run, arms, divergence))
 
 
 def _drawn(run: Recorded, caption: str, draw: Callable[[Any], str]) -> _Plot:
@@ -324,18 +324,27 @@ def _heat(figure: Any, run: Recorded, arms: Sequence[Arm], one: str, other: str)
 
 def _pareto(figure: Any, run: Recorded, arms: Sequence[Arm], divergence: Mapping[str, Any]) -> str:
     test = next((one for one in reversed(_tests(run)) if one.startswith("tg")), _tests(run)[-1])
-    (axis,) = _axes(figure, 1, 5)
-    words = []
+    points: list[tuple[str, float, float, float | None]] = []
     for arm in arms:
         found, speeds = divergence.get(arm.name), run.speeds(arm.name, test)
-        mean = found.get("mean") if isinstance(found, Mapping) else None
+        known = found if isinstance(found, Mapping) else {}
+        mean, size = known.get("mean"), known.get("mib")
         if speeds and isinstance(mean, (int, float)) and mean > 0:
-            one = summarize(speeds)
-            axis.errorbar([one.median], [mean], fmt="o", color=_COLOURS[0])
-            axis.annotate(_plain(arm.name), (one.median, mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
-            words.append(f"{arm.name}: {one.median:.1f} tokens/s, {mean:.4f}")
-    axis.set(xlabel=f"{_plain(test)}, tokens/s", ylabel="mean KL divergence", yscale="log" if words else "linear")
-    # Plain numbers: powers of ten would be mathematics.
-    for where in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-        where(lambda value, _: f"{value:g}")
-    return "; ".join(words)
+            mib = float(size) if isinstance(size, (int, float)) else None
+            points.append((arm.name, mean, summarize(speeds).median, mib))
+    sized = [one for one in points if one[3] is not None]
+    axes = _axes(figure, 2 if sized else 1, 5)
+    for name, mean, speed, mib in points:
+        for axis, at in zip(axes, (speed, mib), strict=False):
+            if at is not None:
+                axis.errorbar([at], [mean], fmt="o", color=_COLOURS[0])
+                axis.annotate(_plain(name), (at, mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    for axis, label in zip(axes, (f"{_plain(test)}, tokens/s", "MiB of the KV cache"), strict=False):
+        axis.set(xlabel=label, ylabel="mean KL divergence", yscale="log" if points else "linear")
+        # Plain numbers: powers of ten would be mathematics.
+        for where in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            where(lambda value, _: f"{value:g}")
+    return "; ".join(
+        f"{name}: {speed:.1f} tokens/s, {mean:.4f}" + ("" if mib is None else f", {mib:.1f} MiB")
+        for name, mean, speed, mib in points
+    )

@@ -44,8 +44,6 @@ _KNOWN = 8
 """Pairs of the anchor's runs after which that is known."""
 GROUP = 4
 """Arms between two runs of the anchor."""
-_AGAIN = 2
-"""How often a group is run again before the machine is taken as it is."""
 _QUIET_ABORT = {"GGML_NO_BACKTRACE": "1"}
 """An engine that aborts would start a debugger to print where."""
 
@@ -76,6 +74,8 @@ class Plan:
     """The arm that the others are relative to."""
     warm_up: bool = True
     """Run the anchor once before anything counts."""
+    again: int = 2
+    """How often a group is run again, if the machine drifted, before the machine is taken as it is."""
     tolerant: bool = False
     """Leave an arm out from where it fails, with the reason, and go on with the others."""
 
@@ -221,7 +221,7 @@ class _Measurement:
     def _group(self, arms: Sequence[Arm], number: int) -> None:
         """Some arms between two runs of the anchor."""
         assert self._anchor is not None
-        for attempt in range(_AGAIN + 1):
+        for attempt in range(self._plan.again + 1):
             samples = [sample for arm in arms for sample in self._sampled(arm, number)]
             after = self._sampled(self._anchor, number)
             base = {
@@ -230,7 +230,7 @@ class _Measurement:
             }
             found = [self._drifts(test, one) for test, (_, one) in base.items()]
             drifts = any(found)
-            kept = not drifts or attempt == _AGAIN
+            kept = not drifts or attempt == self._plan.again
             self._before = after
             whole = [*(samples), *after]
             self._count([_with(one, base.get(one.test, (None, 0.0))[0], kept=kept) for one in whole])

@@ -29,6 +29,7 @@ from .timing import Timing
 __all__ = ["SCENARIOS", "Planned", "Wishes", "bench", "conclusions", "label_all", "verdicts"]
 
 PARALLEL = (1, 2, 4, 8)
+_EXPERT_CACHE = "--expert-cache"
 _PROMPT_ROOM = 1024
 """Tokens; the longest prompt of the scenario ``spec`` has some 300."""
 
@@ -50,6 +51,8 @@ class Wishes:
     """Requests at once, of the scenario ``batch``."""
     draft: Path | None = None
     """The draft model of the scenario ``spec``."""
+    expert_caches: tuple[str, ...] = ()
+    """Sizes for ``--expert-cache``, of the scenario ``experts``."""
     rounds: int = 10
     minutes: float | None = None
     narrow: float | None = 0.02
@@ -153,8 +156,13 @@ def _after(info: RunInfo, measured: Measured) -> RunInfo:
 
 
 def conclusions(recorded: Recorded) -> list[str]:
-    """For each test the fastest arm, what cannot be told from it, and what it gains over the anchor."""
-    anchor, said = recorded.info.anchor, []
+    """For each test the fastest arm, what cannot be told from it, and what it gains over the anchor.
+
+    Nothing without an anchor: the table of such a run has its own factors.
+    """
+    anchor, said = recorded.info.anchor, list[str]()
+    if anchor is None:
+        return said
     for test in dict.fromkeys(one.test for one in recorded.samples):
         ratios = {}
         for arm in recorded.arms:
@@ -301,6 +309,37 @@ def _spec(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
     return Planned(tuple(arms), arms[0].name if arms else "", run, tuple(remarks))
 
 
+def _experts(engines: Sequence[tuple[str, Engine]], wishes: Wishes) -> Planned:
+    model = read(wishes.model)
+    experts = model.values.get(f"{model.architecture}.expert_count")
+    if experts is None or not any(experts.numbers):
+        msg = f"{wishes.model.name} is no mixture of experts: there is nothing to keep elsewhere"
+        raise UsageError(msg)
+    layers = model.layers
+    some = sorted({layers // 4, layers // 2, 3 * layers // 4} - {0, layers})
+    arms: list[Arm] = []
+    remarks: list[str] = []
+    for label, engine in engines:
+        # What RPC servers lend is not listed before they are named.
+        if not engine.devices() and "--rpc" not in wishes.extra:
+            remarks.append(f"{label} finds no device beside the processor")
+            continue
+        # The first is what fits every card.
+        ways: list[tuple[str, tuple[str, ...]]] = [("all experts on the CPU", ("--n-cpu-moe", str(layers)))]
+        ways += [(f"experts of {one} of {layers} layers on the CPU", ("--n-cpu-moe", str(one))) for one in some]
+        ways += [("all experts on the CPU by -ot", ("-ot", "exps=CPU")), ("all on the device", ())]
+        if _EXPERT_CACHE in engine.options:
+            ways += [(f"expert cache {one}", (_EXPERT_CACHE, one)) for one in wishes.expert_caches]
+        elif wishes.expert_caches:
+            remarks.append(f"{label} has no {_EXPERT_CACHE}")
+        arms += [
+            _bench_arm(f"{label}, {name}", engine, wishes, ["-t", _count(wishes), "-ngl", "999", *words], experts=name)
+            for name, words in ways
+            if not words or words[0] in engine.options
+        ]
+    return Planned(tuple(arms), arms[0].name if arms else "", _bench_run(wishes), tuple(remarks))
+
+
 def _count(wishes: Wishes) -> str:
     return str(wishes.threads[0] if wishes.threads else default_threads())
 
@@ -320,7 +359,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "variants": Scenario(_variants, fewest=2),
     "stock": Scenario(_stock, fewest=2),
     "compare": Scenario(_compare, fewest=2),
+    "experts": Scenario(_experts),
     "batch": Scenario(_batch, through_server=True),
     "spec": Scenario(_spec, through_server=True),
 }
-"""By name. `forkyard bench` has more: those that compare nodes, devices and caches."""
+"""By name. Those that compare nodes, devices and KV caches have tables of their own: numa.py, split.py, kv.py."""

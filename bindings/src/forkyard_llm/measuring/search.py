@@ -35,6 +35,9 @@ ROUNDS = (10, 24)
 """Fresh samples of a finalist: at least, and at most."""
 _SCREENING = 0.5
 """Share of the time that screening may take; finalists need the rest."""
+_LEADER = 0.75
+"""From this share of the time on only the leader and rivals race: one that is known is worth more than four that are
+not."""
 _PASSES = 3
 """Descents over all dimensions; the later ones measure only what is new."""
 _CLOSE = 0.04
@@ -250,6 +253,8 @@ class _Search:
             for point, ratios in self._ask(racing, left):
                 fresh[point].append(ratios)
             racing = [one for one in racing if one not in self._found.failed]
+            if not self._go_on(_LEADER):
+                racing = self._first(racing, fresh)
             if not self._go_on(self._share):
                 self._found.complete = False
                 break
@@ -282,6 +287,13 @@ class _Search:
             if one == leader or one in self._rivals or not worse:
                 kept.append(one)
         return kept
+
+    def _first(self, racing: Sequence[Point], fresh: Mapping[Point, Sequence[Mapping[str, float]]]) -> list[Point]:
+        """The leader, and rivals."""
+        leader = max(
+            racing, key=lambda one: statistics.median([self._speedup(ratios) for ratios in fresh[one]]), default=None
+        )
+        return [one for one in racing if one == leader or one in self._rivals]
 
     def _decided(
         self, racing: Sequence[Point], fresh: Mapping[Point, Sequence[Mapping[str, float]]], count: int

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..health import Address, State, ask
 from ..serve import DEFAULT_HOST, free_port
-from .child import RunFailed, stream
+from .child import RunFailed, background
 from .dialect import Result, last_words
 from .engine import SERVER
 from .prompts import PROMPTS
@@ -120,29 +120,9 @@ def started(command: Sequence[str], log: Path, environment: Mapping[str, str]) -
     """
     port = free_port(DEFAULT_HOST, 0)
     words = [*command, "--host", DEFAULT_HOST, "--port", str(port)]
-    lines: list[str] = []
-    stop, gone = threading.Event(), threading.Event()
-
-    def live() -> None:
-        try:
-            stream(words, log=log, on_line=hear, timeout_s=START_S + ANSWER_S, env=environment, stop=stop)
-        except RunFailed as error:
-            lines.append(error.why)
-        finally:
-            gone.set()
-
-    def hear(line: str) -> None:
-        lines.append(line)
-        del lines[:-200]
-
-    thread = threading.Thread(target=live, name="forkyard-measured-server", daemon=True)
-    thread.start()
-    try:
+    with background(words, log, environment, START_S + ANSWER_S) as (gone, lines):
         _wait(Address(DEFAULT_HOST, port), gone, lines, log)
         yield Server(port, log)
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _wait(address: Address, gone: threading.Event, lines: Sequence[str], log: Path) -> None:

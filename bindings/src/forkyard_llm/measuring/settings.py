@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from ..cache_advice import bytes_per_token
 from ..gguf_reader import GgufSummary
 from .engine import SERVER, Engine
+from .kv import read_cache
+from .kv_table import SINKS
 from .machine import core_sets, free_memory, read_nodes
 
 __all__ = ["FIT", "PLAIN", "Host", "Setting", "settings"]
@@ -20,7 +22,6 @@ FIT = "fit"
 """The value of GPU layers that leaves them to the engine's `--fit`."""
 _MARGIN_MIB = "1024"
 """What `--fit` leaves free on each device, as llama-server of llama.cpp does."""
-_SINKS = "4"
 _CACHES = ("f16", "q8_0", "ftq4", "ftq4+128", "q4_0", "q4_0+128")
 
 Words = Callable[[str, Engine], tuple[str, ...]]
@@ -114,8 +115,9 @@ def settings(
             reasons += [
                 f"{one.name}: {engine.recipe} {engine.variant} has none" for engine in engines if engine not in having
             ]
-        elif len(one.values) > 1:
-            reasons.append(f"{one.name}: no payload has it")
+        else:
+            why = "no payload has it" if len(one.values) > 1 else "one value makes sense for this workload"
+            reasons.append(f"{one.name}: {why}")
     return found, reasons
 
 
@@ -214,19 +216,19 @@ def _of_cache(
     @functools.cache
     def has(value: str, bench: str) -> bool:
         (engine,) = (one for one in engines if str(one.bench) == bench)
-        return engine.takes(*_cache(value))
+        return engine.takes(*read_cache(value).words)
 
     def needs(value: str, engine: Engine) -> int:
-        kind = value.partition("+")[0]
-        return tokens * bytes_per_token(model, engine.name, kind, kind) if model else 0
+        cache = read_cache(value)
+        return tokens * bytes_per_token(model, engine.name, cache.k, cache.v) if model else 0
 
     yield Setting(
         "KV cache",
         "f16",
         _CACHES,
         lambda one, engine: has(one, str(engine.bench)),
-        lambda one, _: _cache(one),
-        lambda one, _: _cache(one),
+        lambda one, _: read_cache(one).words,
+        lambda one, _: read_cache(one).words,
         _cache_keywords,
         lossy=True,
         memory=needs,
@@ -340,12 +342,7 @@ def _read(_: str, engine: Engine) -> tuple[str, ...]:
     return ("--load-mode", "none") if engine.reads("--load-mode", SERVER) else ("--no-mmap",)
 
 
-def _cache(value: str) -> tuple[str, ...]:
-    kind, _, tail = value.partition("+")
-    return ("-ctk", kind, "-ctv", kind, *(("--kv-tail-tokens", tail, "--kv-sink-tokens", _SINKS) if tail else ()))
-
-
 def _cache_keywords(value: str) -> Mapping[str, object]:
-    kind, _, tail = value.partition("+")
-    more = {"kv_tail_tokens": int(tail), "kv_sink_tokens": int(_SINKS)} if tail else {}
-    return {"type_k": kind, "type_v": kind, **more}
+    cache = read_cache(value)
+    more = {"kv_tail_tokens": cache.tail, "kv_sink_tokens": SINKS} if cache.tail else {}
+    return {"type_k": cache.k, "type_v": cache.v, **more}

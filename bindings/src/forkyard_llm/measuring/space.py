@@ -119,6 +119,12 @@ class Choices:
             command = self.server(point, model, workload)
             return [arm("", command[0], command[1:], command[3:], workload.tests)]
         own = self._words(point, server=False)
+        # A warm-up takes as long as the prompt. Processors need none that is worth it; devices compile at first.
+        cold: Sequence[str] = ()
+        if not engine.devices():
+            cold = (
+                ("--no-warmup",) if "--no-warmup" in engine.options else ("-w", "0") if "-w" in engine.options else ()
+            )
         after = ("-gp", f"{workload.depth},{workload.generate}")
         if not engine.depths and workload.depth:
             generation: Sequence[str] = ("-n", "0", *(after if workload.generate else ()))
@@ -139,7 +145,7 @@ class Choices:
             arm(
                 suffix,
                 str(engine.bench),
-                ("-m", str(model), *counted, *own, *what, "-r", "1", "-o", "json"),
+                ("-m", str(model), *counted, *own, *what, *cold, "-r", "1", "-o", "json"),
                 (*counted, *own),
                 tests,
             )

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,12 @@ LENGTHS = (3, 6, 12)
 """Tokens that a draft model, or MTP, is tried to guess at once."""
 _GUESSING = 0.3
 """Share of the time that is kept for them, where the engine can guess."""
+_FEWEST_SHARE = 0.1
+"""With less of the time left they are not tried."""
 _JUDGED = 1024
 """Tokens whose probabilities are compared for the quality of a lossy setting, about."""
+_GENERATED = 64
+"""Tokens that are generated to know the speed of generation, at most: more of them take longer and say the same."""
 _SLOWEST = 20
 """A run that takes so many times as long as the default's hangs."""
 _SHORTEST_LIMIT_S = 60.0
@@ -221,8 +225,14 @@ class Tuned:
     def as_text(self, *, explain: bool = False) -> str:
         """For people."""
         lines, standing = [], self.standing
-        if standing is None:
+        if standing is None and self.found.complete:
             lines.append("Keep the default: nothing is surely faster.")
+        elif standing is None:
+            lines.append("Keep the default for now: it is not known yet what is surely faster.")
+            lines += [
+                f"  {one.speedup:.2f}x in {one.rounds} rounds: {self.choices.name(one.point)}"
+                for one in self.found.standings[:3]
+            ]
         else:
             lines.append(f"Fastest: {self.choices.name(self.best)}")
             lines += _told(standing, "the default")
@@ -303,7 +313,8 @@ def benches(
             return run_batch_arm(arm, log, workload.prompt, workload.generate, workload.parallel)
         return run_arm(arm, model, log, timeout_s=limit_s)
 
-    return Measuring(choices.space, lambda one: choices.arms(one, model, workload), run, workload.tokens, judge=judge)
+    short = replace(workload, generate=min(workload.generate, _GENERATED)) if workload.parallel == 1 else workload
+    return Measuring(choices.space, lambda one: choices.arms(one, model, short), run, workload.tokens, judge=judge)
 
 
 def _guessing(
@@ -381,7 +392,8 @@ class Evaluator:
         # Where the default takes two commands, each of them is the anchor of those that measure the same.
         for anchor in anchors:
             arms = [anchor, *(arm for some in each for arm in some if set(arm.tests) & set(anchor.tests))]
-            plan = Plan(1, anchor=anchor.name, warm_up=False, tolerant=True)
+            # The search bears what a machine that drifts makes of some samples; to run them again costs half the time.
+            plan = Plan(1, anchor=anchor.name, warm_up=False, again=0, tolerant=True)
             samples: list[Sample] = []
             measured = measure(arms, plan, self._run, Silent(), keep=samples.extend, differences=self._differences)
             self._keep(arms, samples, measured.failed)
@@ -440,7 +452,8 @@ def tune(
             evaluate,
             budget=MEASUREMENTS,
             rivals=choices.rivals,
-            go_on=lambda part: time.monotonic() - began < 60 * minutes * share * part,
+            # What the finalists need they may take from the guesses.
+            go_on=lambda part: time.monotonic() - began < 60 * minutes * (share * part if part < 1 else 1),
             on_best=say,
         )
     except KeyboardInterrupt:
@@ -451,13 +464,17 @@ def tune(
         remarks.append("The time ended before everything was known: --resume goes on, or give more with --budget.")
     known = {one.name: one for one in guesses(choices.engine(best))} if guessable else {}
     guess, guessing = Guess(NONE), None
-    if len(known) > 1:
+    since = time.monotonic()
+    left = 60 * minutes - (since - began)
+    if len(known) > 1 and left < 60 * minutes * _FEWEST_SHARE:
+        remarks.append("No time was left for guessing tokens ahead.")
+    elif len(known) > 1:
         reporter.note(f"guessing tokens ahead: {', '.join(name for name in known if name != NONE)}")
         try:
-            evaluate = Evaluator(_guessing(choices, best, known, model, workload, log), journal, keep)
-            since, left = time.monotonic(), max(60 * minutes * _GUESSING, began + 60 * minutes - time.monotonic())
+            how = _guessing(choices, best, known, model, workload, log)
+            evaluate = Evaluator(how, journal, keep)
             guessing = search(
-                Space((Dimension("guesses", tuple(known)),), (NONE,)),
+                how.space,
                 evaluate.shares,
                 evaluate,
                 budget=MEASUREMENTS,

@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -81,11 +82,14 @@ def tune(
     if not prompt and not generate:
         msg = "--prompt 0 --generate 0 leaves nothing to measure"
         raise UsageError(msg)
+    if parallel > 1 and not (prompt and generate):
+        msg = f"--parallel {parallel}: requests at once have a prompt and an answer; give both a number above 0"
+        raise UsageError(msg)
     from filelock import FileLock, Timeout
 
     from ..cache import cache_dir
     from ..gguf_check import check
-    from .engine import Engine
+    from .engine import SERVER, Engine
     from .finding import each_usable, found
     from .guesses import Guess, guesses
     from .machine import describe
@@ -108,6 +112,10 @@ def tune(
         workload = Workload(prompt, generate, depth, parallel)
         host = Host.here(None if memory is None else int(memory * 2**30))
         space = choices(engines, workload, host, summary, lossy=lossy)
+        unknown = [f"guessing tokens: {one.recipe} has no {SERVER}" for one in engines if one.program(SERVER) is None]
+        if drafting is None:
+            unknown.append("guessing by a draft model: none is named (--draft)")
+        space = replace(space, not_tried=(*space.not_tried, *unknown))
         identity = {
             "tune": 2,
             "model": [path.name, path.stat().st_size],
@@ -142,6 +150,8 @@ def tune(
                 store.fail(info.id, arm, why)
 
         def ways(engine: Engine) -> list[Guess]:
+            if engine.program(SERVER) is None:
+                return []
             return guesses(engine, summary, drafting, engine.recipe, [], LENGTHS)
 
         minutes = float(match[1]) * {"s": 1 / 60, "m": 1, "h": 60}[match[2]]

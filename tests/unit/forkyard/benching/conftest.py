@@ -176,6 +176,12 @@ class Payload:
         return list(json.loads(self.record.read_text())) if self.record.exists() else []
 
 
+@pytest.fixture(autouse=True)
+def own_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test measures does not go to the user's measurements."""
+    monkeypatch.setenv("FORKYARD_LLM_CACHE", str(tmp_path / "llm"))
+
+
 @pytest.fixture
 def make_payload(tmp_path: Path) -> Callable[..., Payload]:
     """Write the wheel of an engine."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from forkyard_llm.cli import run as run_llm
+from forkyard_llm.measuring.exporting import as_markdown
 from forkyard_llm.measuring.machine import MemoryNode
+from forkyard_llm.measuring.store import Store
 
 from forkyard.cli import main
 from forkyard.commands import bench as command
@@ -230,3 +234,58 @@ def test_a_split_that_cannot_load_the_model_ends_as_a_build_does(
     status, text = run(one_node, "--model", str(model), "--wheel", str(payload.wheel), *SPLIT, scenario="split")
     assert status == 9
     assert "out of memory" in json.loads(text)["why"]
+
+
+@pytest.fixture
+def wheels_only(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run ``forkyard-llm bench``, for people who have payloads alone."""
+    monkeypatch.setattr("forkyard_llm.gguf_check.check", lambda *_, **__: None)
+
+    def bench(*words: str) -> tuple[int, str]:
+        code = run_llm(["bench", *words[:1], "-m", str(model), "--rounds", "1", *words[1:]])
+        return code, capsys.readouterr().out
+
+    return bench
+
+
+def kept(scenario: str) -> str:
+    """The newest measurement, as `forkyard-llm results show` prints it."""
+    with contextlib.closing(Store()) as store:
+        recorded = store.read("last")
+    assert recorded.info.scenario == scenario
+    return as_markdown(recorded)
+
+
+def test_numa_with_payloads_alone(
+    make_payload: Any, wheels_only: Any, two_nodes: tuple[MemoryNode, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forkyard_llm.measuring.machine.read_nodes", lambda: two_nodes)
+    words = ("numa", "--payload", str(make_payload().wheel), "--modes", "mirror,isolate")
+    code, text = wheels_only(*words)
+    assert code == 0
+    assert "mirror t/s" in text
+    assert kept("numa") == text.rstrip("\n")
+    assert wheels_only(*words[:-1], "mirror,nothing")[0] == 2
+    assert wheels_only(*words, "--payload", "llama.cpp")[0] == 2
+
+
+def test_split_with_payloads_alone(make_split_payload: Any, wheels_only: Any) -> None:
+    payload = make_split_payload(splits="none|layer|tensor")
+    words = ("split", "--payload", str(payload.wheel), "--depths", "0", "--cache-types", "f16,q8_0")
+    code, text = wheels_only(*words, "--", "-ts", "3/1")
+    assert code == 0
+    assert text.count("| llama.cpp |") == 4
+    assert kept("split") == text.rstrip("\n")
+    assert payload.calls[-1]["words"][-4:-2] == ["-ts", "3/1"]
+    assert json.loads(wheels_only(*words, "--json")[1])["scenario"] == "split"
+    assert wheels_only(*words, "--devices", "CUDA0")[0] == 2
+
+
+def test_results_of_a_run_that_forkyard_measured(
+    make_split_payload: Any, run: Any, model: Path, one_node: tuple[MemoryNode, ...]
+) -> None:
+    payload = make_split_payload(splits="none|layer|tensor")
+    words = ("--model", str(model), "--wheel", str(payload.wheel), "--cache-types", "f16", "--repetitions", "1")
+    code, text = run(one_node, *words, scenario="split")
+    assert code == 0
+    assert kept("split") == text.rstrip("\n")

@@ -5,9 +5,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from forkyard_llm.measuring.numa_modes import MODES, Scenario
 
 from forkyard.benching.foretelling import foretell
-from forkyard.benching.scenario import MODES, Scenario
 
 
 @pytest.fixture

@@ -11,17 +11,23 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from forkyard_llm.cli import run as run_llm
+from forkyard_llm.errors import UsageError
+from forkyard_llm.measuring.bundle import read_bundle, write_bundle
 from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.exporting import as_markdown
+from forkyard_llm.measuring.kv import CACHES, Wishes, bench_kv, check, read_cache
+from forkyard_llm.measuring.kv_table import as_text, check_plot, plot
 from forkyard_llm.measuring.machine import MemoryNode
+from forkyard_llm.measuring.report import write_report
+from forkyard_llm.measuring.reporting import Silent
+from forkyard_llm.measuring.scenarios import conclusions
+from forkyard_llm.measuring.store import Store
 from forkyard_llm.measuring.timing import Timing
 
 from forkyard.benching.engine import unpacked
-from forkyard.benching.kv import CACHES, Wishes, bench_kv, check, read_cache
-from forkyard.benching.kv_table import as_text, check_plot, plot
 from forkyard.cli import main
 from forkyard.commands import bench as command
-from forkyard.console import Silent
-from forkyard.errors import UsageError
 
 Make = Callable[..., Any]
 
@@ -147,9 +153,10 @@ def wishes(model: Path, tmp_path: Path) -> Wishes:
 def run(tmp_path: Path, one_node: tuple[MemoryNode, ...]) -> Iterator[Callable[..., Any]]:
     with contextlib.ExitStack() as stack:
 
-        def measure(wishes: Wishes, *payloads: Payload) -> Any:
+        def measure(wishes: Wishes, *payloads: Payload, keep: Store | None = None) -> Any:
             engines = [stack.enter_context(unpacked(one.wheel, tmp_path / "scratch")) for one in payloads]
-            return bench_kv(engines, wishes, one_node, tmp_path / "logits", tmp_path / "run.log", Silent())
+            (tmp_path / "logits").mkdir(exist_ok=True)
+            return bench_kv(engines, wishes, one_node, tmp_path / "logits", tmp_path / "run.log", Silent(), keep)
 
         yield measure
 
@@ -211,6 +218,29 @@ def test_memory_quality_and_speed_in_one_table(make: Make, run: Any, wishes: Wis
     assert document["rows"][3]["quality"]["cache_mib"] == 5.26
     assert document["rows"][3]["sink_tokens"] == 4
     assert document["quality"] == {"text": "text.txt", "context": 2048, "windows": 4}
+
+
+def test_a_run_is_kept_with_its_table_and_can_be_given_away(
+    make: Make, run: Any, wishes: Wishes, tmp_path: Path
+) -> None:
+    payload = make(broken=[("llama-perplexity", "q8_0 q8_0 0")])
+    with contextlib.closing(Store(tmp_path / "here.sqlite")) as store:
+        found = run(dataclasses.replace(wishes, caches=("f16", "q4_0", "q8_0"), rounds=6), payload, keep=store)
+        ((info, finished, _),) = store.runs()
+        recorded = store.read(info.id)
+    assert (info.scenario, finished) == ("kv", True)
+    assert as_markdown(recorded) == as_text(found)
+    assert recorded.speeds("llama.cpp, q4_0", "tg128") == [10.0] * 6
+    assert "killed by signal 6" in recorded.failed["llama.cpp, q8_0"]
+    assert info.facts["kld"]["llama.cpp, q4_0"] == {"mean": 0.05, "mib": 4.0}
+    assert info.facts["quality"]["llama.cpp, q4_0"]["kld_standard_error"] == 0.002
+    # Without an anchor there is nothing that a conclusion could be relative to.
+    assert conclusions(recorded) == []
+    write_bundle([recorded], tmp_path / "bundle.zip")
+    (other,), _ = read_bundle(tmp_path / "bundle.zip")
+    assert as_markdown(other) == as_text(found)
+    write_report([recorded], tmp_path / "page.html")
+    assert "Quality against speed and memory" in (tmp_path / "page.html").read_text()
 
 
 def test_what_the_programs_are_asked(make: Make, run: Any, wishes: Wishes) -> None:
@@ -353,7 +383,7 @@ def test_a_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
     with pytest.raises(UsageError, match="matplotlib is not installed") as caught:
         check_plot(tmp_path / "kv.svg")
-    assert "forkyard[plots]" in (caught.value.next_step or "")
+    assert "matplotlib" in (caught.value.next_step or "")
 
 
 def test_from_words_to_a_table_and_a_plot(
@@ -417,3 +447,17 @@ def test_words_that_mean_nothing(
     monkeypatch.setattr(command, "unpacked", lambda *_: pytest.fail("it went on"))
     command_line = ["bench", "kv", "--quiet", "--json", "--model", str(model), "--wheel", "x.whl", *words]
     assert CliRunner().invoke(main, command_line).exit_code == 2
+
+
+def test_with_payloads_alone(
+    make: Make, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("forkyard_llm.gguf_check.check", lambda *_, **__: None)
+    words = ["bench", "kv", "-m", str(model), "--payload", str(make().wheel), "--rounds", "1", "--depths", "0"]
+    assert run_llm([*words, "--caches", "f16,q4_0", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["cache"] for row in document["rows"]] == ["f16", "q4_0"]
+    assert document["quality"]["text"] == "topics.txt"
+    assert run_llm(["results", "show", "last"]) == 0
+    assert "0.0500 ± 0.0020" in capsys.readouterr().out
+    assert run_llm([*words, "--caches", "q4:x"]) == 2

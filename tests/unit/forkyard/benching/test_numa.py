@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm.errors import UsageError
 from forkyard_llm.measuring.child import RunFailed
 from forkyard_llm.measuring.engine import Engine
+from forkyard_llm.measuring.exporting import as_markdown
 from forkyard_llm.measuring.machine import MemoryNode
+from forkyard_llm.measuring.numa import Wishes, bench_numa, check, plan_scenario
+from forkyard_llm.measuring.numa_modes import MODES
+from forkyard_llm.measuring.numa_table import as_text
+from forkyard_llm.measuring.reporting import Silent
 from forkyard_llm.measuring.running import Plan, measure_benches
+from forkyard_llm.measuring.store import Store
 
 from forkyard.benching.engine import unpacked
-from forkyard.benching.numa import Wishes, bench_numa, check, plan_scenario
-from forkyard.benching.scenario import MODES
-from forkyard.benching.table import as_text
-from forkyard.console import Silent
-from forkyard.errors import UsageError
 
 Nodes = tuple[MemoryNode, ...]
 
@@ -35,7 +37,6 @@ def wishes(model: Path) -> Wishes:
         minutes=None,
         threads_per_node=None,
         fake_nodes=None,
-        bandwidth=None,
     )
 
 
@@ -74,6 +75,30 @@ def test_the_forks_table(
     assert "read from the own node, tg128: mirror 99.5 %, split 99.5 %" in text
     assert "2 memory nodes; threads: isolate 4, distribute 8, mirror 8, split 8" in text
     assert "pretended" not in text
+
+
+def test_a_run_is_kept_with_its_table(
+    make_payload: Callable[..., Any], opened: Any, wishes: Wishes, two_nodes: Nodes, tmp_path: Path
+) -> None:
+    with contextlib.closing(Store(tmp_path / "store.sqlite")) as store:
+        found = bench_numa(opened(make_payload()), wishes, two_nodes, tmp_path / "run.log", Silent(), store)
+        ((info, finished, _),) = store.runs()
+        recorded = store.read(info.id)
+    assert (info.scenario, finished) == ("numa", True)
+    assert as_markdown(recorded) == as_text(found)
+    assert recorded.speeds("mirror", "tg128") == [15.0] * 6
+    assert (info.facts["nodes"], info.facts["fake_nodes"], info.remarks) == (2, False, found.remarks)
+
+
+def test_an_interrupted_run_keeps_what_was_measured(
+    make_payload: Callable[..., Any], opened: Any, wishes: Wishes, two_nodes: Nodes, tmp_path: Path
+) -> None:
+    with contextlib.closing(Store(tmp_path / "store.sqlite")) as store:
+        with pytest.raises(RunFailed):
+            broken = opened(make_payload(broken=("split",)))
+            bench_numa(broken, wishes, two_nodes, tmp_path / "run.log", Silent(), store)
+        ((_, finished, _),) = store.runs()
+    assert not finished
 
 
 def test_every_round_begins_with_another_mode(

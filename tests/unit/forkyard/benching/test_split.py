@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forkyard_llm.errors import UsageError
+from forkyard_llm.measuring import split
 from forkyard_llm.measuring.child import RunFailed
+from forkyard_llm.measuring.exporting import as_markdown
+from forkyard_llm.measuring.loopback import lent_devices
 from forkyard_llm.measuring.machine import MemoryNode
+from forkyard_llm.measuring.reporting import Silent
+from forkyard_llm.measuring.split import Wishes, bench_split, check
+from forkyard_llm.measuring.split_table import as_text
+from forkyard_llm.measuring.store import Store
 from forkyard_llm.measuring.timing import Timing
 
-from forkyard.benching import split
 from forkyard.benching.engine import unpacked
-from forkyard.benching.loopback import lent_devices
-from forkyard.benching.split import Wishes, bench_split, check
-from forkyard.benching.split_table import as_text
-from forkyard.console import Silent
-from forkyard.errors import BuildError, UsageError
 
 Make = Callable[..., Any]
 
@@ -42,9 +44,9 @@ def run(tmp_path: Path, one_node: tuple[MemoryNode, ...]) -> Iterator[Callable[.
     """Measure payloads."""
     with contextlib.ExitStack() as stack:
 
-        def measure(wishes: Wishes, *payloads: Any, reporter: Any = None) -> Any:
+        def measure(wishes: Wishes, *payloads: Any, reporter: Any = None, keep: Store | None = None) -> Any:
             engines = [stack.enter_context(unpacked(one.wheel, tmp_path / "scratch")) for one in payloads]
-            return bench_split(engines, wishes, one_node, tmp_path / "run.log", reporter or Silent())
+            return bench_split(engines, wishes, one_node, tmp_path / "run.log", reporter or Silent(), keep)
 
         yield measure
 
@@ -141,6 +143,22 @@ def test_what_the_engine_refuses_is_a_row_with_its_reason(make_split_payload: Ma
     refused = [row for row in found.as_json()["rows"] if row["refused"]]
     assert [(row["split_mode"], row["tests"]) for row in refused] == [("row", {}), ("row", {})]
     assert not [call for call in measured_calls(payload) if call["arm"].startswith("row")]
+
+
+def test_a_run_is_kept_with_its_table(make_split_payload: Make, run: Any, wishes: Wishes, tmp_path: Path) -> None:
+    payload = make_split_payload(refused={"row f16": "no", "row q8_0": "no"}, later={"tensor q8_0": 1})
+    with contextlib.closing(Store(tmp_path / "store.sqlite")) as store:
+        found = run(dataclasses.replace(wishes, rounds=2), payload, keep=store)
+        ((info, finished, _),) = store.runs()
+        recorded = store.read(info.id)
+    assert (info.scenario, finished) == ("split", True)
+    assert as_markdown(recorded) == as_text(found)
+    assert {"llama.cpp, row, f16", "llama.cpp, row, q8_0", "llama.cpp, tensor, q8_0"} == set(recorded.failed)
+    assert [len(devices) for devices in info.facts["devices"].values()] == [2]
+    assert info.remarks == found.remarks
+    assert len(recorded.speeds("llama.cpp, layer, f16", "tg128 @ d8192")) == 2
+    (arm,) = [one for one in recorded.arms if one.name == "llama.cpp, tensor, f16"]
+    assert (arm.values["split mode"], arm.values["cache"], arm.values["build_key"]) == ("tensor", "f16", "a" * 64)
 
 
 def test_a_mode_that_the_engine_changes_is_not_measured_as_itself(
@@ -364,7 +382,7 @@ def test_a_server_that_does_not_start_is_tried_on_other_ports_and_named(tmp_path
     server.write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/tries\nexit 3\n")
     server.chmod(0o755)
     with (
-        pytest.raises(BuildError, match="ggml-rpc-server does not start"),
+        pytest.raises(RunFailed, match="ggml-rpc-server does not start"),
         lent_devices(server, 1, 1, tmp_path / "run.log"),
     ):
         pass

@@ -81,7 +81,7 @@ def test_the_plot_is_chosen_by_what_varies(
 def test_quality_against_speed(tmp_path: Path) -> None:
     kld = {"arm 0": {"mean": 0.001}, "arm 1": {"mean": 0.1}, "arm 2": {"mean": "x"}}
     text, _ = written(tmp_path, run_of([{}, {}, {}], ("tg8",), kld=kld))
-    assert "Quality against speed" in text
+    assert "Quality against speed and memory" in text
 
 
 def test_texts_of_strangers_are_texts(tmp_path: Path, recorded: Recorded) -> None:

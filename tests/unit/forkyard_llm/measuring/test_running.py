@@ -77,6 +77,14 @@ def test_short_runs_may_differ_as_they_always_do_but_not_by_more() -> None:
     assert (last.dropped > 0, last.drifting) == (True, 0)
 
 
+def test_a_group_is_run_again_only_as_often_as_planned() -> None:
+    speeds = iter([10.0, 10.0, 20.0] * 3)
+    plan = Plan(1, anchor="a", warm_up=False, again=0)
+    found = measure((arm("a"), arm("b")), plan, lambda _: results(tg32=next(speeds)), Silent())
+    assert (found.dropped, found.drifting) == (0, 1)
+    assert found.bases["b"]["tg32"] == [15.0]
+
+
 def test_it_stops_once_all_is_known() -> None:
     kept: list[Sample] = []
     found = measure(

@@ -12,7 +12,7 @@ from forkyard_llm.measuring.records import Recorded
 from forkyard_llm.measuring.reporting import Silent
 from forkyard_llm.measuring.scenarios import SCENARIOS, Wishes, bench, conclusions, label_all, verdicts
 
-from .conftest import MakeEngine
+from .conftest import MakeEngine, summary
 
 SATURATES = "min(t, 3) * (10.0 if kind == 'tg' else 100.0)"
 
@@ -118,3 +118,38 @@ def test_few_rounds_tell_nothing_apart(recorded: Recorded) -> None:
     few = Recorded(recorded.info, recorded.arms, [one for one in recorded.samples if one.round < 5], recorded.failed)
     assert {gain.verdict for gain in verdicts(few).values()} == {"tie"}
     assert verdicts(recorded)["fast", "tg32"].verdict == "faster"
+
+
+def test_experts_are_kept_here_and_there(
+    make_engine: MakeEngine, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forkyard_llm.measuring.scenarios.read", lambda _: summary(expert_count=8))
+    monkeypatch.setattr(Engine, "devices", lambda self: ("CUDA0",) if self.variant == "cuda" else ())
+    gpu = make_engine(variant="cuda")
+    gpu = replace(gpu, options=gpu.options | {"--n-cpu-moe", "-ot", "--expert-cache"})
+    found = run("experts", [gpu, make_engine(key="b" * 64)], model, tmp_path, expert_caches=("auto", "512"))
+    words = {arm.values["experts"]: " ".join(arm.command) for arm in found.arms}
+    assert list(words) == [
+        "all experts on the CPU",
+        *(f"experts of {one} of 8 layers on the CPU" for one in (2, 4, 6)),
+        "all experts on the CPU by -ot",
+        "all on the device",
+        "expert cache auto",
+        "expert cache 512",
+    ]
+    assert "-ngl 999 --n-cpu-moe 8" in words["all experts on the CPU"]
+    assert "-ot exps=CPU" in words["all experts on the CPU by -ot"]
+    assert "--expert-cache 512" in words["expert cache 512"]
+    assert found.info.anchor == found.arms[0].name
+    assert any("finds no device" in one for one in found.info.remarks)
+
+
+def test_experts_need_a_mixture_and_a_device(
+    make_engine: MakeEngine, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forkyard_llm.measuring.scenarios.read", lambda _: summary())
+    with pytest.raises(UsageError, match="is no mixture of experts"):
+        run("experts", [make_engine()], model, tmp_path)
+    monkeypatch.setattr("forkyard_llm.measuring.scenarios.read", lambda _: summary(expert_count=8))
+    with pytest.raises(UsageError, match="finds no device"):
+        run("experts", [make_engine(variant="other")], model, tmp_path)

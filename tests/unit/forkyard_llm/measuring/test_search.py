@@ -197,3 +197,14 @@ def test_points_that_are_not_allowed_are_not_measured():
         return [{"pp": float(one[1]) / 4, "tg": float(one[1]) / 4} for one in points]
 
     assert search(space, {"pp": 0.5, "tg": 0.5}, evaluate, budget=120).best[1] == "8"
+
+
+def test_little_time_is_spent_on_the_leader():
+    """With a tenth of the time that all finalists would take, one of them is known."""
+    machine = Machine(1)
+    machine.ik = {"pp": 1.6, "tg": 1.4}
+    found = search(SPACE, machine.shares, machine.evaluate, budget=400, go_on=lambda share: machine.runs < 85 * share)
+    rounds = sorted(one.rounds for one in found.standings)
+    assert len(rounds) > 1
+    assert rounds[-1] >= 10 > rounds[-2]
+    assert found.best[0] == "ik_llama.cpp"

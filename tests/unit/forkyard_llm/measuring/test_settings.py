@@ -198,3 +198,17 @@ def test_what_only_some_models_have(make_engine: MakeEngine, values: Any, expect
     engine = replace(engine, options=engine.options | {"-mla", "-fmoe"})
     found = choices([engine], SMALL, Host(1, None), summary(**values))
     assert names(found) & {"fused experts", "MLA"} == expected
+
+
+@pytest.mark.parametrize(("option", "words"), [("--no-warmup", "--no-warmup"), ("-w", "-w 0"), ("", "")])
+def test_processors_are_not_warmed_up_and_devices_are(
+    make_engine: MakeEngine, model: Path, monkeypatch: pytest.MonkeyPatch, option: str, words: str
+) -> None:
+    engine = make_engine()
+    engine = replace(engine, options=engine.options | {option} - {""})
+    found = choices([engine], SMALL, Host(1, None), summary())
+    (arm,) = found.arms(found.space.default, model, SMALL)
+    assert f"-n 4 {words} -r 1".replace("  ", " ") in " ".join(arm.command)
+    monkeypatch.setattr(Engine, "devices", lambda _: ("CUDA0",))
+    (arm,) = found.arms(found.space.default, model, SMALL)
+    assert "-n 4 -r 1" in " ".join(arm.command)

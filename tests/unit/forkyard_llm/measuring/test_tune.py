@@ -83,6 +83,12 @@ def test_threads_of_prompt_and_generation_are_measured_apart_where_one_run_canno
     ]
 
 
+def test_generation_is_measured_with_fewer_tokens_than_it_stands_for(space, model, tmp_path):
+    how = benches(space, model, Workload(16, 1000), tmp_path / "log")
+    assert how.arms(space.space.default)[0].tests == ("pp16", "tg64")
+    assert how.tokens("tg64") == 1000
+
+
 def test_what_fails_is_out_with_its_reason_and_the_others_are_measured(space, model, tmp_path, monkeypatch):
     monkeypatch.setattr("forkyard_llm.measuring.tune._SHORTEST_LIMIT_S", 2.0)
     how = benches(space, model, Workload(16, 4), tmp_path / "log")

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forkyard_llm.measuring.running import Measured
-from forkyard_llm.measuring.statistics import Gain, Summary
-from forkyard_llm.measuring.tables import figures, markdown, speed_text
-
-from forkyard.benching.subject import Subject
-from forkyard.benching.table import SCHEMA
+from .numa_table import SCHEMA
+from .running import Measured
+from .statistics import Gain, Summary
+from .subject import Subject
+from .tables import figures, markdown, speed_text
 
 BASELINE = ("layer", "f16")
 """The row, of the first engine, that ratios are relative to."""

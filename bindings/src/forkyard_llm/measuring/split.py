@@ -1,4 +1,4 @@
-"""``forkyard bench split`` as one function: how the engines share a model between devices, and with which KV cache."""
+"""The scenario ``split`` as one function: how the engines share a model between devices, and with which KV cache."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forkyard_llm.measuring.child import RunFailed
-from forkyard_llm.measuring.dialect import Device, cause, read_devices
-from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.machine import MemoryNode, describe
-from forkyard_llm.measuring.records import Arm
-from forkyard_llm.measuring.running import Plan, chosen_environment, measure_benches, run_arm
-from forkyard_llm.measuring.timing import Timing
-
-from forkyard.benching.loopback import lent_devices
-from forkyard.benching.split_table import Answer, Row, answer
-from forkyard.benching.subject import Subject, labelled, told
-from forkyard.console import Reporter
-from forkyard.errors import UsageError
+from ..errors import UsageError
+from .child import RunFailed
+from .dialect import Device, cause, read_devices
+from .engine import Engine
+from .keeping import kept
+from .loopback import lent_devices
+from .machine import MemoryNode, describe
+from .records import Arm
+from .reporting import Reporter
+from .running import Plan, chosen_environment, measure_benches, run_arm
+from .split_table import Answer, Row, answer, as_text
+from .store import Store
+from .subject import Subject, labelled, told
+from .timing import Timing
 
 MODES = ("layer", "row", "tensor", "graph")
 """Words after ``--split-mode``, in the order of the table's rows."""
@@ -76,9 +77,17 @@ def check(wishes: Wishes) -> None:
 
 
 def bench_split(
-    engines: Sequence[Engine], wishes: Wishes, nodes: tuple[MemoryNode, ...], log: Path, reporter: Reporter
+    engines: Sequence[Engine],
+    wishes: Wishes,
+    nodes: tuple[MemoryNode, ...],
+    log: Path,
+    reporter: Reporter,
+    keep: Store | None = None,
 ) -> Answer:
     """Measure and answer.
+
+    Args:
+        keep: where samples go as soon as they are there.
 
     Raises:
         UsageError: an engine cannot do what was named, or there is nothing to compare.
@@ -104,23 +113,34 @@ def bench_split(
                 why="; ".join(f"{row.name}: {why}" for row, why in refused.items()) or None,
                 next_step="name other --modes or --cache-types",
             )
-        measured = measure_benches(
-            working, Plan(wishes.rounds, wishes.minutes, tolerant=True), wishes.model, log, reporter
+        machine = {**describe(nodes), "environment": environment}
+        keeping = kept("split", wishes.model, tuple(arms.values()), keep, machine)
+        plan = Plan(wishes.rounds, wishes.minutes, tolerant=True)
+        measured = measure_benches(working, plan, wishes.model, log, reporter, keep=keeping.take)
+        refused |= {
+            row: told(row.subject, measured.failed[row.name], wishes.model)
+            for row in rows
+            if row.name in measured.failed
+        }
+        found = answer(
+            rows,
+            refused,
+            measured,
+            machine=machine,
+            model=wishes.model.name,
+            tests=wishes.timing.tests,
+            loopback=bool(wishes.rpc_devices),
+            notes=notes,
         )
-    refused |= {
-        row: told(row.subject, measured.failed[row.name], wishes.model) for row in rows if row.name in measured.failed
-    }
-    machine = {**describe(nodes), "environment": environment}
-    return answer(
-        rows,
-        refused,
-        measured,
-        machine=machine,
-        model=wishes.model.name,
-        tests=wishes.timing.tests,
-        loopback=bool(wishes.rpc_devices),
-        notes=notes,
-    )
+        devices = {one.label: [device.as_json() for device in one.devices] for one in found.subjects}
+        keeping.end(
+            measured,
+            as_text(found),
+            facts={"devices": devices, "rpc_loopback": found.loopback},
+            remarks=found.remarks,
+            failed={row.name: why for row, why in refused.items()},
+        )
+    return found
 
 
 def _device_words(
@@ -130,9 +150,7 @@ def _device_words(
     if wishes.devices:
         if not engine.chooses_devices:
             msg = f"the llama-bench of {label} takes no names of devices"
-            raise UsageError(
-                msg, where=engine.wheel, next_step="leave out --devices and choose with CUDA_VISIBLE_DEVICES"
-            )
+            raise UsageError(msg, next_step="leave out --devices and choose with CUDA_VISIBLE_DEVICES")
         return ("-dev", "/".join(wishes.devices))
     if not wishes.rpc_devices:
         return ()
@@ -140,7 +158,6 @@ def _device_words(
         msg = f"{label} cannot pretend devices"
         raise UsageError(
             msg,
-            where=engine.wheel,
             why="its payload carries no RPC server"
             if engine.rpc_server is None
             else "its RPC servers do not work beside each other",
@@ -202,6 +219,8 @@ def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
         tests=tuple(test for test in wishes.timing.tests if test not in row.absent),
         choice=" ".join([row.subject.label, *row.choice]),
         environment=environment,
+        engine=row.subject.engine,
+        values={**row.subject.values, "split mode": row.mode, "cache": row.cache_type},
     )
 
 
@@ -248,7 +267,6 @@ def _devices(
     one = f"it uses {found[0].shown}" if found else "it computes on the CPU"
     raise UsageError(
         msg,
-        where=engine.wheel,
         why=missing or one,
         next_step="run it where a payload for GPUs finds two of them, or with --rpc-devices 3, which pretends devices "
         "by RPC servers: that shows that the modes work, never what they gain",

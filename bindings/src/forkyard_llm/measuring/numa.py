@@ -1,20 +1,20 @@
-"""``forkyard bench numa`` as one function: choose what can be compared, measure, answer."""
+"""The scenario ``numa`` as one function: choose what can be compared, measure, answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.machine import MemoryNode, describe
-from forkyard_llm.measuring.running import Plan, measure_benches
-
-from forkyard.benching.foretelling import Foretold, foretell
-from forkyard.benching.scenario import MODES, Mode, Scenario
-from forkyard.benching.table import Answer, answer
-from forkyard.console import Reporter
-from forkyard.errors import UsageError
+from ..errors import UsageError
+from .engine import Engine
+from .keeping import kept
+from .machine import MemoryNode, describe
+from .numa_modes import MODES, Mode, Scenario
+from .numa_table import Answer, Foretold, answer, as_text
+from .reporting import Reporter
+from .running import Plan, measure_benches
+from .store import Store
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Wishes:
     """Begin no further round after so many."""
     threads_per_node: int | None
     fake_nodes: int | None
-    bandwidth: float | None
-    """Bytes per second a node."""
+    foretell: Callable[[Path, Scenario], Foretold] | None = None
+    """What else predicts generation, for the figures to stand beside."""
     extra: tuple[str, ...] = ()
 
 
@@ -97,21 +97,40 @@ def plan_scenario(wishes: Wishes, nodes: Sequence[MemoryNode], engine: Engine, r
     )
 
 
-def bench_numa(engine: Engine, wishes: Wishes, nodes: tuple[MemoryNode, ...], log: Path, reporter: Reporter) -> Answer:
+def bench_numa(
+    engine: Engine,
+    wishes: Wishes,
+    nodes: tuple[MemoryNode, ...],
+    log: Path,
+    reporter: Reporter,
+    keep: Store | None = None,
+) -> Answer:
     """Measure and answer.
+
+    Args:
+        keep: where samples go as soon as they are there.
 
     Raises:
         UsageError: as :func:`plan_scenario`.
         RunFailed: a run failed.
     """
     scenario = plan_scenario(wishes, nodes, engine, reporter)
-    foretold: Foretold | None = None
-    if wishes.bandwidth is not None:
-        # Before the runs: a file that cannot be read is said at once.
-        foretold = foretell(wishes.model, scenario, wishes.bandwidth)
+    # Before the runs: a file that cannot be read is said at once.
+    foretold = wishes.foretell(wishes.model, scenario) if wishes.foretell else None
     arms = scenario.arms(engine, wishes.model)
-    measured = measure_benches(arms, Plan(scenario.rounds, wishes.minutes), wishes.model, log, reporter)
-    return answer(engine, scenario, measured, describe(nodes), wishes.model.name, foretold)
+    keeping = kept("numa", wishes.model, arms, keep, describe(nodes))
+    plan = Plan(scenario.rounds, wishes.minutes)
+    measured = measure_benches(arms, plan, wishes.model, log, reporter, keep=keeping.take)
+    found = answer(engine, scenario, measured, describe(nodes), wishes.model.name, foretold)
+    facts = {
+        "nodes": scenario.nodes,
+        "fake_nodes": scenario.fake,
+        "threads_per_node": scenario.threads_per_node,
+        "local_percent": {line.test: dict(line.local) for line in found.lines},
+        "prediction": foretold.as_json() if foretold else None,
+    }
+    keeping.end(measured, as_text(found), facts=facts, remarks=found.remarks)
+    return found
 
 
 def _cores(nodes: Sequence[MemoryNode], count: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.records import Arm
-from forkyard_llm.measuring.timing import tests_of
+from .engine import Engine
+from .records import Arm
+from .timing import tests_of
 
 _FAKE = "GGML_NUMA_FAKE_NODES"
 

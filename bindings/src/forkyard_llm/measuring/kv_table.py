@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forkyard_llm.measuring.quality import Quality
-from forkyard_llm.measuring.running import Measured
-from forkyard_llm.measuring.statistics import Gain, Summary
-from forkyard_llm.measuring.tables import figures, markdown, speed_text
-
-from forkyard.benching.subject import Subject
-from forkyard.benching.table import SCHEMA
-from forkyard.errors import UsageError
+from ..errors import UsageError
+from .numa_table import SCHEMA
+from .quality import Quality
+from .running import Measured
+from .statistics import Gain, Summary
+from .subject import Subject
+from .tables import figures, markdown, speed_text
 
 BASELINE = "f16"
 """The row, of the first engine, that factors are relative to."""
@@ -244,7 +243,7 @@ def check_plot(path: Path) -> None:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         msg = "matplotlib is not installed, which draws the plot"
-        raise UsageError(msg, why=str(error), next_step="pip install 'forkyard[plots]', or leave out --plot") from error
+        raise UsageError(msg, why=str(error), next_step="pip install matplotlib, or leave out --plot") from error
     if path.is_dir() or path.suffix.removeprefix(".").lower() not in FigureCanvasBase.get_supported_filetypes():
         msg = f"no plot can be written to {path}"
         raise UsageError(msg, next_step="give --plot the name of a file that ends in .svg or .png")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from forkyard.errors import BuildError
-from forkyard.process import background, clean_environment
+from ..serve import DEFAULT_HOST, free_port
+from .child import RunFailed, background, plain_environment
+from .dialect import last_words
 
-HOST = "127.0.0.1"
-"""Never another: the servers trust whoever connects."""
 _START_S = 60.0
 _POLL_S = 0.05
 _ATTEMPTS = 3
@@ -27,7 +25,7 @@ def lent_devices(server: Path, count: int, threads: int, log: Path) -> Iterator[
     They end with the block, and with this process, however that ends.
 
     Raises:
-        BuildError: a server does not start.
+        RunFailed: a server does not start.
     """
     with contextlib.ExitStack() as stack:
         yield tuple(_start(stack, server, threads, log.with_suffix(f".rpc{number}.log")) for number in range(count))
@@ -35,30 +33,23 @@ def lent_devices(server: Path, count: int, threads: int, log: Path) -> Iterator[
 
 def _start(stack: contextlib.ExitStack, server: Path, threads: int, log: Path) -> str:
     """Start one on a free port; somebody else may take the port before it does, so try more than once."""
+    lines: Sequence[str] = ()
     for _ in range(_ATTEMPTS):
-        port = _free_port()
-        command = [sys.executable, "-m", "forkyard.tethered", str(os.getpid()), str(server)]
-        command += ["-H", HOST, "-p", str(port), "-d", "CPU", "-t", str(threads)]
-        status = stack.enter_context(background(command, log=log, env=clean_environment()))
-        if _listens(port, status):
-            return f"{HOST}:{port}"
+        port = free_port(DEFAULT_HOST, 0)
+        command = [str(server), "-H", DEFAULT_HOST, "-p", str(port), "-d", "CPU", "-t", str(threads)]
+        gone, lines = stack.enter_context(background(command, log, plain_environment({})))
+        if _listens(port, gone):
+            return f"{DEFAULT_HOST}:{port}"
     msg = f"{server.name} does not start"
-    raise BuildError(msg, where=str(log), next_step="look at the log's last lines")
+    raise RunFailed(msg, last_words(lines), log)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _listens(port: int, status: Callable[[], int | None]) -> bool:
+def _listens(port: int, gone: threading.Event) -> bool:
     """Whether the server accepts connections; waits until it does, ends, or its time is up."""
     deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline and status() is None:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+    while time.monotonic() < deadline and not gone.is_set():
+        with contextlib.suppress(OSError), socket.create_connection((DEFAULT_HOST, port), timeout=1.0):
             # Whoever else may have taken the port would have made it end.
-            time.sleep(_POLL_S)
-            return status() is None
+            return not gone.wait(_POLL_S)
         time.sleep(_POLL_S)
     return False

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forkyard_llm.measuring.dialect import Device
-from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.finding import label_all
+from .dialect import Device
+from .engine import Engine
+from .finding import label_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,12 @@ class Subject:
     words: tuple[str, ...] = ()
     """Arguments that name its devices."""
     devices: tuple[Device, ...] = ()
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What an arm of it stands for."""
+        engine = self.engine
+        return {"engine": engine.name, "variant": engine.variant, "build_key": engine.build_key}
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""

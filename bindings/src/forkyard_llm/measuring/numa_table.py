@@ -7,19 +7,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.running import Measured
-from forkyard_llm.measuring.statistics import Gain, Summary, compare, summarize
-from forkyard_llm.measuring.tables import gain_text, markdown
-
-from forkyard.benching.foretelling import Foretold
-from forkyard.benching.scenario import BASELINE, Scenario
+from .engine import Engine
+from .numa_modes import BASELINE, Scenario
+from .running import Measured
+from .statistics import Gain, Summary, compare, summarize
+from .tables import gain_text, markdown
 
 SCHEMA = 1
 _FAKE_NOTE = (
     "The nodes are pretended: all memory is equally near, so the figures show that it works and what it costs, "
     "not what it gains."
 )
+_BALANCED = "numa_balancing is on: the kernel moves pages while they are measured; write 0 to turn it off."
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Tokens per second of generation, by mode, as a model predicts them; what it cannot predict is not there."""
+
+    bandwidth: float
+    """Bytes per second a node, as given."""
+    bytes_per_token: float
+    speeds: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {"bandwidth": self.bandwidth, "bytes_per_token": self.bytes_per_token, "speeds": self.speeds}
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,12 @@ class Answer:
     model: str
     """File name."""
     foretold: Foretold | None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What has to be known to read the figures."""
+        said = [_FAKE_NOTE] if self.scenario.fake else []
+        return tuple([_BALANCED, *said] if self.machine.get("numa_balancing") not in (None, "0") else said)
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -148,11 +167,7 @@ def as_text(found: Answer) -> str:
             f"predicted generation at {told.bandwidth / 1e9:.1f} GB/s a node, {told.bytes_per_token / 1e9:.2f} GB a "
             "token: " + ", ".join(f"{name} {told.speeds[name]:.2f} t/s" for name in names if name in told.speeds)
         ]
-    if found.machine.get("numa_balancing") not in (None, "0"):
-        text.append("numa_balancing is on: the kernel moves pages while they are measured; write 0 to turn it off.")
-    if scenario.fake:
-        text.append(_FAKE_NOTE)
-    return "\n".join(text)
+    return "\n".join([*text, *found.remarks])
 
 
 def _intervals(found: Answer) -> list[str]:

@@ -1,26 +1,27 @@
-"""``forkyard bench kv`` as one function: what each KV cache costs in memory, speed and quality."""
+"""The scenario ``kv`` as one function: what each KV cache costs in memory, speed and quality."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forkyard_llm.measuring.child import RunFailed
-from forkyard_llm.measuring.engine import Engine
-from forkyard_llm.measuring.machine import MemoryNode, describe
-from forkyard_llm.measuring.quality import Quality, Reading
-from forkyard_llm.measuring.records import Arm
-from forkyard_llm.measuring.running import Measured, Plan, chosen_environment, measure_benches
-from forkyard_llm.measuring.timing import Timing
-
-from forkyard.benching.kv_table import Answer, Cache, Row, answer
-from forkyard.benching.subject import Subject, labelled, told
-from forkyard.console import Reporter
-from forkyard.errors import UsageError
-from forkyard.scratch import owned_folder
+from ..errors import UsageError
+from .child import RunFailed
+from .engine import Engine
+from .keeping import kept
+from .kv_table import Answer, Cache, Row, answer, as_text
+from .machine import MemoryNode, describe
+from .quality import Quality, Reading
+from .records import Arm, Sample
+from .reporting import Reporter
+from .running import Measured, Plan, chosen_environment, measure_benches
+from .store import Store
+from .subject import Subject, labelled, told
+from .timing import Timing
 
 CACHES = (
     *("f16", "q8_0", "q4_0", "q4_0:centers", "q4_0:hadamard", "ftq4", "ftq4:hadamard", "ftq4/ftq3"),
@@ -100,8 +101,12 @@ def bench_kv(
     scratch: Path,
     log: Path,
     reporter: Reporter,
+    keep: Store | None = None,
 ) -> Answer:
     """Measure and answer. The logits that quality is compared with lie in ``scratch`` meanwhile.
+
+    Args:
+        keep: where samples go as soon as they are there.
 
     Raises:
         UsageError: no engine has what was named.
@@ -118,7 +123,8 @@ def bench_kv(
     with reporter.step("comparing with f16", "caches") as step:
         done = 0
         for subject in subjects:
-            with owned_folder(scratch, "logits-") as folder:
+            with tempfile.TemporaryDirectory(prefix="logits-", dir=scratch) as name:
+                folder = Path(name)
                 step.update(done, len(rows), f"{subject.label}, f16")
                 base = reading.keep(subject.engine, folder / "f16")
                 for row in (row for row in rows if row.subject is subject):
@@ -132,16 +138,20 @@ def bench_kv(
                         refused[row] = told(subject, error.why, wishes.model)
                         reporter.warn(f"{row.name} does not work: {refused[row]}")
         step.update(done, done)
-    measured = _speeds([row for row in rows if row not in refused], wishes, environment, log, reporter)
+    arms = [_arm(row, wishes, environment) for row in rows]
+    machine = {**describe(nodes), "environment": environment}
+    keeping = kept("kv", wishes.model, arms, keep, machine)
+    timed = [arm for row, arm in zip(rows, arms, strict=True) if arm.tests and row not in refused]
+    measured = _speeds(timed, wishes, log, reporter, keeping.take)
     refused |= {
         row: told(row.subject, measured.failed[row.name], wishes.model) for row in rows if row.name in measured.failed
     }
-    return answer(
+    found = answer(
         rows,
         qualities,
         refused,
         measured,
-        machine={**describe(nodes), "environment": environment},
+        machine=machine,
         model=wishes.model.name,
         text=wishes.text.name,
         context=wishes.context,
@@ -149,6 +159,16 @@ def bench_kv(
         tests=wishes.timing.tests,
         notes=notes,
     )
+    facts = {
+        "text": found.text,
+        "context": found.context,
+        "windows": found.windows,
+        "kld": {row.name: {"mean": one.mean, "mib": one.mib} for row, one in qualities.items()},
+        "quality": {row.name: one.as_json() for row, one in qualities.items()},
+    }
+    failed = {row.name: why for row, why in refused.items()}
+    keeping.end(measured, as_text(found), facts=facts, remarks=found.remarks, failed=failed)
+    return found
 
 
 def _rows(subject: Subject, wishes: Wishes, notes: list[str]) -> Iterator[Row]:
@@ -176,18 +196,17 @@ def _refuse_what_none_has(rows: Sequence[Row], wishes: Wishes, notes: Sequence[s
 
 
 def _speeds(
-    rows: Sequence[Row], wishes: Wishes, environment: Mapping[str, str], log: Path, reporter: Reporter
+    arms: Sequence[Arm], wishes: Wishes, log: Path, reporter: Reporter, keep: Callable[[Sequence[Sample]], None]
 ) -> Measured:
-    arms = [_arm(row, wishes, environment) for row in rows]
-    working = tuple(arm for arm in arms if arm.tests)
-    if not working:
+    if not arms:
         return Measured()
+    plan = Plan(wishes.rounds, wishes.minutes, tolerant=True)
     try:
-        return measure_benches(working, Plan(wishes.rounds, wishes.minutes, tolerant=True), wishes.model, log, reporter)
+        return measure_benches(arms, plan, wishes.model, log, reporter, keep=keep)
     except RunFailed as error:
         # None can be timed. What is known of their quality took longer, and stays.
         reporter.warn(f"no cache could be timed: {error.why}")
-        return Measured(failed=dict.fromkeys((arm.name for arm in working), error.why))
+        return Measured(failed=dict.fromkeys((arm.name for arm in arms), error.why))
 
 
 def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
@@ -208,4 +227,6 @@ def _arm(row: Row, wishes: Wishes, environment: Mapping[str, str]) -> Arm:
         tests=tuple(test for test in wishes.timing.tests if test not in row.absent),
         choice=f"{row.subject.label} {' '.join(row.cache.words)}",
         environment=environment,
+        engine=engine,
+        values={**row.subject.values, "cache": row.cache.name},
     )
