@@ -32,9 +32,9 @@ from forkyard.cache import Cache, write_atomic
 from forkyard.commands.answering import answers, sources, words_of
 from forkyard.console import Console
 from forkyard.errors import UsageError
-from forkyard.pullrequest.evidence.builds import host_variant
 from forkyard.recipes import FAMILIES, supported
 from forkyard.scratch import owned_folder
+from forkyard.verifying import default_variant
 from forkyard.workshop import Workshop
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -388,7 +388,7 @@ def built(
 ) -> list[Path]:
     """The engines' wheels, built if that was not done before; without names those that have the variant."""
     shop = Workshop.open()
-    chosen = variant or host_variant(shop.variants, engines[0] if engines else FAMILIES[0], shop.toolchain)
+    chosen = variant or default_variant(shop.variants, engines[0] if engines else FAMILIES[0], shop.toolchain)
     if not engines:
         shop.variants.get(chosen)
         engines = [family for family in FAMILIES if chosen in supported(shop.variants, family)]

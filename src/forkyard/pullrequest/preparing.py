@@ -31,7 +31,6 @@ from forkyard.pullrequest.evidence.builds import (
     derived_project,
     derived_recipe,
     gather_builds,
-    host_variant,
 )
 from forkyard.pullrequest.evidence.inputs import get_inputs
 from forkyard.pullrequest.evidence.model import not_run
@@ -44,6 +43,7 @@ from forkyard.sources import Obtained, obtain
 from forkyard.sources.targets import LATEST, obtain_target, target_recipe
 from forkyard.stacks import load_stacks, stack_names
 from forkyard.stacks.model import Stack, load_stack
+from forkyard.verifying import default_variant
 from forkyard.workshop import Workshop
 
 
@@ -195,7 +195,7 @@ def _evidence(wish: Wish, stack: Stack, made: _Made, shop: Workshop, out: Path, 
             return [*pieces, not_run(quality.DIVERGENCE, quality.DIVERGENCE_TITLE, why)]
         return [*pieces, quality.gather_divergence({}, why, ledger, reporter, types=(), chunks=0, threads=0)]
     effort = QUICK if wish.quick else FULL
-    variant = wish.variant or host_variant(shop.variants, family, shop.toolchain)
+    variant = wish.variant or default_variant(shop.variants, family, shop.toolchain)
     with hold(shop.cache.locks / f"store-{family}.lock"):
         exported = exported_series(made.store, made.tried, made.target)
     series = {name: (made.known[name], one) for name, one in exported.items()}

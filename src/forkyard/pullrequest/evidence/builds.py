@@ -6,30 +6,29 @@ import contextlib
 import json
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from forkyard_llm.measuring.finding import unpack
+
 from forkyard.building import Built, build
 from forkyard.cache import Cache, explained, publish
 from forkyard.console import Reporter
-from forkyard.errors import ForkyardError, RecipeError
+from forkyard.errors import ForkyardError
 from forkyard.places import expanded
 from forkyard.plan import Plan, make_plan
 from forkyard.pullrequest.evidence.model import FAIL, PASS, Evidence, Ledger, key_of, not_run
-from forkyard.recipes import LocalSource, Recipe, Variants, supported
+from forkyard.recipes import LocalSource, Recipe, Variants
 from forkyard.scratch import owned_folder
 from forkyard.stacks import Stack
 from forkyard.stacks.exporting import Exported
-from forkyard.toolchain import Toolchain, native_features
+from forkyard.toolchain import Toolchain
 
 BEFORE, AFTER = "before", "after"
 SIDES = (BEFORE, AFTER)
 TITLES = {BEFORE: "Build of upstream as it is", AFTER: "Build of the branch"}
 BACKEND_OPS = "test-backend-ops"
-# Best first, as the project's own tests choose; the last is for hosts without AVX2.
-_PREFERRED = ("avx512", "avx2", "sse42")
 
 
 @dataclass(frozen=True)
@@ -47,20 +46,6 @@ class Engine:
     def tool(self, name: str) -> Path:
         """A command line tool of it."""
         return self.package / "bin" / name
-
-
-def host_variant(variants: Variants, family: str, toolchain: Toolchain) -> str:
-    """The best of the preferred variants that this machine can run and the engine has.
-
-    Raises:
-        RecipeError: there is none.
-    """
-    host = set(native_features(toolchain))
-    for name in _PREFERRED:
-        if name in supported(variants, family) and variants.features_of(name) <= host:
-            return name
-    msg = f"this machine can run no variant of {family} that pull requests are checked with"
-    raise RecipeError(msg, next_step="name one with --variant, or leave the builds out with --no-build")
 
 
 def derived_recipe(target: Recipe, *, backend_ops: bool, source: str | None) -> Recipe:
@@ -233,12 +218,9 @@ def _unpacked(wheel: Path, folder: Path, package: str) -> Path:
             return folder / package
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        with zipfile.ZipFile(wheel) as archive:
-            for info in archive.infolist():
-                path = Path(archive.extract(info, folder))
-                path.chmod((info.external_attr >> 16) & 0o777)
+        found = unpack(wheel, folder)
         stamp.write_text(wheel.name)
-    return folder / package
+    return found
 
 
 def missing_engine(

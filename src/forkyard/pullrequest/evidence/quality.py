@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 
 from forkyard.cache import explained
@@ -20,7 +21,7 @@ from forkyard.pullrequest.evidence.model import (
     not_run,
     tail,
 )
-from forkyard.pullrequest.evidence.pairs import median, pair_order
+from forkyard.pullrequest.evidence.pairs import pair_order
 from forkyard.pullrequest.evidence.tools import Ran
 
 PERPLEXITY, PERPLEXITY_TITLE = "perplexity", "Quality: llama-perplexity before and after"
@@ -72,7 +73,7 @@ def gather_perplexity(
                     return _failed(ledger, PERPLEXITY, PERPLEXITY_TITLE, ran, key, f"{side}: {why}", outcome.lines)
                 values[side].append(float(match[1]))
                 errors[side] = float(match[2])
-    before, after = median(values["before"]), median(values["after"])
+    before, after = statistics.median(values["before"]), statistics.median(values["after"])
     change = after / before - 1 if before else float("inf")
     data = {
         "before": {"values": values["before"], "median": before, "uncertainty": errors["before"]},

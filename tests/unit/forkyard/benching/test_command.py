@@ -112,7 +112,7 @@ def test_the_engine_is_built_as_any_build_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = built_by(monkeypatch, make_payload())
-    monkeypatch.setattr(command, "host_variant", lambda *_: "avx2")
+    monkeypatch.setattr(command, "default_variant", lambda *_: "avx2")
     words = ["--model", str(model), "--engine", "ik_llama.cpp", "--repetitions", "1", "--offline"]
     assert run(two_nodes, *words)[0] == 0
     assert asked == [("avx2", ("ik_llama.cpp",)), (["plan"], {"source": None, "offline": True})]

@@ -431,7 +431,7 @@ def test_both_engines_are_built_for_this_processor(
     monkeypatch.setenv("FORKYARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(command, "read_nodes", lambda: one_node)
     monkeypatch.setattr(command.Workshop, "open", lambda: Shop())
-    monkeypatch.setattr(command, "host_variant", lambda *_: "avx2")
+    monkeypatch.setattr(command, "default_variant", lambda *_: "avx2")
     monkeypatch.setattr(command, "supported", lambda *_: ["avx2"])
     words = ["--model", str(model), "--caches", "f16", "--prompt", "0", "--generate", "0"]
     done = CliRunner().invoke(main, ["bench", "kv", "--quiet", *words])

@@ -249,11 +249,10 @@ def test_pairs() -> None:
     assert one.spread == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize(("count", "left_out", "confidence"), [(1, 0, 0), (3, 0, 0.75), (6, 0, 0.9688), (9, 1, 0.9609)])
-def test_the_interval_of_a_median(count: int, left_out: int, confidence: float) -> None:
+@pytest.mark.parametrize(("count", "left_out"), [(1, 0), (3, 0), (6, 0), (9, 1)])
+def test_the_interval_of_a_median(count: int, left_out: int) -> None:
     one = Compared((1.0,) * count, tuple(float(number) for number in range(1, count + 1)))
     assert one.interval == (1 + left_out, count - left_out)
-    assert one.as_json()["confidence"] == confidence
 
 
 def test_no_model_and_no_engine_are_not_run(tmp_path: Path, ledger: Ledger) -> None:
