@@ -341,9 +341,9 @@ def _pareto(figure: Any, run: Recorded, arms: Sequence[Arm], divergence: Mapping
                 axis.annotate(_plain(name), (at, mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
     for axis, label in zip(axes, (f"{_plain(test)}, tokens/s", "MiB of the KV cache"), strict=False):
         axis.set(xlabel=label, ylabel="mean KL divergence", yscale="log" if points else "linear")
-        # Plain numbers: powers of ten would be mathematics.
-        for where in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            where(lambda value, _: f"{value:g}")
+        # Plain numbers: powers of ten would be mathematics. Between them 2 and 5, as all would lie on each other.
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[:2] in ("2.", "5.") else "")
     return "; ".join(
         f"{name}: {speed:.1f} tokens/s, {mean:.4f}" + ("" if mib is None else f", {mib:.1f} MiB")
         for name, mean, speed, mib in points

@@ -445,7 +445,7 @@ def tune(
         said.append(point)
         reporter.note(f"best so far: {choices.name(point)}, about {speedup:.2f}x")
 
-    try:
+    with _interruptible(reporter, lambda: choices.command(said[-1], model, workload)):
         found = search(
             choices.space,
             evaluate.shares,
@@ -456,9 +456,6 @@ def tune(
             go_on=lambda part: time.monotonic() - began < 60 * minutes * (share * part if part < 1 else 1),
             on_best=say,
         )
-    except KeyboardInterrupt:
-        reporter.note(f"best so far, not confirmed: {shlex.join(choices.command(said[-1], model, workload))}")
-        raise
     best, remarks = found.best, list[str]()
     if not found.complete:
         remarks.append("The time ended before everything was known: --resume goes on, or give more with --budget.")
@@ -472,18 +469,20 @@ def tune(
         reporter.note(f"guessing tokens ahead: {', '.join(name for name in known if name != NONE)}")
         try:
             how = _guessing(choices, best, known, model, workload, log)
-            evaluate = Evaluator(how, journal, keep)
-            guessing = search(
-                how.space,
-                evaluate.shares,
-                evaluate,
-                budget=MEASUREMENTS,
-                go_on=lambda part: time.monotonic() - since < left * part,
-            )
+            with _interruptible(reporter, lambda: choices.command(best, model, workload)):
+                evaluate = Evaluator(how, journal, keep)
+                guessing = search(
+                    how.space,
+                    evaluate.shares,
+                    evaluate,
+                    budget=MEASUREMENTS,
+                    go_on=lambda part: time.monotonic() - since < left * part,
+                )
             guess = known[guessing.best[0]]
         except RunFailed as error:
             remarks.append(f"Guesses could not be measured: {error.why}")
-    best, guess, confirmed, more = _confirmed(choices, best, guess, model, workload, log, journal)
+    with _interruptible(reporter, lambda: (*choices.command(found.best, model, workload), *guess.words)):
+        best, guess, confirmed, more = _confirmed(choices, best, guess, model, workload, log, journal)
     remarks += more
     threads = max(found.effects.get(THREADS, 1), found.effects.get(BATCH_THREADS, 1))
     changed = choices.space.changes(best)
@@ -496,6 +495,16 @@ def tune(
     command = (*choices.command(best, model, workload), *guess.words)
     quality = judge.of(best) if judge else None
     return Tuned(choices, found, best, guess, guessing, confirmed, quality, tuple(remarks), command, call)
+
+
+@contextlib.contextmanager
+def _interruptible(reporter: Reporter, command: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Who ends the block with Ctrl-C gets the command of the best so far."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        reporter.note(f"best so far, not confirmed: {shlex.join(command())}")
+        raise
 
 
 def _confirmed(

@@ -303,3 +303,21 @@ def test_who_interrupts_it_gets_the_best_so_far(space, model, tmp_path, monkeypa
         tune(space, model, Workload(16, 4), tmp_path / "log", Listening(), minutes=1, journal=journal)
     assert "not confirmed" in told[-1]
     assert "-t 8" in told[-1]
+
+
+def test_who_interrupts_confirming_gets_the_best_so_far(space, model, tmp_path, monkeypatch, quick):
+    told = []
+
+    class Listening(Silent):
+        def note(self, text):
+            told.append(text)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forkyard_llm.measuring.tune._confirm", interrupted)
+    journal = Journal(tmp_path / "kept", {}, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        tune(space, model, Workload(16, 4), tmp_path / "log", Listening(), minutes=1, journal=journal)
+    assert "not confirmed" in told[-1]
+    assert "-t 8" in told[-1]
