@@ -102,6 +102,8 @@ class Found:
     failed: dict[Point, Failure] = field(default_factory=dict)
     effects: dict[str, float] = field(default_factory=dict)
     """Dimension -> fastest value's speed over the slowest one's, all else equal, where it was screened."""
+    unseen: list[str] = field(default_factory=list)
+    """Dimensions that there was no time to look at."""
     measurements: int = 0
     complete: bool = True
     """False if the budget ended before the finalists were known."""
@@ -197,6 +199,8 @@ class _Search:
         for number in range(_PASSES):
             before = best
             for index in range(len(self._space.dimensions)):
+                if not number and not self._go_on(self._share):
+                    self._found.unseen.append(self._space.dimensions[index].name)
                 best = self._descend(best, index, wide=not number)
                 self._on_best(best, self._estimate(best))
             if best == before and number:

@@ -459,6 +459,8 @@ def tune(
     best, remarks = found.best, list[str]()
     if not found.complete:
         remarks.append("The time ended before everything was known: --resume goes on, or give more with --budget.")
+    if found.unseen:
+        remarks.append(f"No time was left to try: {', '.join(found.unseen)}. Give more with --budget.")
     known = {one.name: one for one in guesses(choices.engine(best))} if guessable else {}
     guess, guessing = Guess(NONE), None
     since = time.monotonic()

@@ -208,3 +208,11 @@ def test_little_time_is_spent_on_the_leader():
     assert len(rounds) > 1
     assert rounds[-1] >= 10 > rounds[-2]
     assert found.best[0] == "ik_llama.cpp"
+
+
+def test_what_there_was_no_time_for_is_named():
+    machine = Machine(1)
+    found = search(SPACE, machine.shares, machine.evaluate, budget=400, go_on=lambda share: machine.runs < 14 * share)
+    assert found.unseen[-1] == "flash"
+    assert "engine" not in found.unseen
+    assert not search(SPACE, machine.shares, machine.evaluate, budget=400).unseen
